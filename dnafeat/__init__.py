@@ -1,0 +1,33 @@
+"""dnafeat: a DNA feature store filled by jobs on Ray.
+
+Reading needs `Store` and `matrix` alone, which import neither torch nor ray; everything else is loaded when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dnafeat.encoder import Encoder as Encoder
+    from dnafeat.errors import DnafeatError as DnafeatError
+    from dnafeat.models.checkpoint import load_model as load_model
+    from dnafeat.store import Store as Store
+    from dnafeat.store import matrix as matrix
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "DnafeatError": "dnafeat.errors",
+    "Encoder": "dnafeat.encoder",
+    "Store": "dnafeat.store",
+    "load_model": "dnafeat.models.checkpoint",
+    "matrix": "dnafeat.store",
+}
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'dnafeat' has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)

@@ -1,0 +1,178 @@
+"""The `dnafeat` command: parse, call, print. One sentence on standard error for anything a user can mend, and its exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import IO, TYPE_CHECKING
+
+from dnafeat import config as configs
+from dnafeat.errors import DnafeatError
+
+if TYPE_CHECKING:
+    from dnafeat.embed import Summary
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command. Exit codes: 0 done, 1 refused by --strict, 2 the command or its input is wrong, 3 overtaken, 4 audit failed."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    return guarded(lambda: options.run(options))
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """Calls a job and turns its errors into one sentence and an exit code."""
+    try:
+        return run()
+    except DnafeatError as error:
+        print(f"dnafeat: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("dnafeat: interrupted; the same command goes on from what is stored", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 141
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dnafeat", description="A DNA feature store filled by jobs on Ray.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    embed = commands.add_parser(
+        "embed", help="embed sequences into a store", description="Embeds what a store does not have yet."
+    )
+    configs.add_options(embed, configs.EmbedConfig)
+    embed.add_argument("--json", action="store_true", help="end with one JSON object on standard output")
+    embed.set_defaults(run=run_embed)
+
+    read = commands.add_parser("read", help="write a version's vectors to a Parquet file")
+    _store(read)
+    read.add_argument("--version", metavar="V", help="version or channel (default: production, or the only version)")
+    read.add_argument("--columns", metavar="C,…", help="vectors and other columns, with commas (default: all stored vectors)")
+    read.add_argument("--source", metavar="NAME", help="entries of this source only")
+    read.add_argument("--output", metavar="FILE", required=True, help="Parquet file to write")
+    read.set_defaults(run=_read)
+
+    versions = commands.add_parser("versions", help="list a store's versions")
+    _store(versions)
+    versions.add_argument("--json", action="store_true", help="one JSON array on standard output")
+    versions.set_defaults(run=_versions)
+
+    publish = commands.add_parser("publish", help="point a channel at a version")
+    _store(publish)
+    publish.add_argument("--version", metavar="V", required=True, help="version, or the beginning of one")
+    publish.add_argument("--channel", metavar="NAME", default="production", help="default: production")
+    publish.set_defaults(run=_publish)
+
+    demo = commands.add_parser("demo", help="embed the bundled sequences and look at the result")
+    demo.add_argument("--store", metavar="URI", default="demo-store", help="default: ./demo-store")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--store", metavar="URI", required=True, help="folder or s3:// prefix of the store")
+
+
+def run_embed(options: argparse.Namespace) -> int:
+    from dnafeat.embed import embed
+
+    config = configs.EmbedConfig.load(options.config, configs.given(options, configs.EmbedConfig))
+    summary = embed(config)
+    if options.json:
+        print(json.dumps(asdict(summary)))
+    else:
+        print(describe_run(summary))
+    return 0
+
+
+def describe_run(summary: Summary) -> str:
+    """The summary of a run in a few lines, and the next command to try."""
+    s = summary
+    if s.already_published:
+        head = f"run {s.run_id} is published already, from the same source and configuration: nothing to do"
+    elif s.encoded:
+        head = f"run {s.run_id}: {s.encoded:,} sequences encoded in {s.seconds:.1f} s"
+    else:
+        head = f"run {s.run_id}: nothing to encode, every vector is there already ({s.seconds:.1f} s)"
+    lines = [head, ""]
+    lines.append(f"  source   {s.source_name}")
+    lines.append(f"  entries  {s.read:,} read, {s.rejected:,} rejected, {s.opened:,} new or changed, {s.closed:,} closed")
+    lines.append(f"  distinct {s.distinct:,} sequences, {s.already_stored:,} already there, {s.encoded:,} encoded")
+    if s.encoded:
+        rate = f"{s.sequences_per_second:,.1f} sequences/s, {s.tokens_per_second:,.0f} tokens/s, {100 * s.padding_share:.1f} % padding"
+        lines.append(f"  encoder  {rate}")
+        lines.append(f"  written  {s.files:,} files, {s.bytes / 1e6:,.1f} MB")
+    if s.rejected:
+        lines.append(f"  rejects  table rejects of the store, run_id {s.run_id}")
+    lines.append(f"  version  {s.feature_version} in {s.store}")
+    lines += ["", f"next: dnafeat read --store {s.store} --version {s.feature_version} --columns mean --output vectors.parquet"]
+    return "\n".join(lines)
+
+
+def _read(options: argparse.Namespace) -> int:
+    import itertools
+
+    import pyarrow.parquet as pq
+
+    from dnafeat import storage
+    from dnafeat.errors import StoreError, one_line
+    from dnafeat.store import Store
+
+    columns = [name.strip() for name in options.columns.split(",") if name.strip()] if options.columns else None
+    batches = Store(options.store).scan(options.version, columns, options.source)
+    first = next(batches)
+    rows = 0
+
+    def write(file: IO[bytes]) -> None:
+        nonlocal rows
+        with pq.ParquetWriter(file, first.schema, compression="zstd", compression_level=1) as writer:
+            for batch in itertools.chain([first], batches):
+                writer.write_batch(batch)
+                rows += len(batch)
+
+    try:
+        size = storage.write_whole(storage.absolute(options.output), write)
+    except OSError as error:
+        raise StoreError(f"{options.output} cannot be written: {one_line(error)}") from error
+    print(f"{rows:,} rows with {', '.join(first.schema.names)} in {options.output} ({size / 1e6:,.1f} MB)")
+    return 0
+
+
+def _versions(options: argparse.Namespace) -> int:
+    from dnafeat.store import Store
+
+    rows = Store(options.store).versions().to_pylist()
+    if options.json:
+        print(json.dumps(rows, default=str))
+        return 0
+    print(format_versions(rows))
+    return 0
+
+
+def format_versions(rows: list[dict]) -> str:
+    """Versions as a small table."""
+    lines = [f"{'version':<17} {'entries':>9}  {'precision':<9} {'channels':<12} model"]
+    for row in rows:
+        model = row["model"] + (f" + {row['adapter']}" if row["adapter"] else "")
+        channels = ",".join(row["channels"]) or "-"
+        lines.append(f"{row['feature_version']:<17} {row['sequences']:>9,}  {row['precision']:<9} {channels:<12} {model}")
+    return "\n".join(lines)
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from dnafeat.store import Store
+
+    version = Store(options.store).point(options.channel, options.version)
+    print(f"channel {options.channel} points at version {version}")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from dnafeat.demo import demo
+
+    demo(options.store)
+    return 0

@@ -1,0 +1,156 @@
+"""One frozen, checked configuration a job, from YAML and flags: the same names in both, flags win, unknown keys are errors."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from dnafeat.errors import UsageError
+
+
+def option(help: str, default: Any = MISSING, *, shapes: bool = True, positional: bool = False) -> Any:
+    """A configuration field. `shapes` says whether it can change what a run stores, and so belongs to the run's identity."""
+    return field(default=default, metadata={"help": help, "shapes": shapes, "positional": positional})
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """What `dnafeat embed` and `jobs/embed.py` do. Lengths are in bases unless a name says tokens."""
+
+    sources: tuple[str, ...] = option("FASTA, FASTQ, CSV, TSV or Parquet files, folders, globs or s3:// URIs", positional=True)
+    store: str = option("folder or s3:// prefix of the feature store", shapes=False)
+    model: str = option("bundled encoder, local folder, or hub name owner/model[@revision]", "dnafeat-mini")
+    adapter: str | None = option("folder of a LoRA adapter in PEFT's format, merged into the model", None)
+    projector: str = option("random@SEED: the untrained projection to 512 dimensions", "random@0")
+    source_name: str | None = option("name of the source in the store; a later run under it replaces its entries", None)
+    id_column: str | None = option(
+        "column of a table that names its entries (else sequence_id or id, else file name and row)", None
+    )
+    sequence_column: str | None = option("column of a table that holds the sequences (else sequence or seq)", None)
+    tile: int | None = option("cut records into entries of this many bases, named <id>:<start>-<end>, 0-based half-open", None)
+    stride: int | None = option("bases from the start of one tile to the next (else the tile's length)", None)
+    iupac: bool = option("accept all IUPAC codes and not only A C G T N", False)
+    max_n_share: float = option("refuse entries with a larger share of N, 0 to 1", 0.5)
+    strict: bool = option("store nothing but the rejects when an entry is refused", False)
+    precision: str = option("auto, float32 or bfloat16; auto: bfloat16 on GPUs, float32 elsewhere", "auto")
+    window_tokens: int = option("longest window the encoder sees at once, [CLS] and [SEP] counted", 512)
+    overlap_tokens: int = option("tokens that neighbouring windows of a longer sequence share", 128)
+    run_id: str | None = option(
+        "name of the run (else the time and a random part); a published one is not run again", None, shapes=False
+    )
+    num_actors: int | None = option("encoder actors (else one a GPU, or one a CPU)", None, shapes=False)
+    shard_rows: int | None = option(
+        "sequences a work shard holds (else as many as keep all actors busy, files up to 128 MiB)", None, shapes=False
+    )
+
+    def __post_init__(self) -> None:
+        _require(bool(self.sources), "name at least one source to embed")
+        _require(self.tile is None or self.tile >= 1, f"tile {self.tile} is no length: give 1 or more bases")
+        _require(self.stride is None or self.stride >= 1, f"stride {self.stride} is no step: give 1 or more bases")
+        _require(self.stride is None or self.tile is not None, "stride is given without tile: say how long the tiles are")
+        _require(0 <= self.max_n_share <= 1, f"max_n_share {self.max_n_share} is no share: give a number from 0 to 1")
+        _require(self.num_actors is None or self.num_actors >= 1, f"num_actors {self.num_actors} is too few: give 1 or more")
+        _require(self.shard_rows is None or self.shard_rows >= 1, f"shard_rows {self.shard_rows} is too few: give 1 or more")
+        _require(
+            self.run_id is None or re.fullmatch(r"[\w.:-]{1,128}", self.run_id) is not None,
+            f"run_id {self.run_id!r} is no name: use letters, digits, '.', '_', ':' and '-', 128 at most",
+        )
+        _require(
+            self.precision in ("auto", "float32", "bfloat16"), f"precision {self.precision!r} is none of auto, float32, bfloat16"
+        )
+
+    def shaping(self) -> dict[str, Any]:
+        """The settings that can change what the run stores."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["shapes"]}
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def load(cls, file: str | None, flags: Mapping[str, Any]) -> Self:
+        """The configuration of a YAML file, overridden by those flags that are not None."""
+        values = _read_yaml(file, cls) if file else {}
+        values |= {key: value for key, value in flags.items() if value is not None}
+        required = [f.name for f in fields(cls) if f.default is MISSING]
+        for name in required:
+            _require(name in values, f"{name} is missing: give it on the command line{' or in ' + file if file else ''}")
+        hints = typing.get_type_hints(cls)
+        return cls(**{name: _checked(name, value, hints[name]) for name, value in values.items()})
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise UsageError(sentence)
+
+
+def _read_yaml(file: str, config: type) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(Path(file).read_text()) or {}
+    except OSError as error:
+        raise UsageError(f"configuration {file} cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"configuration {file} is not valid YAML: {' '.join(str(error).split())}") from error
+    _require(isinstance(values, dict), f"configuration {file} must be a mapping of settings to values")
+    known = [f.name for f in fields(config)]
+    strange = [str(key) for key in values if key not in known]
+    _require(not strange, f"configuration {file} has the unknown setting {', '.join(strange)}: known are {', '.join(known)}")
+    return values
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """A value as its field's type. Raises UsageError where YAML or a flag gave another."""
+    accepted = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value is None and type(None) in accepted:
+        return None
+    kind = next(a for a in accepted if a is not type(None))
+    if typing.get_origin(kind) is tuple:
+        items = [value] if isinstance(value, str) else value
+        _require(
+            isinstance(items, list | tuple) and all(isinstance(i, str) for i in items),
+            f"{name} must be a list of texts, not {value!r}",
+        )
+        return tuple(items)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    _require(
+        isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), f"{name} must be {words[kind]}, not {value!r}"
+    )
+    return value
+
+
+def add_options(parser: argparse.ArgumentParser, config: type) -> None:
+    """Gives a parser one flag for each field of a configuration, `--config FILE` first. Values default to None: not given."""
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file with these settings, named as the flags with _ for -; flags win"
+    )
+    hints = typing.get_type_hints(config)
+    for f in fields(config):
+        kind = next(a for a in (typing.get_args(hints[f.name]) or (hints[f.name],)) if a is not type(None))
+        text = f.metadata["help"].replace("%", "%%") + _default_note(f)
+        flag = "--" + f.name.replace("_", "-")
+        if f.metadata["positional"]:
+            parser.add_argument(f.name, nargs="*", default=None, metavar="SOURCE", help=text)
+        elif kind is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        else:
+            parser.add_argument(flag, type=kind, default=None, metavar={int: "N", float: "X"}.get(kind, "TEXT"), help=text)
+
+
+def _default_note(f: Field) -> str:
+    shown = f.default is not MISSING and f.default is not None and f.default is not False
+    return f" (default: {f.default})" if shown else ""
+
+
+def given(arguments: argparse.Namespace, config: type) -> dict[str, Any]:
+    """The flags of a configuration that were given; an empty list of positional arguments counts as not given."""
+    values = {f.name: getattr(arguments, f.name) for f in fields(config)}
+    return {key: value for key, value in values.items() if value not in (None, [])}

@@ -1,0 +1,286 @@
+"""The main job: a source into a store. Plans, encodes what is missing, audits, publishes, and says what it did."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import platform
+import secrets
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from dnafeat import pipeline, plan, storage
+from dnafeat import sequence as dna
+from dnafeat.config import EmbedConfig
+from dnafeat.encoder import describe
+from dnafeat.errors import AuditError, StrictError, UsageError
+from dnafeat.models import checkpoint as checkpoints
+from dnafeat.projection import load_projector
+from dnafeat.publish import Publication
+from dnafeat.schema import PROJECTED_WIDTH, arrow_schema
+from dnafeat.sources import ReadOptions, expand
+from dnafeat.store import Store
+from dnafeat.version import FeatureVersion, digest_of
+
+_PACKAGES = ("dnafeat", "ray", "torch", "transformers", "tokenizers", "peft", "pyarrow", "deltalake", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a run did. Sequences are distinct ones; entries are what the source names. Rates count the encoding alone."""
+
+    run_id: str
+    run_number: int
+    source_name: str
+    feature_version: str
+    store: str
+    read: int
+    rejected: int
+    distinct: int
+    already_stored: int
+    encoded: int
+    opened: int
+    closed: int
+    files: int
+    bytes: int
+    tokens: int
+    seconds: float
+    sequences_per_second: float
+    tokens_per_second: float
+    padding_share: float
+    already_published: bool = False
+
+
+def default_source_name(config: EmbedConfig) -> str:
+    """Where the entries come from: the paths as absolute ones, and the tiling, since tiles are entries of their own."""
+    names = [storage.absolute(pattern) for pattern in config.sources]
+    name = " ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more {digest_of({'names': names})[:8]}"
+    return name if config.tile is None else f"{name}#tile={config.tile},stride={config.stride or config.tile}"
+
+
+def embed(config: EmbedConfig, *, show: bool = True) -> Summary:
+    """Brings one source into a store under one feature version.
+
+    Parameters
+    ----------
+    config : EmbedConfig
+    show : bool
+        Whether to draw progress on standard error.
+
+    Raises
+    ------
+    UsageError
+        Source, model, configuration or run id are wrong; nothing but rejects is stored.
+    StrictError
+        Entries were refused and the configuration is strict; nothing but the rejects is stored.
+    StoreError, ConflictError
+        The store cannot be read or written, or was being written by too many others. The same command continues.
+    """
+    clock, started = time.monotonic(), datetime.now(UTC)
+    files = expand(config.sources)
+    version = _version(config)
+    store = Store(config.store)
+    store.create()
+    source_name = config.source_name or default_source_name(config)
+    run_id = config.run_id or f"{started:%Y-%m-%dT%H-%M-%S}-{secrets.token_hex(3)}"
+    before = store.published_run(run_id)
+    publication = Publication(store, run_id, source_name)
+    folder = Path(tempfile.mkdtemp(prefix="dnafeat-"))
+    work = storage.join(store.uri, "work", f"{run_id}-{publication.attempt[:8]}")
+    try:
+        options = ReadOptions(
+            id_column=config.id_column, sequence_column=config.sequence_column, tile=config.tile, stride=config.stride
+        )
+        checks = plan.Checks(alphabet=dna.IUPAC if config.iupac else dna.UNAMBIGUOUS, max_n_share=config.max_n_share)
+        intake = plan.take_in(files, options, checks, folder)
+        config_digest = digest_of({**config.shaping(), "sources": None, "source_name": source_name, "version": version.digest})
+        if before is not None:
+            return _as_before(before, config_digest, intake.fingerprint, store)
+        _refuse_bad(intake, publication, config, folder)
+        planned = store.features.reload().version()
+        distinct, missing = plan.subtract(intake, store, version.digest, folder)
+        encoded = _encode(config, version, store, run_id, missing, work, show)
+        _audit(encoded, missing.rows, store)
+        store.record_version(version.digest, event="created", lineage=version.lineage(), run_id=run_id)
+        committed = publication.commit_features([receipt.file for receipt in encoded.receipts], version.digest, planned)
+        publication.commit_rejects(intake.rejects)
+        number, opened, closed = publication.commit_sequences(intake, folder)
+        finished, seconds = datetime.now(UTC), time.monotonic() - clock
+        summary = Summary(
+            run_id=run_id,
+            run_number=number,
+            source_name=source_name,
+            feature_version=version.digest,
+            store=config.store,
+            read=intake.read,
+            rejected=intake.rejects.rows,
+            distinct=distinct,
+            already_stored=distinct - missing.rows,
+            encoded=missing.rows,
+            opened=opened,
+            closed=closed,
+            files=len(committed),
+            bytes=sum(file.size for file in committed),
+            tokens=encoded.tokens,
+            seconds=round(seconds, 3),
+            sequences_per_second=round(missing.rows / encoded.seconds, 3) if missing.rows else 0.0,
+            tokens_per_second=round(encoded.tokens / encoded.seconds, 3) if missing.rows else 0.0,
+            padding_share=round(encoded.padding_share, 5),
+        )
+        row = {
+            **asdict(summary),
+            "source_fingerprint": intake.fingerprint,
+            "config_digest": config_digest,
+            "started_at": started,
+            "finished_at": finished,
+            "features_version": store.features.reload().version(),
+            "sequences_version": store.sequences.reload().version(),
+            "rejects_version": store.rejects.reload().version(),
+            "config": json.dumps(config.to_dict(), sort_keys=True),
+            "environment": json.dumps(environment(), sort_keys=True),
+        }
+        if not publication.commit_run({name: row[name] for name in arrow_schema("runs").names}):
+            raise UsageError(
+                f"run {run_id} was published by another attempt meanwhile: nothing is missing, and no row was written twice"
+            )
+        return summary
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        storage.remove_folder(work)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The receipts of a run's shards."""
+
+    receipts: list[pipeline.Receipt]
+
+    @property
+    def tokens(self) -> int:
+        return sum(receipt.tokens for receipt in self.receipts)
+
+    @property
+    def seconds(self) -> float:
+        """From the first shard begun to the last file written."""
+        return max(r.ended for r in self.receipts) - min(r.began for r in self.receipts) if self.receipts else 0.0
+
+    @property
+    def padding_share(self) -> float:
+        computed = sum(receipt.computed for receipt in self.receipts)
+        return 1 - sum(receipt.needed for receipt in self.receipts) / computed if computed else 0.0
+
+
+def _version(config: EmbedConfig) -> FeatureVersion:
+    """The run's feature version, its precision resolved against the machines that will encode and not against this one."""
+    gpu = None
+    if os.environ.get("RAY_ADDRESS"):
+        pipeline.start_ray()
+        gpu = pipeline.has_gpus()
+    return describe(
+        checkpoints.find(config.model),
+        config.adapter,
+        precision=config.precision,
+        window=config.window_tokens,
+        overlap=config.overlap_tokens,
+        projector=config.projector,
+        gpu=gpu,
+    )
+
+
+def _as_before(before: dict, config_digest: str, fingerprint: str, store: Store) -> Summary:
+    """The summary of a run that is published already. Raises UsageError when this is not the same run."""
+    run_id = before["run_id"]
+    for name, now, what in (
+        ("config_digest", config_digest, "another configuration"),
+        ("source_fingerprint", fingerprint, "another state of the source"),
+    ):
+        if before[name] != now:
+            raise UsageError(f"run id {run_id} was published from {what}: give this run another --run-id")
+    kept = {name: before[name] for name in Summary.__dataclass_fields__ if name in before}
+    done = {"encoded": 0, "already_stored": before["distinct"], "opened": 0, "closed": 0, "files": 0, "bytes": 0, "tokens": 0}
+    rates = {"seconds": 0.0, "sequences_per_second": 0.0, "tokens_per_second": 0.0, "padding_share": 0.0}
+    return Summary(**{**kept, **done, **rates, "store": store.uri, "already_published": True})
+
+
+def _refuse_bad(intake: plan.Intake, publication: Publication, config: EmbedConfig, folder: Path) -> None:
+    """Ends the run, with its rejects stored, where ids are not unique or `strict` forbids any reject."""
+    double = list(itertools.islice(plan.duplicate_ids(intake), 1000))
+    if double:
+        publication.commit_rejects(plan.as_rejects(double, folder, intake.rejects.schema))
+        name, file, row, other_file, other_row = double[0]
+        more = f" (and {len(double) - 1} more such)" if len(double) > 1 else ""
+        raise UsageError(
+            f"sequence_id {name!r} stands twice, at {file}:{row} and at {other_file}:{other_row}{more}: make ids unique in the source, "
+            f"or name another column with --id-column"
+        )
+    if config.strict and intake.rejects.rows:
+        publication.commit_rejects(intake.rejects)
+        first = next(intake.rejects.batches()).slice(0, 1).to_pylist()[0]
+        raise StrictError(
+            f"{intake.rejects.rows} of {intake.read} entries were refused and the run is strict, so only they were stored (table rejects, "
+            f"run {publication.run_id}): the first is {first['sequence_id']!r} at {first['file']}:{first['row']}: {first['reason']}"
+        )
+
+
+def _encode(
+    config: EmbedConfig, version: FeatureVersion, store: Store, run_id: str, missing: plan.Spill, work: str, show: bool
+) -> Encoded:
+    """Encodes the missing sequences; Ray is started only when there are any."""
+    if not missing.rows:
+        return Encoded([])
+    pipeline.start_ray()
+    actors = config.num_actors or pipeline.default_actors()
+    width = version.architecture["hidden_size"] * 3 + PROJECTED_WIDTH
+    rows = config.shard_rows or plan.shard_rows(missing.rows, actors, row_bytes=4 * width)
+    shards = plan.cut_shards(missing, rows, work)
+    # The projector's weights stand beside the vectors they made, so that anyone can project again.
+    projector = load_projector(config.projector, version.architecture["hidden_size"])
+    weights = storage.join(store.uri, "projectors", f"{version.projector_sha256}.safetensors")
+    storage.write_whole(weights, lambda file: file.write(projector.to_bytes()))
+    settings = pipeline.EncoderSettings(
+        model=config.model,
+        adapter=config.adapter,
+        precision=version.precision,
+        window_tokens=config.window_tokens,
+        overlap_tokens=config.overlap_tokens,
+        projector=config.projector,
+        version=version.digest,
+    )
+    receipts = pipeline.encode_shards(shards, settings, store=store.uri, run_id=run_id, actors=actors, show=show)
+    return Encoded(list(receipts))
+
+
+def _audit(encoded: Encoded, wanted: int, store: Store) -> None:
+    """Before anything is committed: every shard once, all rows there, files as large as they claim, numbers finite."""
+    receipts = encoded.receipts
+    rows = sum(receipt.file.rows for receipt in receipts)
+    faults = []
+    if rows != wanted:
+        faults.append(f"{rows} sequences were written and {wanted} were to be")
+    if len({receipt.shard for receipt in receipts}) != len(receipts):
+        faults.append("a shard has two receipts")
+    if strange := sum(receipt.not_finite for receipt in receipts):
+        faults.append(f"{strange} vectors hold a NaN or an infinity")
+    for receipt in receipts:
+        size = storage.size(storage.join(store.features.uri, receipt.file.path))
+        if size != receipt.file.size:
+            faults.append(f"{receipt.file.path} has {size} bytes and was written with {receipt.file.size}")
+    if faults:
+        raise AuditError(f"the audit failed and nothing was published: {'; '.join(faults)}")
+
+
+def environment() -> dict[str, object]:
+    """Library versions and hardware of the driver: lineage, not identity."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed as a package"
+    return {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count(), "packages": versions}

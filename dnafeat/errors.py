@@ -1,0 +1,49 @@
+"""Errors a user can cause or must hear of: one sentence each, and the exit code that goes with it."""
+
+from __future__ import annotations
+
+
+class DnafeatError(Exception):
+    """Base of every error that is shown as a sentence and not as a traceback."""
+
+    exit_code = 1
+
+
+class UsageError(DnafeatError):
+    """The command, its configuration or the input it names is wrong: a missing file, an unknown column, a bad model."""
+
+    exit_code = 2
+
+
+class CheckpointError(UsageError):
+    """A model folder that cannot be trusted: keys missing, unexpected or of another shape, or no known architecture."""
+
+
+class StrictError(DnafeatError):
+    """`--strict` was asked for and entries were refused: only the rejects table is written."""
+
+    exit_code = 1
+
+
+class StoreError(DnafeatError):
+    """The store cannot be read or written, or it does not hold what was asked for."""
+
+    exit_code = 2
+
+
+class AuditError(DnafeatError):
+    """What was written is not what was planned: nothing is published."""
+
+    exit_code = 4
+
+
+class ConflictError(DnafeatError):
+    """A commit lost its race more often than it was worth retrying. The run can be sent again; what it encoded is kept."""
+
+    exit_code = 3
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of another library's message, for use inside a sentence."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,229 @@
+"""What has to be encoded: reads the source once, refuses what is bad, deduplicates, subtracts what is stored, cuts work shards.
+
+The source is read in one streaming pass. What must be compared with something else (ids with ids, sequences with what is stored) is
+spilled by partitions of its hash space, so memory is bounded by a partition and not by the source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dnafeat import digests, sources, storage
+from dnafeat import sequence as dna
+from dnafeat.schema import arrow_schema
+from dnafeat.spill import Spill
+from dnafeat.store import Store
+from dnafeat.tables import write_parquet
+
+# Unpacked letters a partition may hold; packed files are taken to unpack to four times their size.
+_PARTITION_BYTES = 256 * 2**20
+_TEXT_KEPT = 10_000
+
+SHARD_SCHEMA = pa.schema([("sequence_digest", pa.string()), ("sequence", pa.large_binary())])
+# A shard's vectors make one file of about this size, and its token ids one block well below Ray Data's 128 MiB.
+_SHARD_FILE_BYTES = 128 * 2**20
+_SHARD_BASES = 32 * 2**20
+_SHARD_MIN_ROWS = 64
+_SHARDS_PER_ACTOR = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checks:
+    """When an entry is refused."""
+
+    alphabet: bytes = dna.UNAMBIGUOUS
+    max_n_share: float = 1.0
+
+
+@dataclass
+class Intake:
+    """What one pass over a source gave.
+
+    Attributes
+    ----------
+    entries : Spill
+        Accepted entries by hash of `sequence_id`: sequence_id, sequence_digest, file, row, keys.
+    sequences : Spill
+        Their sequences by range of digest, duplicates still in: sequence_digest, sequence.
+    rejects : Spill
+        Refused entries: file, row, sequence_id, reason, text.
+    keys : list of str
+    fingerprint : str
+        SHA-256 over id, digest, keys or reason of all entries, in order.
+    """
+
+    entries: Spill
+    sequences: Spill
+    rejects: Spill
+    keys: list[str]
+    fingerprint: str
+
+    @property
+    def read(self) -> int:
+        return self.entries.rows + self.rejects.rows
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A work shard: a Parquet file of distinct sequences in digest order, and how many."""
+
+    uri: str
+    rows: int
+
+
+def take_in(files: Sequence[str], options: sources.ReadOptions, checks: Checks, folder: Path) -> Intake:
+    """Reads, normalises, validates, digests and spills a source. `folder` is an empty local one for the spill files."""
+    keys = sources.key_columns(files, options)
+    unpacked = sum(storage.size(file) * (4 if file.endswith((".gz", ".bz2", ".xz", ".parquet")) else 1) for file in files)
+    partitions = min(digests.MAX_PARTITIONS, -(-unpacked // _PARTITION_BYTES)) or 1
+    entry_schema = pa.schema(
+        [("sequence_id", pa.string()), ("sequence_digest", pa.string()), ("file", pa.string()), ("row", pa.int64())]
+        + [(key, pa.string()) for key in keys]
+    )
+    reject_fields = [arrow_schema("rejects").field(name) for name in ("file", "row", "sequence_id", "reason", "text")]
+    entries = Spill(folder, "entries", entry_schema, partitions)
+    sequences = Spill(folder, "sequences", SHARD_SCHEMA, partitions)
+    rejects = Spill(folder, "rejects", pa.schema(reject_fields))
+    fingerprint = hashlib.sha256()
+    for batch in sources.read(files, options):
+        letters = batch["sequence"].to_pylist()
+        faults = [
+            fault or dna.problem(one, alphabet=checks.alphabet, max_n_share=checks.max_n_share)
+            for fault, one in zip(batch["problem"].to_pylist(), letters, strict=True)
+        ]
+        names = ["" if fault else dna.digest(one) for fault, one in zip(faults, letters, strict=True)]
+        _fold(fingerprint, batch, keys, [fault or name for fault, name in zip(faults, names, strict=True)])
+        good = pa.array([fault is None for fault in faults])
+        if not all(fault is None for fault in faults):
+            rejects.add(_refused(batch, faults, letters, rejects.schema))
+            batch = batch.filter(good)
+            names = [name for name in names if name]
+        digest_column = pa.array(names, pa.string())
+        columns = [batch["sequence_id"], digest_column, batch["file"], batch["row"], *(batch[key] for key in keys)]
+        by_id = np.fromiter((zlib.crc32(i.encode()) % partitions for i in batch["sequence_id"].to_pylist()), np.int64, len(names))
+        entries.add(pa.RecordBatch.from_arrays(columns, schema=entry_schema), by_id)
+        by_digest = digests.partition(digests.to_numpy(digest_column), partitions)
+        sequences.add(
+            pa.RecordBatch.from_arrays([digest_column, batch["sequence"].cast(pa.large_binary())], schema=SHARD_SCHEMA), by_digest
+        )
+    entries.close()
+    sequences.close()
+    rejects.close()
+    return Intake(entries, sequences, rejects, keys, fingerprint.hexdigest())
+
+
+def _fold(fingerprint: hashlib._Hash, batch: pa.RecordBatch, keys: Sequence[str], outcome: list[str]) -> None:
+    """Adds a batch to the fingerprint, the same however the source was cut into batches."""
+    columns = [pc.fill_null(batch["sequence_id"], "\x00"), pa.array(outcome), *(pc.fill_null(batch[key], "\x00") for key in keys)]
+    rows = pc.binary_join_element_wise(*columns, "\x1f").to_pylist()
+    if rows:
+        fingerprint.update(("\x1e".join(rows) + "\x1e").encode())
+
+
+def _refused(batch: pa.RecordBatch, faults: list[str | None], letters: list[bytes], schema: pa.Schema) -> pa.RecordBatch:
+    at = [i for i, fault in enumerate(faults) if fault is not None]
+    text = [(letters[i] or b"")[:_TEXT_KEPT].decode("utf-8", "replace") for i in at]
+    chosen = batch.take(pa.array(at, pa.int64()))
+    reason = pa.array([faults[i] for i in at], pa.string())
+    columns = [chosen["file"], chosen["row"], chosen["sequence_id"], reason, pa.array(text, pa.string())]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def duplicate_ids(intake: Intake) -> Iterator[tuple[str, str, int, str, int]]:
+    """Ids that stand more than once in a run: (sequence_id, first file, first row, this file, this row) for each further place."""
+    for i in range(intake.entries.partitions):
+        table = intake.entries.table(i).select(["sequence_id", "file", "row"])
+        counted = pc.value_counts(table["sequence_id"].combine_chunks())
+        doubled = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
+        if not len(doubled):
+            continue
+        places: dict[str, tuple[str, int]] = {}
+        for row in table.filter(pc.is_in(table["sequence_id"], value_set=doubled)).to_pylist():
+            name, place = row["sequence_id"], (row["file"], row["row"])
+            if name in places:
+                yield (name, *places[name], *place)
+            else:
+                places[name] = place
+
+
+def as_rejects(double: Sequence[tuple[str, str, int, str, int]], folder: Path, schema: pa.Schema) -> Spill:
+    """Duplicate ids, as `duplicate_ids` gives them, as refused entries."""
+    rejects = Spill(folder, "duplicates", schema)
+    rows = [
+        {
+            "file": file,
+            "row": row,
+            "sequence_id": name,
+            "reason": f"sequence_id stands already at {first_file}:{first_row}",
+            "text": None,
+        }
+        for name, first_file, first_row, file, row in double
+    ]
+    rejects.add(pa.RecordBatch.from_pylist(rows, schema=schema))
+    rejects.close()
+    return rejects
+
+
+def subtract(intake: Intake, store: Store, version: str, folder: Path) -> tuple[int, Spill]:
+    """The number of distinct sequences, and those among them that have no vectors of the version, each once, in digest order."""
+    missing = Spill(folder, "missing", SHARD_SCHEMA)
+    distinct = 0
+    for i in range(intake.sequences.partitions):
+        table = intake.sequences.table(i)
+        names, first = np.unique(digests.to_numpy(table["sequence_digest"]), return_index=True)
+        distinct += len(names)
+        needed = np.ones(len(names), bool)
+        if len(names):
+            for stored in store.stored_digests(version, names[0].decode(), names[-1].decode()):
+                needed[digests.present(names, stored)] = False
+        for batch in table.take(pa.array(first[needed])).combine_chunks().to_batches(max_chunksize=8192):
+            missing.add(batch)
+    missing.close()
+    return distinct, missing
+
+
+def shard_rows(missing: int, actors: int, row_bytes: int) -> int:
+    """Rows of a shard: enough shards to keep every actor busy to the end, files not above 128 MiB, no tiny ones."""
+    even = -(-missing // (actors * _SHARDS_PER_ACTOR))
+    return min(max(even, _SHARD_MIN_ROWS), max(1, _SHARD_FILE_BYTES // row_bytes))
+
+
+def cut_shards(missing: Spill, rows: int, work: str) -> list[Shard]:
+    """Writes the missing sequences below `work` as shards of at most `rows` rows and about 32 million bases."""
+    shards: list[Shard] = []
+    held: list[pa.Table] = []
+    count = bases = 0
+
+    def flush() -> None:
+        nonlocal held, count, bases
+        if count:
+            uri = storage.join(work, f"shard-{len(shards):05d}.parquet")
+            write_parquet(uri, pa.concat_tables(held).combine_chunks(), row_group_rows=rows)
+            shards.append(Shard(uri, count))
+        held, count, bases = [], 0, 0
+
+    for batch in missing.batches():
+        table = pa.Table.from_batches([batch])
+        sizes = pc.binary_length(table["sequence"]).to_numpy()
+        at = 0
+        while at < len(table):
+            room = np.searchsorted(np.cumsum(sizes[at:]), _SHARD_BASES - bases, side="right")
+            taken = min(len(table) - at, rows - count, int(room))
+            if taken == 0 and count:
+                flush()
+                continue
+            taken = max(taken, 1)
+            held.append(table.slice(at, taken))
+            count, bases, at = count + taken, bases + int(sizes[at : at + taken].sum()), at + taken
+            if count == rows:
+                flush()
+    flush()
+    return shards

@@ -1,0 +1,55 @@
+"""What a DNA sequence is here: normalised, checked, named by its digest, reverse complemented. Works on bytes, one call a sequence."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+UNAMBIGUOUS = b"ACGTN"
+IUPAC = b"ACGTNRYSWKMBDHV"
+
+_WHITE = b" \t\r\n\v\f"
+_UPPER_U_TO_T = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyzuU", b"ABCDEFGHIJKLMNOPQRSTTVWXYZTT")
+_COMPLEMENT = bytes.maketrans(b"ACGTNRYSWKMBDHV", b"TGCANYRSWMKVHDB")
+
+
+def normalise(raw: bytes) -> bytes:
+    """Upper case, U to T, white space removed. Every other byte is kept, so that `problem` can name it."""
+    return raw.translate(_UPPER_U_TO_T, _WHITE)
+
+
+def problem(sequence: bytes, *, alphabet: bytes = UNAMBIGUOUS, max_n_share: float = 1.0) -> str | None:
+    """Why a normalised sequence is refused, in words; None when it is good.
+
+    Parameters
+    ----------
+    sequence : bytes
+        Normalised letters.
+    alphabet : bytes
+        The letters allowed: `UNAMBIGUOUS` (A C G T N) or `IUPAC`.
+    max_n_share : float
+        Largest accepted share of N, from 0 to 1.
+    """
+    if not sequence:
+        return "the sequence is empty"
+    strange = sequence.translate(None, alphabet)
+    if strange:
+        letter = strange[:1]
+        shown = letter.decode("ascii") if 32 < letter[0] < 127 else f"byte 0x{letter[0]:02x}"
+        allowed = "A C G T N" if alphabet == UNAMBIGUOUS else "the IUPAC codes"
+        return f"letter {shown!r} at base {sequence.index(letter) + 1} is outside {allowed} ({len(strange)} such)"
+    if max_n_share < 1.0:
+        share = sequence.count(b"N") / len(sequence)
+        if share > max_n_share:
+            return f"N makes up {share:.3f} of {len(sequence)} bases, more than the {max_n_share:g} allowed"
+    return None
+
+
+def digest(sequence: bytes) -> str:
+    """GA4GH refget digest of a normalised sequence: `SQ.` and base64url of the first 24 bytes of its SHA-512."""
+    return "SQ." + base64.urlsafe_b64encode(hashlib.sha512(sequence).digest()[:24]).decode("ascii")
+
+
+def reverse_complement(sequence: bytes) -> bytes:
+    """The other strand, read 5' to 3', of a normalised sequence over the IUPAC letters."""
+    return sequence.translate(_COMPLEMENT)[::-1]

@@ -1,0 +1,134 @@
+"""Where bytes lie: local folders and `s3://` (both tested), and whatever else fsspec and deltalake know (untested)."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import fsspec
+from botocore.exceptions import BotoCoreError, ClientError
+from fsspec.core import url_to_fs
+
+from dnafeat.errors import StoreError, UsageError, one_line
+
+# What botocore, s3fs and fsspec raise when a server refuses or cannot be reached.
+STORAGE_ERRORS = (OSError, ValueError, ImportError, BotoCoreError, ClientError)
+
+_COMPRESSION = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz"}
+
+
+def is_local(uri: str) -> bool:
+    return "://" not in uri or uri.startswith("file://")
+
+
+def absolute(uri: str) -> str:
+    """A local path as an absolute one, so that it means the same in every worker; other URIs without a trailing slash."""
+    return str(Path(uri.removeprefix("file://")).expanduser().resolve()) if is_local(uri) else uri.rstrip("/")
+
+
+def join(uri: str, *parts: str) -> str:
+    return "/".join([uri.rstrip("/"), *parts])
+
+
+def name(uri: str) -> str:
+    """The last part of a path or URI."""
+    return PurePosixPath(uri).name
+
+
+def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The fsspec filesystem of a URI and the path in it. Raises UsageError for a protocol nobody knows."""
+    try:
+        return url_to_fs(uri)
+    except STORAGE_ERRORS as error:
+        raise UsageError(f"{uri} cannot be opened: {one_line(error)}") from error
+
+
+def open_input(uri: str) -> IO[bytes]:
+    """A file for reading, unpacked on the way when its name ends in .gz, .bz2 or .xz. Raises UsageError when it cannot be read."""
+    fs, path = filesystem(uri)
+    try:
+        return fs.open(path, "rb", compression=_COMPRESSION.get(PurePosixPath(path).suffix))
+    except FileNotFoundError:
+        raise UsageError(f"{uri} does not exist") from None
+    except STORAGE_ERRORS as error:
+        raise UsageError(f"{uri} cannot be read: {one_line(error)}") from error
+
+
+def expand(pattern: str) -> list[str]:
+    """The files behind a path, folder or glob, sorted by name. Raises UsageError when there is none."""
+    fs, path = filesystem(pattern)
+    try:
+        if any(mark in path for mark in "*?["):
+            found = sorted(p for p in fs.glob(path) if not fs.isdir(p))
+        elif fs.isdir(path):
+            found = sorted(fs.find(path))
+        else:
+            found = [path] if fs.exists(path) else []
+    except STORAGE_ERRORS as error:
+        raise UsageError(f"{pattern} cannot be listed: {one_line(error)}") from error
+    if not found:
+        raise UsageError(f"{pattern} matches no file" if any(mark in path for mark in "*?[") else f"{pattern} does not exist")
+    return found if is_local(pattern) else [fs.unstrip_protocol(p) for p in found]
+
+
+def size(uri: str) -> int:
+    """Bytes of a file, packed as it lies. Raises UsageError when it is not there."""
+    fs, path = filesystem(uri)
+    try:
+        return int(fs.size(path))
+    except STORAGE_ERRORS as error:
+        raise UsageError(f"{uri} cannot be read: {one_line(error)}") from error
+
+
+def write_whole(uri: str, write: Callable[[IO[bytes]], Any]) -> int:
+    """Writes a file that appears whole or not at all, and returns its size in bytes.
+
+    On a local disk it is written under a hidden name, flushed to the device and renamed; on object storage a PUT (or the last
+    step of a multipart upload) is what makes it visible.
+    """
+    if not is_local(uri):
+        fs, path = filesystem(uri)
+        with fs.open(path, "wb") as file:
+            write(file)
+        return int(fs.size(path))
+    target = Path(uri)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    hidden = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        with hidden.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        hidden.rename(target)
+    finally:
+        hidden.unlink(missing_ok=True)
+    return target.stat().st_size
+
+
+def remove_folder(uri: str) -> None:
+    """Removes a folder or prefix and all below it; nothing happens when it is not there."""
+    fs, path = filesystem(uri)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def check_writable(uri: str) -> None:
+    """Raises StoreError, before any work is done, when nothing can be written below `uri`."""
+    probe = join(uri, f".writable-{uuid.uuid4().hex}")
+    try:
+        write_whole(probe, lambda file: file.write(b"dnafeat"))
+        fs, path = filesystem(probe)
+        fs.rm(path)
+    except (UsageError, *STORAGE_ERRORS) as error:
+        raise StoreError(f"the store {uri} cannot be written: {one_line(error)}") from error
+
+
+def delta_options(uri: str) -> dict[str, str]:
+    """What deltalake needs beyond the standard AWS variables, which it reads itself: leave to talk plain HTTP to such an endpoint."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+    if uri.startswith("s3://") and endpoint.startswith("http://"):
+        return {"AWS_ALLOW_HTTP": "true", "AWS_ENDPOINT_URL": endpoint}
+    return {}

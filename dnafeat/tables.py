@@ -1,0 +1,252 @@
+"""One Delta table of a store: its snapshot, its files, and commits that hold only if nobody committed since the snapshot was taken."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs as pa_fs
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Field, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.schema import PrimitiveType
+from deltalake.transaction import AddAction, RemoveAction
+
+from dnafeat import storage
+from dnafeat.errors import StoreError, one_line
+from dnafeat.schema import delta_schema
+
+# Columns with min/max statistics in the log: those that prune files. Never a personal one (ids, keys, rejected text), because the
+# log keeps what it has seen for as long as the log itself is kept. And never one that mixes values and nulls (until_run): PyArrow
+# takes a minimum for a promise that no row is null, and leaves the file out of a search for nulls.
+_STATISTICS = {
+    "features": ("sequence_digest",),
+    "sequences": ("source_name", "from_run"),
+    "versions": (),
+    "rejects": (),
+    "runs": (),
+}
+_PARTITION = {"features": ["feature_version"]}
+
+
+class Refused(Exception):
+    """Somebody committed to the table since the snapshot: reload, check again, and try again."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A whole Parquet file below a table's folder, not yet part of it.
+
+    Attributes
+    ----------
+    path : str
+        Relative to the table's folder.
+    size : int
+        Bytes.
+    rows : int
+    minimum, maximum : Mapping[str, Any]
+        Of the columns that have statistics.
+    nulls : Mapping[str, int]
+        Likewise.
+    partition : Mapping[str, str]
+        Partition column values, which do not stand in the file.
+    """
+
+    path: str
+    size: int
+    rows: int
+    minimum: Mapping[str, Any]
+    maximum: Mapping[str, Any]
+    nulls: Mapping[str, int]
+    partition: Mapping[str, str]
+
+    def added(self) -> AddAction:
+        ends = {"minValues": dict(self.minimum), "maxValues": dict(self.maximum), "nullCount": dict(self.nulls)}
+        stats = {"numRecords": self.rows, **ends}
+        return AddAction(self.path, self.size, self.partition, int(time.time() * 1000), True, json.dumps(stats))
+
+
+def write_parquet(uri: str, table: pa.Table, *, row_group_rows: int = 16_384) -> int:
+    """One Parquet file, whole or not at all, in the encoding every reader reads; returns its size in bytes.
+
+    PLAIN float lists under zstd level 1, dictionaries for strings, no Arrow schema blob (DESIGN.md, "The store").
+    """
+    strings = [field.name for field in table.schema if pa.types.is_string(field.type) and field.name != "sequence_digest"]
+    return storage.write_whole(
+        uri,
+        lambda file: pq.write_table(
+            table,
+            file,
+            row_group_size=row_group_rows,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=strings,
+            store_schema=False,
+            write_statistics=[name for names in _STATISTICS.values() for name in names if name in table.column_names] or False,
+        ),
+    )
+
+
+class Table:
+    """A table at one snapshot. `reload` moves to the newest; a commit makes the snapshot stale, so reload after it."""
+
+    def __init__(self, store: str, name: str) -> None:
+        self.name = name
+        self.uri = storage.join(store, name)
+        self._options = storage.delta_options(store)
+        self._snapshot: DeltaTable | None = None
+
+    @property
+    def snapshot(self) -> DeltaTable:
+        if self._snapshot is None:
+            try:
+                self._snapshot = DeltaTable(self.uri, storage_options=self._options)
+            except TableNotFoundError:
+                raise StoreError(f"there is no store at {self.uri.rpartition('/')[0]}: fill one with `dnafeat embed`") from None
+            except (DeltaError, OSError) as error:
+                raise StoreError(f"{self.uri} cannot be read: {one_line(error)}") from error
+        return self._snapshot
+
+    def reload(self) -> Table:
+        self._snapshot = None
+        return self
+
+    def exists(self) -> bool:
+        try:
+            return DeltaTable.is_deltatable(self.uri, storage_options=self._options)
+        except (DeltaError, OSError) as error:
+            raise StoreError(f"{self.uri} cannot be read: {one_line(error)}") from error
+
+    def create(self) -> None:
+        """Makes the empty table unless it is there; two that do so at the same time both end well."""
+        if self.exists():
+            return
+        columns = ",".join(_STATISTICS[self.name])
+        try:
+            DeltaTable.create(
+                self.uri,
+                delta_schema(self.name),
+                mode="ignore",
+                partition_by=_PARTITION.get(self.name),
+                # Other tools that rewrite the table must not put ids into the log either.
+                configuration={"delta.dataSkippingStatsColumns": columns}
+                if columns
+                else {"delta.dataSkippingNumIndexedCols": "0"},
+                storage_options=self._options,
+            )
+        except (DeltaError, OSError) as error:
+            if not self.exists():
+                raise StoreError(f"{self.uri} cannot be created: {one_line(error)}") from error
+
+    def schema(self) -> pa.Schema:
+        """The table's own columns as they are now, caller's keys included."""
+        return pa.schema([field.remove_metadata() for field in pa.schema(self.snapshot.schema().to_arrow())])
+
+    def version(self) -> int:
+        return self.snapshot.version()
+
+    def dataset(self, pruned_by: Sequence[tuple[str, str, Any]] | None = None) -> ds.Dataset:
+        """A PyArrow dataset of the snapshot; `pruned_by` leaves out files that can hold no such row (rows are still to be filtered)."""
+        return self.snapshot.to_pyarrow_dataset(
+            filesystem=pa_fs.SubTreeFileSystem(self.uri, pa_fs.LocalFileSystem()) if storage.is_local(self.uri) else None,
+            file_pruning_predicate=list(pruned_by) if pruned_by else None,
+        )
+
+    def paths(self, pruned_by: Sequence[tuple[str, str, Any]] | None = None) -> list[str]:
+        """Files of the snapshot, relative to the table's folder."""
+        prefix = self.uri.rstrip("/") + "/"
+        uris = self.snapshot.file_uris(file_pruning_predicate=list(pruned_by) if pruned_by else None)
+        return [uri.removeprefix(prefix) for uri in uris]
+
+    def read_file(self, path: str) -> pa.Table:
+        """One file of an unpartitioned table, in the table's present schema: columns it lacks come back as nulls."""
+        fs, root = storage.filesystem(storage.join(self.uri, path))
+        with fs.open(root, "rb") as file:
+            table = pq.read_table(file)
+        schema = self.schema()
+        columns = [table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(len(table), f.type) for f in schema]
+        return pa.Table.from_arrays(columns, schema=schema)
+
+    def write(self, table: pa.Table, *, stem: str, partition: Mapping[str, str] | None = None) -> DataFile:
+        """Writes a file below the table without making it part of it. `stem` begins its name; no two files ever share one."""
+        folder = "".join(f"{column}={value}/" for column, value in (partition or {}).items())
+        path = f"{folder}{stem}-{uuid.uuid4().hex}.parquet"
+        size = write_parquet(storage.join(self.uri, path), table)
+        low, high = {}, {}
+        for column in _STATISTICS[self.name]:
+            ordered = table[column].drop_null()
+            if len(ordered):
+                both = pa.compute.min_max(ordered).as_py()
+                low[column], high[column] = both["min"], both["max"]
+        nulls = {column: table[column].null_count for column in _STATISTICS[self.name]}
+        return DataFile(path, size, len(table), low, high, nulls, partition or {})
+
+    def commit(
+        self,
+        added: Iterable[DataFile],
+        *,
+        removed: Iterable[str] = (),
+        transactions: Mapping[str, int] | None = None,
+    ) -> None:
+        """Adds and removes files in one commit, made from this snapshot and from no other.
+
+        Parameters
+        ----------
+        added : iterable of DataFile
+        removed : iterable of str
+            Paths in the snapshot.
+        transactions : mapping of str to int
+            Application ids and versions to leave in the log; `transaction` reads them back.
+
+        Raises
+        ------
+        Refused
+            The table has moved on since the snapshot, or the reply was lost: `transaction` of the run's own id tells which.
+        """
+        actions: list[AddAction | RemoveAction] = [file.added() for file in added]
+        now = int(time.time() * 1000)
+        actions += [RemoveAction(path, True, now) for path in removed]
+        properties = CommitProperties(
+            max_commit_retries=0,
+            app_transactions=[Transaction(app, version) for app, version in (transactions or {}).items()],
+        )
+        try:
+            self.snapshot.create_write_transaction(
+                actions,
+                mode="append",
+                schema=self.snapshot.schema(),
+                partition_by=_PARTITION.get(self.name, []),
+                commit_properties=properties,
+            )
+        except CommitFailedError as error:
+            raise Refused(one_line(error)) from error
+        except (DeltaError, OSError) as error:
+            raise StoreError(f"{self.uri} cannot be committed to: {one_line(error)}") from error
+        self.reload()
+
+    def transaction(self, app: str) -> int | None:
+        return self.snapshot.transaction_version(app)
+
+    def add_string_columns(self, names: Iterable[str]) -> None:
+        """Adds nullable string columns that are not there yet. Raises StoreError where a column of the name has another type."""
+        schema = self.schema()
+        for name in names:
+            if name in schema.names and not pa.types.is_string(schema.field(name).type):
+                raise StoreError(f"column {name!r} of {self.uri} is {schema.field(name).type} and not a string: rename the key")
+        missing = [name for name in names if name not in schema.names]
+        if not missing:
+            return
+        try:
+            self.snapshot.alter.add_columns(
+                [Field(name, PrimitiveType("string")) for name in missing],
+                commit_properties=CommitProperties(max_commit_retries=0),
+            )
+        except CommitFailedError as error:
+            raise Refused(one_line(error)) from error
+        self.reload()

@@ -1,0 +1,61 @@
+"""What makes a feature version: everything that can change a number of a vector, and the short digest that names it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+# Grows when the engine's own arithmetic changes what it stores beyond the stated tolerance (1e-5 in float32).
+ENGINE = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureVersion:
+    """The identity of a version, and beside it the lineage that does not change a number."""
+
+    architecture: Mapping[str, Any]
+    """Family and the fields of config.json that shape the network."""
+    weights_sha256: str
+    """Of the weight file."""
+    tokenizer_sha256: str
+    """Of the tokenizer's canonical JSON."""
+    adapter_sha256: str | None
+    """Of the LoRA adapter's config and weights; None without one."""
+    window_tokens: int
+    """Longest window, special tokens counted."""
+    overlap_tokens: int
+    """Tokens that neighbouring windows share."""
+    strands: str
+    """`forward`, or `both`: forward and reverse complement averaged after pooling."""
+    layer: int
+    """Hidden layer pooled; -1 is the last."""
+    special_tokens_pooled: bool
+    """Whether [CLS] and [SEP] count in mean and max."""
+    precision: str
+    """`float32` or `bfloat16`, of the encoder's arithmetic; stored vectors are float32."""
+    projector_sha256: str
+    """Of the projector's weights."""
+    projector_input: str = "mean"
+    engine: int = ENGINE
+    names: Mapping[str, Any] = field(default_factory=dict)
+    """Lineage only: model, revision, adapter and projector as they were asked for."""
+
+    def identity(self) -> dict[str, Any]:
+        return {key: value for key, value in asdict(self).items() if key != "names"}
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits of the SHA-256 of the canonical identity."""
+        return digest_of(self.identity())[:16]
+
+    def lineage(self) -> str:
+        """JSON of identity and names, as it stands in table `versions`."""
+        return json.dumps({**self.identity(), **self.names}, sort_keys=True)
+
+
+def digest_of(value: Mapping[str, Any]) -> str:
+    """SHA-256 of a mapping's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
