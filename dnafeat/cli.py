@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from dnafeat.embed import Summary
 
 
+# What `pip install dnafeat` leaves out because reading does not need it.
+_JOB_PACKAGES = ("huggingface_hub", "peft", "ray", "safetensors", "sklearn", "tokenizers", "torch", "tqdm", "transformers")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command. Exit codes: 0 done, 1 refused by --strict, 2 the command or its input is wrong, 3 overtaken, 4 audit failed."""
+    """Runs one command. Exit codes: 0 done, 1 refused by --strict, 2 the command or its input is wrong, 3 overtaken by other
+    commits, 4 the audit failed, 5 workers failed, 130 interrupted."""
     parser = _parser()
     options = parser.parse_args(arguments)
     return guarded(lambda: options.run(options))
@@ -30,6 +35,11 @@ def guarded(run: Callable[[], int]) -> int:
     except DnafeatError as error:
         print(f"dnafeat: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if error.name not in _JOB_PACKAGES:
+            raise
+        print(f"dnafeat: this command needs {error.name}: pip install 'dnafeat[jobs]'", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("dnafeat: interrupted; the same command goes on from what is stored", file=sys.stderr)
         return 130

@@ -16,8 +16,8 @@ import yaml
 from dnafeat.errors import UsageError
 
 
-def option(help: str, default: Any = MISSING, *, shapes: bool = True, positional: bool = False) -> Any:
-    """A configuration field. `shapes` says whether it can change what a run stores, and so belongs to the run's identity."""
+def option(help: str, default: Any = MISSING, *, shapes: bool = False, positional: bool = False) -> Any:
+    """A configuration field. `shapes` says whether it can change which entries a run stores (the feature version covers the vectors)."""
     return field(default=default, metadata={"help": help, "shapes": shapes, "positional": positional})
 
 
@@ -26,27 +26,32 @@ class EmbedConfig:
     """What `dnafeat embed` and `jobs/embed.py` do. Lengths are in bases unless a name says tokens."""
 
     sources: tuple[str, ...] = option("FASTA, FASTQ, CSV, TSV or Parquet files, folders, globs or s3:// URIs", positional=True)
-    store: str = option("folder or s3:// prefix of the feature store", shapes=False)
+    store: str = option("folder or s3:// prefix of the feature store")
     model: str = option("bundled encoder, local folder, or hub name owner/model[@revision]", "dnafeat-mini")
     adapter: str | None = option("folder of a LoRA adapter in PEFT's format, merged into the model", None)
     projector: str = option("random@SEED: the untrained projection to 512 dimensions", "random@0")
     source_name: str | None = option("name of the source in the store; a later run under it replaces its entries", None)
     id_column: str | None = option(
-        "column of a table that names its entries (else sequence_id or id, else file name and row)", None
+        "column of a table that names its entries (else sequence_id or id, else file name and row)", None, shapes=True
     )
-    sequence_column: str | None = option("column of a table that holds the sequences (else sequence or seq)", None)
-    tile: int | None = option("cut records into entries of this many bases, named <id>:<start>-<end>, 0-based half-open", None)
-    stride: int | None = option("bases from the start of one tile to the next (else the tile's length)", None)
-    iupac: bool = option("accept all IUPAC codes and not only A C G T N", False)
-    max_n_share: float = option("refuse entries with a larger share of N, 0 to 1", 0.5)
-    strict: bool = option("store nothing but the rejects when an entry is refused", False)
+    sequence_column: str | None = option("column of a table that holds the sequences (else sequence or seq)", None, shapes=True)
+    tile: int | None = option(
+        "cut records into entries of this many bases, named <id>:<start>-<end>, 0-based half-open", None, shapes=True
+    )
+    stride: int | None = option("bases from the start of one tile to the next (else the tile's length)", None, shapes=True)
+    iupac: bool = option("accept all IUPAC codes and not only A C G T N", False, shapes=True)
+    max_n_share: float = option("refuse entries with a larger share of N, 0 to 1", 0.5, shapes=True)
+    strict: bool = option("store nothing but the rejects when an entry is refused", False, shapes=True)
     precision: str = option("auto, float32 or bfloat16; auto: bfloat16 on GPUs, float32 elsewhere", "auto")
     window_tokens: int = option("longest window the encoder sees at once, [CLS] and [SEP] counted", 512)
     overlap_tokens: int = option("tokens that neighbouring windows of a longer sequence share", 128)
     run_id: str | None = option(
         "name of the run (else the time and a random part); a published one is not run again", None, shapes=False
     )
-    num_actors: int | None = option("encoder actors (else one a GPU, or one a CPU)", None, shapes=False)
+    num_actors: int | None = option("encoder actors (else one a GPU, or one a CPU)", None)
+    gpus_per_actor: float | None = option(
+        "GPUs an encoder actor holds; 0: encode on CPUs (else 1 where the cluster has GPUs)", None
+    )
     shard_rows: int | None = option(
         "sequences a work shard holds (else as many as keep all actors busy, files up to 128 MiB)", None, shapes=False
     )
@@ -58,9 +63,12 @@ class EmbedConfig:
         _require(self.stride is None or self.tile is not None, "stride is given without tile: say how long the tiles are")
         _require(0 <= self.max_n_share <= 1, f"max_n_share {self.max_n_share} is no share: give a number from 0 to 1")
         _require(self.num_actors is None or self.num_actors >= 1, f"num_actors {self.num_actors} is too few: give 1 or more")
+        _require(
+            self.gpus_per_actor is None or self.gpus_per_actor >= 0, f"gpus_per_actor {self.gpus_per_actor} is less than none"
+        )
         _require(self.shard_rows is None or self.shard_rows >= 1, f"shard_rows {self.shard_rows} is too few: give 1 or more")
         _require(
-            self.run_id is None or re.fullmatch(r"[\w.:-]{1,128}", self.run_id) is not None,
+            self.run_id is None or re.fullmatch(r"[A-Za-z0-9_.:-]{1,128}", self.run_id) is not None,
             f"run_id {self.run_id!r} is no name: use letters, digits, '.', '_', ':' and '-', 128 at most",
         )
         _require(
@@ -68,7 +76,7 @@ class EmbedConfig:
         )
 
     def shaping(self) -> dict[str, Any]:
-        """The settings that can change what the run stores."""
+        """The settings that can change which entries the run stores."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["shapes"]}
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,11 +101,12 @@ def _require(condition: bool, sentence: str) -> None:
 
 def _read_yaml(file: str, config: type) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(Path(file).read_text()) or {}
+        values = yaml.safe_load(Path(file).read_text())
     except OSError as error:
         raise UsageError(f"configuration {file} cannot be read: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"configuration {file} is not valid YAML: {' '.join(str(error).split())}") from error
+    values = {} if values is None else values  # an empty file
     _require(isinstance(values, dict), f"configuration {file} must be a mapping of settings to values")
     known = [f.name for f in fields(config)]
     strange = [str(key) for key in values if key not in known]

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import cast
 
 from dnafeat import pipeline, plan, storage
 from dnafeat import sequence as dna
@@ -99,7 +100,7 @@ def embed(config: EmbedConfig, *, show: bool = True) -> Summary:
         )
         checks = plan.Checks(alphabet=dna.IUPAC if config.iupac else dna.UNAMBIGUOUS, max_n_share=config.max_n_share)
         intake = plan.take_in(files, options, checks, folder)
-        config_digest = digest_of({**config.shaping(), "sources": None, "source_name": source_name, "version": version.digest})
+        config_digest = digest_of({**config.shaping(), "source_name": source_name, "version": version.digest})
         if before is not None:
             return _as_before(before, config_digest, intake.fingerprint, store)
         _refuse_bad(intake, publication, config, folder)
@@ -111,7 +112,6 @@ def embed(config: EmbedConfig, *, show: bool = True) -> Summary:
         committed = publication.commit_features([receipt.file for receipt in encoded.receipts], version.digest, planned)
         publication.commit_rejects(intake.rejects)
         number, opened, closed = publication.commit_sequences(intake, folder)
-        finished, seconds = datetime.now(UTC), time.monotonic() - clock
         summary = Summary(
             run_id=run_id,
             run_number=number,
@@ -128,27 +128,19 @@ def embed(config: EmbedConfig, *, show: bool = True) -> Summary:
             files=len(committed),
             bytes=sum(file.size for file in committed),
             tokens=encoded.tokens,
-            seconds=round(seconds, 3),
-            sequences_per_second=round(missing.rows / encoded.seconds, 3) if missing.rows else 0.0,
-            tokens_per_second=round(encoded.tokens / encoded.seconds, 3) if missing.rows else 0.0,
+            seconds=round(time.monotonic() - clock, 3),
+            sequences_per_second=encoded.rate(missing.rows),
+            tokens_per_second=encoded.rate(encoded.tokens),
             padding_share=round(encoded.padding_share, 5),
         )
-        row = {
-            **asdict(summary),
+        row = _run_row(summary, config, store) | {
             "source_fingerprint": intake.fingerprint,
             "config_digest": config_digest,
             "started_at": started,
-            "finished_at": finished,
-            "features_version": store.features.reload().version(),
-            "sequences_version": store.sequences.reload().version(),
-            "rejects_version": store.rejects.reload().version(),
-            "config": json.dumps(config.to_dict(), sort_keys=True),
-            "environment": json.dumps(environment(), sort_keys=True),
         }
-        if not publication.commit_run({name: row[name] for name in arrow_schema("runs").names}):
-            raise UsageError(
-                f"run {run_id} was published by another attempt meanwhile: nothing is missing, and no row was written twice"
-            )
+        if not publication.commit_run(row):
+            # The same run was sent twice and the other attempt was first: what it published is what this one would have.
+            return _as_before(cast(dict, store.published_run(run_id)), config_digest, intake.fingerprint, store)
         return summary
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -170,6 +162,10 @@ class Encoded:
         """From the first shard begun to the last file written."""
         return max(r.ended for r in self.receipts) - min(r.began for r in self.receipts) if self.receipts else 0.0
 
+    def rate(self, count: int) -> float:
+        """Of something there are `count` of, per second."""
+        return round(count / self.seconds, 3) if self.receipts else 0.0
+
     @property
     def padding_share(self) -> float:
         computed = sum(receipt.computed for receipt in self.receipts)
@@ -178,10 +174,10 @@ class Encoded:
 
 def _version(config: EmbedConfig) -> FeatureVersion:
     """The run's feature version, its precision resolved against the machines that will encode and not against this one."""
-    gpu = None
-    if os.environ.get("RAY_ADDRESS"):
+    gpu = config.gpus_per_actor > 0 if config.gpus_per_actor is not None else None
+    if gpu is None and os.environ.get("RAY_ADDRESS"):
         pipeline.start_ray()
-        gpu = pipeline.has_gpus()
+        gpu = pipeline.default_gpus() > 0
     return describe(
         checkpoints.find(config.model),
         config.adapter,
@@ -191,6 +187,19 @@ def _version(config: EmbedConfig) -> FeatureVersion:
         projector=config.projector,
         gpu=gpu,
     )
+
+
+def _run_row(summary: Summary, config: EmbedConfig, store: Store) -> dict[str, object]:
+    """What the row in `runs` takes from the summary, the settings and the tables as they are now."""
+    counted = {name: value for name, value in asdict(summary).items() if name in arrow_schema("runs").names}
+    return counted | {
+        "finished_at": datetime.now(UTC),
+        "features_version": store.features.reload().version(),
+        "sequences_version": store.sequences.reload().version(),
+        "rejects_version": store.rejects.reload().version(),
+        "config": json.dumps(config.to_dict(), sort_keys=True),
+        "environment": json.dumps(environment(), sort_keys=True),
+    }
 
 
 def _as_before(before: dict, config_digest: str, fingerprint: str, store: Store) -> Summary:
@@ -235,7 +244,8 @@ def _encode(
     if not missing.rows:
         return Encoded([])
     pipeline.start_ray()
-    actors = config.num_actors or pipeline.default_actors()
+    gpus = config.gpus_per_actor if config.gpus_per_actor is not None else pipeline.default_gpus()
+    actors = config.num_actors or pipeline.default_actors(gpus)
     width = version.architecture["hidden_size"] * 3 + PROJECTED_WIDTH
     rows = config.shard_rows or plan.shard_rows(missing.rows, actors, row_bytes=4 * width)
     shards = plan.cut_shards(missing, rows, work)
@@ -252,7 +262,9 @@ def _encode(
         projector=config.projector,
         version=version.digest,
     )
-    receipts = pipeline.encode_shards(shards, settings, store=store.uri, run_id=run_id, actors=actors, show=show)
+    receipts = pipeline.encode_shards(
+        shards, settings, store=store.uri, run_id=run_id, actors=actors, gpus_per_actor=gpus, show=show
+    )
     return Encoded(list(receipts))
 
 

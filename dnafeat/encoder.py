@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from dnafeat import sequence as dna
-from dnafeat.errors import UsageError
+from dnafeat.errors import CheckpointError, UsageError
 from dnafeat.models import adapter as adapters
 from dnafeat.models import checkpoint as checkpoints
 from dnafeat.models.dnabert2 import DNABERT2
@@ -78,6 +78,9 @@ class Windows:
 def cut_windows(offsets: np.ndarray, capacity: int, overlap: int) -> Windows:
     """Cuts each sequence into the fewest windows of at most `capacity` content tokens that share `overlap` or more.
 
+    A window starts every `capacity - overlap` tokens; the last is moved back to end with the sequence. Of a shared stretch of odd
+    length, the token in the middle belongs to the later window.
+
     Parameters
     ----------
     offsets : np.ndarray, shape=(n + 1,), int64
@@ -113,7 +116,6 @@ class Encoder:
     ) -> None:
         self.tokenizer = tokenizer
         self.version = spec
-        # No parameter needs a gradient here; without this the first layer norms keep graphs when called outside inference_mode.
         self.dtype = torch.bfloat16 if spec.precision == "bfloat16" else torch.float32
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device, self.dtype).eval()
@@ -165,7 +167,9 @@ class Encoder:
 
         Raises UsageError when one is empty or has a letter that is no IUPAC code.
         """
-        letters = [dna.normalise(sequence.encode()) for sequence in sequences]
+        if isinstance(sequences, str):
+            raise UsageError("encode takes a list of sequences, and was given one text: put it into a list")
+        letters = [dna.normalise(sequence.encode(errors="replace")) for sequence in sequences]
         for i, one in enumerate(letters):
             if fault := dna.problem(one, alphabet=dna.IUPAC):
                 raise UsageError(f"sequence {i} of {len(letters)} cannot be encoded: {fault}")
@@ -177,6 +181,8 @@ class Encoder:
         spec = self.version
         windows = cut_windows(tokens.offsets, spec.window_tokens - 2, spec.overlap_tokens)
         n, length = len(tokens.offsets) - 1, np.diff(tokens.offsets)
+        if n and length.min() < 1:
+            raise UsageError(f"sequence {int(length.argmin())} of {n} has no tokens: leave it out")
         total = torch.zeros(n, self.hidden_size, device=self.device)
         largest = torch.full((n, self.hidden_size), -torch.inf, device=self.device)
         cls = torch.zeros(n, self.hidden_size, device=self.device)
@@ -196,7 +202,7 @@ class Encoder:
                 report(int(ends.sum()), int(owned.sum()), ids.numel())
         counts = torch.from_numpy(length).to(self.device)[:, None]
         mean, cls = total / counts, cls / counts
-        projected = torch.cat([self.projector(part) for part in mean.split(8192)]) if n else mean.new_zeros(0, 512)
+        projected = torch.cat([self.projector(part) for part in mean.split(8192)])
         needed = int((windows.stop - windows.start + 2).sum())
         return Vectors(
             cls=cls.cpu().numpy(),
@@ -257,11 +263,18 @@ def describe(
         raise UsageError(f"a window of {window} tokens has no room beside [CLS] and [SEP]: give 3 or more")
     if not 0 <= overlap < window - 2:
         raise UsageError(f"an overlap of {overlap} tokens does not fit a window of {window}, of which 2 are special: give less")
-    config = found.config()
+    config, tokenizer = found.config(), found.tokenizer()
+    if tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"{found.folder}: tokenizer.json has {tokenizer.vocab_size} entries and config.json says vocab_size {config.vocab_size}: "
+            f"they do not belong together"
+        )
+    # What only training reads changes no vector.
+    shape = {name: value for name, value in asdict(config).items() if name not in ("hidden_dropout_prob", "initializer_range")}
     return FeatureVersion(
-        architecture={"family": "dnabert2", **asdict(config)},
+        architecture={"family": "dnabert2", **shape},
         weights_sha256=found.weights_sha256(),
-        tokenizer_sha256=found.tokenizer().fingerprint,
+        tokenizer_sha256=tokenizer.fingerprint,
         adapter_sha256=adapters.fingerprint(adapter) if adapter is not None else None,
         window_tokens=window,
         overlap_tokens=overlap,

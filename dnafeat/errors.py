@@ -31,6 +31,12 @@ class StoreError(DnafeatError):
     exit_code = 2
 
 
+class EncodingError(DnafeatError):
+    """The workers could not finish. Nothing is published; the same command tries again."""
+
+    exit_code = 5
+
+
 class AuditError(DnafeatError):
     """What was written is not what was planned: nothing is published."""
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import math
 import os
+import re
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,20 +25,21 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 import torch
-from tqdm import tqdm
 
 from dnafeat import storage
 from dnafeat.encoder import Encoder
+from dnafeat.errors import EncodingError, one_line
 from dnafeat.models import checkpoint as checkpoints
 from dnafeat.plan import Shard
+from dnafeat.progress import shown, start
 from dnafeat.schema import VECTORS, arrow_schema
 from dnafeat.tables import DataFile, Table
 from dnafeat.tokenizers import Tokens
 
-# An actor and a tokenising task ask for different shares of a CPU: equal ones would be fused into one operator by Ray Data, and
-# together they must fit into a single CPU.
-_ACTOR_CPUS = 0.75
+# What a tokenising task asks for. An actor asks for more or less, never for the same: Ray Data would fuse the two into one operator.
 _TASK_CPUS = 0.25
+_ACTOR_CPUS = 0.75
+_PIECE_ROWS = 4096  # encoded and written at a time
 _LOCAL_OBJECT_STORE = 512 * 2**20
 
 
@@ -122,29 +124,16 @@ def _without_chatter() -> Iterator[None]:
             os.close(kept)
 
 
-def default_actors() -> int:
-    """One encoder for each GPU of the cluster; without any, one for each CPU."""
+def default_gpus() -> float:
+    """GPUs an actor should hold: one where the cluster has any now. A cluster that starts its GPU nodes on demand cannot tell."""
+    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+
+
+def default_actors(gpus_per_actor: float) -> int:
+    """As many encoders as the cluster's GPUs hold at once; one for each CPU where they run on CPUs."""
     resources = ray.cluster_resources()
-    return max(1, int(resources.get("GPU", 0)) or int(resources.get("CPU", 1)))
-
-
-def has_gpus() -> bool:
-    return ray.cluster_resources().get("GPU", 0) > 0
-
-
-@ray.remote(num_cpus=0)
-class Progress:
-    """Counts what the actors have done, for the driver to show."""
-
-    def __init__(self) -> None:
-        self.sequences = self.tokens = 0
-
-    def add(self, sequences: int, tokens: int) -> None:
-        self.sequences += sequences
-        self.tokens += tokens
-
-    def read(self) -> tuple[int, int]:
-        return self.sequences, self.tokens
+    room = resources.get("GPU", 0) / gpus_per_actor if gpus_per_actor else resources.get("CPU", 1)
+    return max(1, int(room))
 
 
 @functools.cache
@@ -204,7 +193,8 @@ class EncodeShards:
         began = time.time()
         numbers = {name: row[name].combine_chunks().flatten().to_numpy() for name in ("ids", "offsets", "bases")}
         names = row["digests"].combine_chunks().flatten().cast(pa.string())
-        computed = waiting = waiting_tokens = 0
+        offsets, bases = numbers["offsets"], numbers["bases"]
+        computed = needed = strange = waiting = waiting_tokens = 0
         last = time.monotonic()
 
         def report(sequences: int, tokens: int, with_padding: int) -> None:
@@ -215,21 +205,31 @@ class EncodeShards:
                 waiting = waiting_tokens = 0
                 last = time.monotonic()
 
-        vectors = self.encoder.encode_tokens(Tokens(numbers["ids"], numbers["offsets"]), report)
-        self.progress.add.remote(waiting, waiting_tokens)
-        columns = {
-            "sequence_digest": names,
-            **{name: _lists(getattr(vectors, name)) for name in VECTORS},
-            "bases": pa.array(numbers["bases"]),
-            "tokens": pa.array(vectors.tokens),
-            "windows": pa.array(vectors.windows),
-            "run_id": pa.array([self.run_id] * len(names)),
-        }
-        schema = pa.schema([f for f in arrow_schema("features") if f.name in columns])
-        table = pa.Table.from_arrays([columns[f.name] for f in schema], schema=schema)
+        def encoded() -> Iterator[pa.Table]:
+            # Piece by piece, so that memory does not grow with the file.
+            nonlocal needed, strange
+            for at in range(0, len(names), _PIECE_ROWS):
+                end = min(at + _PIECE_ROWS, len(names))
+                before = computed
+                ids = numbers["ids"][offsets[at] : offsets[end]]
+                vectors = self.encoder.encode_tokens(Tokens(ids, offsets[at : end + 1] - offsets[at]), report)
+                needed += round((computed - before) * (1 - vectors.padding_share))
+                strange += sum(int((~np.isfinite(getattr(vectors, name))).any(1).sum()) for name in VECTORS)
+                columns = {
+                    "sequence_digest": names[at:end],
+                    **{name: _lists(getattr(vectors, name)) for name in VECTORS},
+                    "bases": pa.array(bases[at:end]),
+                    "tokens": pa.array(vectors.tokens),
+                    "windows": pa.array(vectors.windows),
+                    "run_id": pa.array([self.run_id] * (end - at)),
+                }
+                schema = pa.schema([f for f in arrow_schema("features") if f.name in columns])
+                yield pa.Table.from_arrays([columns[f.name] for f in schema], schema=schema)
+
         shard = row["uri"][0].as_py()
         stem = f"{self.run_id}-{storage.name(shard).removesuffix('.parquet').removeprefix('shard-')}"
-        file = self.features.write(table, stem=stem, partition={"feature_version": self.version})
+        file = self.features.write(encoded(), stem=stem, partition={"feature_version": self.version})
+        self.progress.add.remote(waiting, waiting_tokens)
         return {
             "shard": shard,
             "path": file.path,
@@ -237,10 +237,10 @@ class EncodeShards:
             "rows": file.rows,
             "first": file.minimum["sequence_digest"],
             "last": file.maximum["sequence_digest"],
-            "tokens": int(vectors.tokens.sum()),
+            "tokens": int(offsets[-1]),
             "computed": computed,
-            "needed": round(computed * (1 - vectors.padding_share)),
-            "not_finite": sum(int((~np.isfinite(getattr(vectors, name))).any(1).sum()) for name in VECTORS),
+            "needed": needed,
+            "not_finite": strange,
             "began": began,
             "ended": time.time(),
         }
@@ -253,8 +253,21 @@ def _lists(vectors: np.ndarray) -> pa.Array:
     return pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel())).cast(arrow_schema("features").field("mean").type)
 
 
+def actor_cpus(cpus: float, actors: int) -> float:
+    """Share of a CPU for each actor that leaves room for one tokenising task beside them all, however many were asked for."""
+    share = max(0.01, math.floor(100 * min(_ACTOR_CPUS, (cpus - _TASK_CPUS) / actors)) / 100)
+    return share if share != _TASK_CPUS else share - 0.01
+
+
 def encode_shards(
-    shards: Sequence[Shard], settings: EncoderSettings, *, store: str, run_id: str, actors: int, show: bool
+    shards: Sequence[Shard],
+    settings: EncoderSettings,
+    *,
+    store: str,
+    run_id: str,
+    actors: int,
+    gpus_per_actor: float,
+    show: bool,
 ) -> Iterator[Receipt]:
     """Encodes and writes every shard, and yields a receipt for each as it is done, in no particular order.
 
@@ -264,11 +277,10 @@ def encode_shards(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
-    resources = ray.cluster_resources()
-    gpus = resources.get("GPU", 0)
     actors = min(actors, len(shards))
-    threads = max(1, int(resources.get("CPU", 1)) // actors)
-    progress = Progress.remote()  # type: ignore[attr-defined]
+    cpus = max(1.0, ray.cluster_resources().get("CPU", 1))
+    threads = max(1, int(cpus) // actors)
+    progress = start()
     items = [{"uri": shard.uri} for shard in shards]
     encoded = (
         ray.data.from_items(items, override_num_blocks=len(items))
@@ -285,11 +297,11 @@ def encode_shards(
             compute=ray.data.ActorPoolStrategy(size=actors),
             batch_size=None,
             batch_format="pyarrow",
-            num_cpus=_ACTOR_CPUS,
-            num_gpus=min(1.0, gpus / actors) if gpus else None,
+            num_cpus=actor_cpus(cpus, actors),
+            num_gpus=gpus_per_actor or None,
         )
     )
-    with _shown(progress, sum(shard.rows for shard in shards), show):
+    with shown(progress, sum(shard.rows for shard in shards), show), _explained():
         for batch in encoded.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             for row in pa.Table.to_pylist(batch):
                 ends = {"sequence_digest": row["first"]}, {"sequence_digest": row["last"]}
@@ -301,28 +313,13 @@ def encode_shards(
 
 
 @contextlib.contextmanager
-def _shown(progress: ray.actor.ActorHandle, total: int, show: bool) -> Iterator[None]:
-    """A bar on standard error with sequences done, rate and time left, for as long as the block runs."""
-    if not show:
+def _explained() -> Iterator[None]:
+    """Turns what Ray raises for a failed job into one sentence that ends in the cause."""
+    try:
         yield
-        return
-    done = threading.Event()
-    # A log file gets a line now and then and not a bar that redraws itself.
-    interval = 0.1 if os.isatty(2) else 15.0
-    with tqdm(total=total, desc="encoding", unit=" sequences", unit_scale=True, mininterval=interval, smoothing=0.1) as bar:
-
-        def follow() -> None:
-            while not done.wait(0.5):
-                with contextlib.suppress(ray.exceptions.RayError):
-                    sequences, tokens = cast(tuple[int, int], ray.get(progress.read.remote()))
-                    bar.set_postfix_str(f"{tokens / max(bar.format_dict['elapsed'], 1e-9):,.0f} tokens/s", refresh=False)
-                    bar.update(sequences - bar.n)
-
-        thread = threading.Thread(target=follow, daemon=True)
-        thread.start()
-        try:
-            yield
-            bar.update(total - bar.n)
-        finally:
-            done.set()
-            thread.join()
+    except ray.exceptions.RayError as error:
+        # Ray gives the whole story as text, the first exception first.
+        cause = re.search(r"^(?!ray\.)[\w.]*(?:Error|Exception|Interrupt): .+$", str(error), re.MULTILINE)
+        raise EncodingError(
+            f"the encoding stopped and nothing was published: {cause[0] if cause else one_line(error)}; the same command tries again"
+        ) from error

@@ -7,6 +7,7 @@ spilled by partitions of its hash space, so memory is bounded by a partition and
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from dnafeat.store import Store
 from dnafeat.tables import write_parquet
 
 # Unpacked letters a partition may hold; packed files are taken to unpack to four times their size.
-_PARTITION_BYTES = 256 * 2**20
+_PARTITION_BYTES = 32 * 2**20
+_PACKED = (".gz", ".bz2", ".xz", ".parquet", ".pq")
 _TEXT_KEPT = 10_000
 
 SHARD_SCHEMA = pa.schema([("sequence_digest", pa.string()), ("sequence", pa.large_binary())])
@@ -82,7 +84,9 @@ class Shard:
 def take_in(files: Sequence[str], options: sources.ReadOptions, checks: Checks, folder: Path) -> Intake:
     """Reads, normalises, validates, digests and spills a source. `folder` is an empty local one for the spill files."""
     keys = sources.key_columns(files, options)
-    unpacked = sum(storage.size(file) * (4 if file.endswith((".gz", ".bz2", ".xz", ".parquet")) else 1) for file in files)
+    unpacked = sum(storage.size(file) * (4 if file.lower().endswith(_PACKED) else 1) for file in files)
+    if options.tile and options.stride:
+        unpacked *= max(1, options.tile // options.stride)
     partitions = min(digests.MAX_PARTITIONS, -(-unpacked // _PARTITION_BYTES)) or 1
     entry_schema = pa.schema(
         [("sequence_id", pa.string()), ("sequence_digest", pa.string()), ("file", pa.string()), ("row", pa.int64())]
@@ -92,7 +96,7 @@ def take_in(files: Sequence[str], options: sources.ReadOptions, checks: Checks, 
     entries = Spill(folder, "entries", entry_schema, partitions)
     sequences = Spill(folder, "sequences", SHARD_SCHEMA, partitions)
     rejects = Spill(folder, "rejects", pa.schema(reject_fields))
-    fingerprint = hashlib.sha256()
+    fingerprint = hashlib.sha256(json.dumps(keys).encode())
     for batch in sources.read(files, options):
         letters = batch["sequence"].to_pylist()
         faults = [
@@ -122,10 +126,15 @@ def take_in(files: Sequence[str], options: sources.ReadOptions, checks: Checks, 
 
 def _fold(fingerprint: hashlib._Hash, batch: pa.RecordBatch, keys: Sequence[str], outcome: list[str]) -> None:
     """Adds a batch to the fingerprint, the same however the source was cut into batches."""
-    columns = [pc.fill_null(batch["sequence_id"], "\x00"), pa.array(outcome), *(pc.fill_null(batch[key], "\x00") for key in keys)]
-    rows = pc.binary_join_element_wise(*columns, "\x1f").to_pylist()
-    if rows:
-        fingerprint.update(("\x1e".join(rows) + "\x1e").encode())
+    columns = [batch["sequence_id"], pa.array(outcome, pa.string()), *(batch[key] for key in keys)]
+    rows = pc.binary_join_element_wise(*(netstring(column) for column in columns), "")
+    fingerprint.update("".join(rows.to_pylist()).encode())
+
+
+def netstring(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Each text with its length in bytes before it, `-` for a null: no text can then pass for the end of one and the start of another."""
+    length = pc.cast(pc.binary_length(column), pa.string())
+    return pc.fill_null(pc.binary_join_element_wise(length, column, ":"), "-")
 
 
 def _refused(batch: pa.RecordBatch, faults: list[str | None], letters: list[bytes], schema: pa.Schema) -> pa.RecordBatch:
@@ -206,7 +215,7 @@ def cut_shards(missing: Spill, rows: int, work: str) -> list[Shard]:
         nonlocal held, count, bases
         if count:
             uri = storage.join(work, f"shard-{len(shards):05d}.parquet")
-            write_parquet(uri, pa.concat_tables(held).combine_chunks(), row_group_rows=rows)
+            write_parquet(uri, held)
             shards.append(Shard(uri, count))
         held, count, bases = [], 0, 0
 

@@ -7,6 +7,7 @@ A reply may be lost after the commit went through: each commit leaves the attemp
 
 from __future__ import annotations
 
+import re
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator
@@ -21,11 +22,11 @@ import pyarrow.parquet as pq
 
 from dnafeat import digests, storage
 from dnafeat.errors import ConflictError
-from dnafeat.plan import Intake
+from dnafeat.plan import Intake, netstring
 from dnafeat.schema import arrow_schema
 from dnafeat.spill import Spill
 from dnafeat.store import Store
-from dnafeat.tables import DataFile, Refused, Table
+from dnafeat.tables import DataFile, Refused, Table, plain
 
 _ATTEMPTS = 20
 # The application id under which `sequences` keeps the last run number it gave out.
@@ -41,6 +42,8 @@ class Publication:
     run_id: str
     source_name: str
     attempt: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _stored: tuple[str, int] | None = None
+    """Feature version, and the Delta version of `features` up to which nobody but this run has changed it since the plan."""
 
     @property
     def _app(self) -> str:
@@ -52,19 +55,40 @@ class Publication:
         Returns the files as they were committed.
         """
         table = self.store.features
+        self._stored = version, planned
         for _ in range(_ATTEMPTS):
             table.reload()
             if not files or table.transaction(self._app) is not None:
                 return files
-            if table.version() != planned:
+            untouched = table.version() == planned
+            if not untouched:
                 files = list(self._without_stored(files, version))
-                planned = table.version()
             try:
                 table.commit(files, transactions={self._app: 1})
-                return files
             except Refused:
                 continue
+            self._stored = version, planned + untouched
+            return files
         raise self._lost(table)
+
+    def _check_stored(self, intake: Intake) -> None:
+        """Raises ConflictError when vectors that the plan found stored are gone: somebody took them out meanwhile."""
+        if self._stored is None:
+            return
+        version, seen = self._stored
+        if self.store.features.reload().version() == seen:
+            return
+        for i in range(intake.sequences.partitions):
+            names = np.unique(digests.to_numpy(intake.sequences.table(i)["sequence_digest"]))
+            there = np.zeros(len(names), bool)
+            if len(names):
+                for stored in self.store.stored_digests(version, names[0].decode(), names[-1].decode()):
+                    there[digests.present(names, stored)] = True
+            if not there.all():
+                raise ConflictError(
+                    f"{int((~there).sum())} vectors that run {self.run_id} found in {self.store.features.uri} were taken out before it "
+                    f"could publish: send the run again"
+                )
 
     def _without_stored(self, files: Iterable[DataFile], version: str) -> Iterator[DataFile]:
         """The files, rewritten where another run has stored some of their rows meanwhile; nothing is encoded again."""
@@ -88,7 +112,7 @@ class Publication:
         """Writes the refused entries to `rejects`."""
         table = self.store.rejects
         if not rejects.rows:
-            return None
+            return
         schema = arrow_schema("rejects")
         files = []
         for rows in _chunks(rejects.batches()):
@@ -97,12 +121,16 @@ class Publication:
                 pa.array([own[f.name]] * len(rows), f.type) if f.name in own else rows[f.name].combine_chunks() for f in schema
             ]
             files.append(table.write(pa.Table.from_arrays(columns, schema=schema), stem=self.run_id))
+        mine = re.compile(re.escape(plain(self.run_id)) + r"-[0-9a-f]{32}\.parquet")
         for _ in range(_ATTEMPTS):
             table.reload()
             if table.transaction(self._app) is not None:
-                return None
+                return
+            # What an attempt that died, or one beside this, wrote under the run's id is replaced: refused entries stand once a run.
+            earlier = [path for path in table.paths() if mine.fullmatch(path)]
             try:
-                return table.commit(files, transactions={self._app: 1})
+                table.commit(files, removed=earlier, transactions={self._app: 1})
+                return
             except Refused:
                 continue
         raise self._lost(table)
@@ -117,6 +145,7 @@ class Publication:
         -------
         (run_number, opened, closed)
         """
+        self._check_stored(intake)
         table = self.store.sequences
         opened = closed = 0
         for round_ in range(_ATTEMPTS):
@@ -199,7 +228,7 @@ class Publication:
             table.reload()
             if table.transaction(self._app) is not None:
                 return True
-            if table.dataset().count_rows(filter=ds.field("run_id") == self.run_id):
+            if len(table.read(["run_id"], ds.field("run_id") == self.run_id)):
                 return False
             try:
                 table.commit([file], transactions={self._app: 1})
@@ -218,8 +247,8 @@ def _state(rows: pa.Table, keys: Iterable[str]) -> pa.ChunkedArray:
     """Digest and keys of each row as one string; keys that are null leave no trace, so that a new key column changes nothing by itself."""
     state = rows["sequence_digest"].cast(pa.string())
     for key in sorted(keys):
-        part = pc.binary_join_element_wise("", key, rows[key], pa.scalar("\x1f"), null_handling="emit_null")
-        state = pc.binary_join_element_wise(state, pc.fill_null(part, ""), "\x1e")
+        value = pc.binary_join_element_wise(f"{len(key)}:{key}", netstring(rows[key]), "")
+        state = pc.binary_join_element_wise(state, pc.if_else(pc.is_null(rows[key]), "", value), "")
     return state
 
 
@@ -243,10 +272,11 @@ def _chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
     held: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
-        held.append(batch)
-        rows += len(batch)
-        if rows >= _ROWS_PER_FILE:
-            yield pa.Table.from_batches(held)
-            held, rows = [], 0
+        for at in range(0, len(batch), _ROWS_PER_FILE):
+            held.append(batch.slice(at, _ROWS_PER_FILE))
+            rows += len(held[-1])
+            if rows >= _ROWS_PER_FILE:
+                yield pa.Table.from_batches(held)
+                held, rows = [], 0
     if rows:
         yield pa.Table.from_batches(held)

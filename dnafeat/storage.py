@@ -41,7 +41,9 @@ def name(uri: str) -> str:
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec filesystem of a URI and the path in it. Raises UsageError for a protocol nobody knows."""
     try:
-        return url_to_fs(uri)
+        # A remembered listing would hide what another process has written or removed meanwhile.
+        fs, path = url_to_fs(uri) if is_local(uri) else url_to_fs(uri, use_listings_cache=False)
+        return fs, path
     except STORAGE_ERRORS as error:
         raise UsageError(f"{uri} cannot be opened: {one_line(error)}") from error
 
@@ -61,16 +63,20 @@ def expand(pattern: str) -> list[str]:
     """The files behind a path, folder or glob, sorted by name. Raises UsageError when there is none."""
     fs, path = filesystem(pattern)
     try:
-        if any(mark in path for mark in "*?["):
+        if fs.isfile(path):
+            found = [path]
+        elif any(mark in path for mark in "*?["):
             found = sorted(p for p in fs.glob(path) if not fs.isdir(p))
         elif fs.isdir(path):
             found = sorted(fs.find(path))
         else:
-            found = [path] if fs.exists(path) else []
+            found = []
     except STORAGE_ERRORS as error:
         raise UsageError(f"{pattern} cannot be listed: {one_line(error)}") from error
     if not found:
-        raise UsageError(f"{pattern} matches no file" if any(mark in path for mark in "*?[") else f"{pattern} does not exist")
+        raise UsageError(
+            f"{pattern} matches no file" if any(mark in path for mark in "*?[") else f"{pattern} does not exist or holds no file"
+        )
     return found if is_local(pattern) else [fs.unstrip_protocol(p) for p in found]
 
 
@@ -91,8 +97,15 @@ def write_whole(uri: str, write: Callable[[IO[bytes]], Any]) -> int:
     """
     if not is_local(uri):
         fs, path = filesystem(uri)
-        with fs.open(path, "wb") as file:
+        file = fs.open(path, "wb")
+        try:
             write(file)
+        except BaseException:
+            # Closing it, as a `with` would, uploads what there is.
+            file.discard()
+            file.closed = True
+            raise
+        file.close()
         return int(fs.size(path))
     target = Path(uri)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
@@ -49,6 +50,7 @@ class Store:
         (rows of `read`), `recorded_at`, `lineage` (JSON).
         """
         published = self._published()
+        self.sequences.reload()
         events = self._events()
         created = events.filter(pc.equal(events["event"], "created")).to_pylist()
         rows, seen = [], set()
@@ -107,6 +109,8 @@ class Store:
                 f"{self.uri} has {len(published)} versions and no channel {DEFAULT_CHANNEL!r}: name one of {', '.join(published)}, "
                 f"or point the channel at one with `dnafeat publish`"
             )
+        if matches:
+            raise StoreError(f"{version!r} is the beginning of {' and of '.join(matches)} in {self.uri}: give more of it")
         raise StoreError(f"{self.uri} has no version or channel {version!r}: there are {', '.join([*published, *channels])}")
 
     def point(self, channel: str, version: str) -> str:
@@ -147,15 +151,17 @@ class Store:
         if source is not None and source not in published:
             raise StoreError(f"no source {source!r} has filled version {digest}: there are {', '.join(sorted(published))}")
         chosen = self._columns(columns)
+        # Loaded after `runs`, both tables hold at least what the published runs name.
+        self.features.reload()
+        self.sequences.reload()
         keys = [name for name in self.sequences.schema().names if name not in arrow_schema("sequences").names]
         entries = self._entries({source: published[source]} if source else published, keys).sort_by("sequence_digest")
         wanted = digests.to_numpy(entries["sequence_digest"])
         distinct, first, count = np.unique(wanted, return_index=True, return_counts=True)
-        dataset = self.features.dataset([("feature_version", "=", digest)])
-        where = ds.field("feature_version") == digest
+        where, pruned_by = ds.field("feature_version") == digest, [("feature_version", "=", digest)]
         found, nothing = 0, True
         plain = [name for name in chosen if name != "sequence_digest"]
-        for batch in dataset.to_batches(columns=["sequence_digest", *plain], filter=where, batch_size=16_384):
+        for batch in self.features.batches(["sequence_digest", *plain], where, pruned_by, 16_384):
             own = digests.to_numpy(batch["sequence_digest"])
             place = np.searchsorted(distinct, own)
             place[place == len(distinct)] = 0
@@ -171,9 +177,9 @@ class Store:
             yield self._joined(entries, pa.array(at), batch, pa.array(rows), chosen)
             nothing = False
         if found != len(distinct):
-            raise StoreError(
-                f"{self.uri} lacks the vectors of {len(distinct) - found} published sequences of version {digest}: it is damaged"
-            )
+            lacks = len(distinct) - found
+            fault = f"lacks the vectors of {lacks}" if lacks > 0 else f"has {-lacks} vectors more than once among the"
+            raise StoreError(f"{self.uri} is damaged: it {fault} published sequences of version {digest}")
         if nothing:
             empty = pa.RecordBatch.from_pylist(
                 [], schema=pa.schema([self.features.schema().field(n) for n in ["sequence_digest", *plain]])
@@ -206,7 +212,7 @@ class Store:
 
     def _published(self) -> dict[str, dict[str, int]]:
         """For each feature version, the number of the last published run of each source."""
-        runs = self.runs.reload().dataset().to_table(columns=["feature_version", "source_name", "run_number"])
+        runs = self.runs.reload().read(["feature_version", "source_name", "run_number"])
         last: dict[str, dict[str, int]] = {}
         for row in runs.group_by(["feature_version", "source_name"]).aggregate([("run_number", "max")]).to_pylist():
             last.setdefault(row["feature_version"], {})[row["source_name"]] = row["run_number_max"]
@@ -214,17 +220,16 @@ class Store:
 
     def _entries(self, published: dict[str, int], keys: Sequence[str]) -> pa.Table:
         """Rows of `sequences` that stood as of the given run of each source: source_name, sequence_id, sequence_digest, keys."""
-        self.sequences.reload()
         parts = []
         for source, number in published.items():
             where = (ds.field("source_name") == source) & (ds.field("from_run") <= number)
             where &= ds.field("until_run").is_null() | (ds.field("until_run") > number)
             columns = ["source_name", "sequence_id", "sequence_digest", *keys]
-            parts.append(self.sequences.dataset([("source_name", "=", source)]).to_table(columns=columns, filter=where))
+            parts.append(self.sequences.read(columns, where, [("source_name", "=", source)]))
         return pa.concat_tables(parts)
 
     def _events(self) -> pa.Table:
-        return self._versions.reload().dataset().to_table().sort_by("recorded_at")
+        return self._versions.reload().read().sort_by("recorded_at")
 
     @staticmethod
     def _channels(events: pa.Table) -> dict[str, str]:
@@ -233,31 +238,33 @@ class Store:
 
     def published_run(self, run_id: str) -> dict | None:
         """The row of `runs` of that id, or None."""
-        rows = self.runs.reload().dataset().to_table(filter=ds.field("run_id") == run_id).to_pylist()
+        rows = self.runs.reload().read(where=ds.field("run_id") == run_id).to_pylist()
         return rows[0] if rows else None
 
     def stored_digests(self, version: str, first: str, last: str) -> Iterator[np.ndarray]:
         """Digests from `first` to `last` that have vectors of the version at the present snapshot, in arrays of dtype S35."""
         name = "sequence_digest"
-        dataset = self.features.dataset([("feature_version", "=", version), (name, ">=", first), (name, "<=", last)])
+        pruned_by = [("feature_version", "=", version), (name, ">=", first), (name, "<=", last)]
         where = (ds.field("feature_version") == version) & (ds.field(name) >= first) & (ds.field(name) <= last)
-        for batch in dataset.to_batches(columns=[name], filter=where, batch_size=131_072):
-            if len(batch):
-                yield digests.to_numpy(batch["sequence_digest"])
+        for batch in self.features.batches([name], where, pruned_by, 131_072):
+            yield digests.to_numpy(batch[name])
 
     def record_version(
         self, version: str, *, event: str, name: str | None = None, lineage: str | None = None, run_id: str | None = None
     ) -> None:
         """Appends an event to `versions`; a version is created once only."""
-        table = self._versions
+        table, app = self._versions, f"dnafeat/{uuid.uuid4().hex}"
         for _ in range(_COMMIT_ATTEMPTS):
-            known = table.reload().dataset().to_table(columns=["feature_version", "event"])
+            known = table.reload().read(["feature_version", "event"])
+            if table.transaction(app) is not None:
+                return
             if event == "created" and {"feature_version": version, "event": "created"} in known.to_pylist():
-                return None
+                return
             row = {"feature_version": version, "event": event, "name": name, "lineage": lineage, "recorded_at": datetime.now(UTC)}
             file = table.write(pa.Table.from_pylist([{**row, "run_id": run_id}], schema=arrow_schema("versions")), stem=event)
             try:
-                return table.commit([file])
+                table.commit([file], transactions={app: 1})
+                return
             except Refused:
                 continue
         raise StoreError(f"{table.uri} is being written by too many others at once: try again")

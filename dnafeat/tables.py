@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import re
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
@@ -33,6 +37,14 @@ _STATISTICS = {
     "runs": (),
 }
 _PARTITION = {"features": ["feature_version"]}
+
+
+_ROW_GROUP = 16_384  # rows
+
+
+def plain(name: str) -> str:
+    """A name of letters, digits, '.', '_' and '-' alone; two names never become the same."""
+    return re.sub(r"[^A-Za-z0-9._-]", lambda m: "".join(f"~{byte:02x}" for byte in m[0].encode()), name)
 
 
 class Refused(Exception):
@@ -72,25 +84,31 @@ class DataFile:
         return AddAction(self.path, self.size, self.partition, int(time.time() * 1000), True, json.dumps(stats))
 
 
-def write_parquet(uri: str, table: pa.Table, *, row_group_rows: int = 16_384) -> int:
+def write_parquet(uri: str, tables: Iterable[pa.Table]) -> int:
     """One Parquet file, whole or not at all, in the encoding every reader reads; returns its size in bytes.
 
-    PLAIN float lists under zstd level 1, dictionaries for strings, no Arrow schema blob (DESIGN.md, "The store").
+    PLAIN float lists under zstd level 1, dictionaries for strings, no Arrow schema blob (DESIGN.md, "The store"). Each table becomes a
+    row group (a large one several) and is let go before the next is asked for. At least one is needed.
     """
-    strings = [field.name for field in table.schema if pa.types.is_string(field.type) and field.name != "sequence_digest"]
-    return storage.write_whole(
-        uri,
-        lambda file: pq.write_table(
-            table,
+    tables = iter(tables)
+    first = next(tables)
+    strings = [field.name for field in first.schema if pa.types.is_string(field.type) and field.name != "sequence_digest"]
+    measured = [name for names in _STATISTICS.values() for name in names if name in first.column_names]
+
+    def write(file: IO[bytes]) -> None:
+        with pq.ParquetWriter(
             file,
-            row_group_size=row_group_rows,
+            first.schema,
             compression="zstd",
             compression_level=1,
             use_dictionary=strings,
             store_schema=False,
-            write_statistics=[name for names in _STATISTICS.values() for name in names if name in table.column_names] or False,
-        ),
-    )
+            write_statistics=measured or False,
+        ) as writer:
+            for table in itertools.chain([first], tables):
+                writer.write_table(table, row_group_size=_ROW_GROUP)
+
+    return storage.write_whole(uri, write)
 
 
 class Table:
@@ -132,13 +150,15 @@ class Table:
             DeltaTable.create(
                 self.uri,
                 delta_schema(self.name),
-                mode="ignore",
+                mode="error",
                 partition_by=_PARTITION.get(self.name),
                 # Other tools that rewrite the table must not put ids into the log either.
                 configuration={"delta.dataSkippingStatsColumns": columns}
                 if columns
                 else {"delta.dataSkippingNumIndexedCols": "0"},
                 storage_options=self._options,
+                # Without this a second creation is put on top of the first, and undoes what came between.
+                commit_properties=CommitProperties(max_commit_retries=0),
             )
         except (DeltaError, OSError) as error:
             if not self.exists():
@@ -158,11 +178,41 @@ class Table:
             file_pruning_predicate=list(pruned_by) if pruned_by else None,
         )
 
+    def read(
+        self,
+        columns: Sequence[str] | None = None,
+        where: pc.Expression | None = None,
+        pruned_by: Sequence[tuple[str, str, Any]] | None = None,
+    ) -> pa.Table:
+        """Rows of the snapshot. Raises StoreError when a file of it is gone or cannot be read."""
+        with self._readable():
+            return self.dataset(pruned_by).to_table(columns=columns, filter=where)
+
+    def batches(
+        self,
+        columns: Sequence[str],
+        where: pc.Expression,
+        pruned_by: Sequence[tuple[str, str, Any]],
+        rows: int,
+    ) -> Iterator[pa.RecordBatch]:
+        """The same in batches of at most `rows` rows, none of them empty."""
+        with self._readable():
+            for batch in self.dataset(pruned_by).to_batches(columns=columns, filter=where, batch_size=rows):
+                if len(batch):
+                    yield batch
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowInvalid) as error:
+            raise StoreError(f"{self.uri} cannot be read: {one_line(error)}") from error
+
     def paths(self, pruned_by: Sequence[tuple[str, str, Any]] | None = None) -> list[str]:
         """Files of the snapshot, relative to the table's folder."""
-        prefix = self.uri.rstrip("/") + "/"
         uris = self.snapshot.file_uris(file_pruning_predicate=list(pruned_by) if pruned_by else None)
-        return [uri.removeprefix(prefix) for uri in uris]
+        # The folder's part of a URI is percent-encoded, ours is not and has no slash but a partition's.
+        return [uri.rpartition(f"/{self.name}/")[2] for uri in uris]
 
     def read_file(self, path: str) -> pa.Table:
         """One file of an unpartitioned table, in the table's present schema: columns it lacks come back as nulls."""
@@ -173,19 +223,31 @@ class Table:
         columns = [table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(len(table), f.type) for f in schema]
         return pa.Table.from_arrays(columns, schema=schema)
 
-    def write(self, table: pa.Table, *, stem: str, partition: Mapping[str, str] | None = None) -> DataFile:
-        """Writes a file below the table without making it part of it. `stem` begins its name; no two files ever share one."""
+    def write(self, rows: pa.Table | Iterable[pa.Table], *, stem: str, partition: Mapping[str, str] | None = None) -> DataFile:
+        """Writes a file below the table without making it part of it.
+
+        `stem` begins its name, with `~` and hexadecimals for what a path in Delta's log cannot hold as it is; no two files ever share
+        a name. Rows may come in pieces, which are not held.
+        """
         folder = "".join(f"{column}={value}/" for column, value in (partition or {}).items())
-        path = f"{folder}{stem}-{uuid.uuid4().hex}.parquet"
-        size = write_parquet(storage.join(self.uri, path), table)
-        low, high = {}, {}
-        for column in _STATISTICS[self.name]:
-            ordered = table[column].drop_null()
-            if len(ordered):
-                both = pa.compute.min_max(ordered).as_py()
-                low[column], high[column] = both["min"], both["max"]
-        nulls = {column: table[column].null_count for column in _STATISTICS[self.name]}
-        return DataFile(path, size, len(table), low, high, nulls, partition or {})
+        path = f"{folder}{plain(stem)}-{uuid.uuid4().hex}.parquet"
+        ends: dict[str, list[Any]] = {column: [] for column in _STATISTICS[self.name]}
+        nulls = dict.fromkeys(ends, 0)
+        count = 0
+
+        def measured() -> Iterator[pa.Table]:
+            nonlocal count
+            for table in [rows] if isinstance(rows, pa.Table) else rows:
+                count += len(table)
+                for column, seen in ends.items():
+                    both = pc.min_max(table[column]).as_py()
+                    seen += [value for value in both.values() if value is not None]
+                    nulls[column] += table[column].null_count
+                yield table
+
+        size = write_parquet(storage.join(self.uri, path), measured())
+        low, high = ({column: end(seen) for column, seen in ends.items() if seen} for end in (min, max))
+        return DataFile(path, size, count, low, high, nulls, partition or {})
 
     def commit(
         self,
@@ -235,8 +297,13 @@ class Table:
 
     def add_string_columns(self, names: Iterable[str]) -> None:
         """Adds nullable string columns that are not there yet. Raises StoreError where a column of the name has another type."""
-        schema = self.schema()
+        names, schema = list(names), self.schema()
+        same = {name.lower(): name for name in schema.names}
         for name in names:
+            if same.get(name.lower(), name) != name:
+                raise StoreError(
+                    f"key {name!r} differs from column {same[name.lower()]!r} of {self.uri} in case alone: rename the key"
+                )
             if name in schema.names and not pa.types.is_string(schema.field(name).type):
                 raise StoreError(f"column {name!r} of {self.uri} is {schema.field(name).type} and not a string: rename the key")
         missing = [name for name in names if name not in schema.names]

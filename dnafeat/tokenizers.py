@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ import tokenizers
 
 from dnafeat.errors import CheckpointError, one_line
 
-_SPECIAL = ("[CLS]", "[SEP]", "[PAD]")
+_SPECIAL = ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
+# Sequences encoded at a time: what the library keeps of each beside its ids would otherwise outgrow a whole shard.
+_CHUNK = 1024
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class BPETokenizer:
         if missing:
             raise CheckpointError(f"{file} has no {' and no '.join(missing)} token, which the encoder needs")
         vocabulary = self._tokenizer.get_vocab()
-        self.cls_id, self.sep_id, self.pad_id = (vocabulary[name] for name in _SPECIAL)
+        self.cls_id, self.sep_id, self.pad_id = (vocabulary[name] for name in _SPECIAL[:3])
         self.vocab_size: int = self._tokenizer.get_vocab_size()
         # Canonical JSON, so that indentation and key order of the file do not make another tokenizer.
         canonical = json.dumps(json.loads(self._tokenizer.to_str()), sort_keys=True, separators=(",", ":"))
@@ -65,14 +68,14 @@ class BPETokenizer:
 
     def encode(self, sequences: Sequence[str]) -> Tokens:
         """Content token ids of each sequence, in order."""
-        encoded = self._tokenizer.encode_batch_fast(list(sequences), add_special_tokens=False)
-        rows = [row.ids for row in encoded]
-        offsets = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum([len(row) for row in rows], out=offsets[1:])
-        ids = np.empty(offsets[-1], np.int32)
-        for i, row in enumerate(rows):
-            ids[offsets[i] : offsets[i + 1]] = row
-        return Tokens(ids, offsets)
+        parts = [np.empty(0, np.int32)]
+        lengths: list[int] = [0]
+        for at in range(0, len(sequences), _CHUNK):
+            encoded = self._tokenizer.encode_batch_fast(list(sequences[at : at + _CHUNK]), add_special_tokens=False)
+            rows = [row.ids for row in encoded]
+            lengths += map(len, rows)
+            parts.append(np.fromiter(itertools.chain.from_iterable(rows), np.int32))
+        return Tokens(np.concatenate(parts), np.cumsum(lengths, dtype=np.int64))
 
 
 def train_bpe(sequences: Sequence[str], vocab_size: int) -> tokenizers.Tokenizer:

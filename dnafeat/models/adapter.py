@@ -9,6 +9,7 @@ from typing import cast
 from torch import Tensor
 
 from dnafeat.errors import CheckpointError, UsageError, one_line
+from dnafeat.models.checkpoint import key_faults, read_tensors
 from dnafeat.models.dnabert2 import DNABERT2
 
 _FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -45,7 +46,6 @@ def merge(model: DNABERT2, adapter: str) -> DNABERT2:
         The folder is no adapter.
     """
     import peft
-    from safetensors.torch import load_file
 
     folder = _folder(adapter)
     try:
@@ -54,25 +54,22 @@ def merge(model: DNABERT2, adapter: str) -> DNABERT2:
             raise CheckpointError(f"adapter {adapter} is of type {config.peft_type}, not LoRA, and cannot be merged")
         # The task type asks peft for a classification model around the encoder; here the encoder stands alone.
         config.task_type, config.modules_to_save, config.inference_mode = None, None, True
+        config.base_model_name_or_path = None  # lineage, which peft would warn of
         wrapped = peft.get_peft_model(model, config)
-        state: dict[str, Tensor] = load_file(folder / _FILES[1])
-    except (ValueError, TypeError, OSError) as error:
+    except (KeyError, ValueError, TypeError, OSError) as error:
         raise CheckpointError(f"adapter {adapter} does not fit this encoder: {one_line(error)}") from error
-    own = {}
-    for key, value in state.items():
+    own: dict[str, Tensor] = {}
+    for key, value in read_tensors(folder / _FILES[1]).items():
         bare = key.removeprefix("base_model.model.")
-        if not bare.startswith(_HEADS):
-            own["base_model.model." + bare.removeprefix("bert.")] = value
-    wanted = peft.get_peft_model_state_dict(wrapped)
-    faults = [
-        *(f"missing {key}" for key in wanted if key not in own),
-        *(f"unexpected {key}" for key in own if key not in wanted),
-        *(
-            f"{key} is {tuple(own[key].shape)} and should be {tuple(wanted[key].shape)}"
-            for key in wanted
-            if key in own and own[key].shape != wanted[key].shape
-        ),
-    ]
+        if bare.startswith(_HEADS):
+            continue
+        name = "base_model.model." + bare.removeprefix("bert.")
+        if name in own:
+            raise CheckpointError(
+                f"adapter {adapter} has {bare.removeprefix('bert.')} twice, with the prefix 'bert.' and without it"
+            )
+        own[name] = value
+    faults = key_faults(peft.get_peft_model_state_dict(wrapped), own)
     if faults:
         raise CheckpointError(f"adapter {adapter} was not made for this encoder: {'; '.join(faults[:3])} ({len(faults)} in all)")
     peft.set_peft_model_state_dict(wrapped, own)

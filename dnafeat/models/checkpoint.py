@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -20,6 +23,7 @@ BUNDLED = {"dnafeat-mini": Path(__file__).parent.parent / "bundled" / "dnafeat-m
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 # Heads that stand beside the encoder in published files; the encoder neither needs them nor trusts them.
 _HEADS = ("cls.", "classifier.", "pooler.", "bert.pooler.")
 
@@ -56,11 +60,15 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder} has no config.json: is it the folder of a model?") from None
         except ValueError as error:
             raise CheckpointError(f"{file} is not valid JSON: {one_line(error)}") from error
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{file} holds no settings: it should be one JSON object")
         known = {field.name for field in fields(dnabert2.Config)}
-        try:
-            config = dnabert2.Config(**{key: value for key, value in values.items() if key in known})
-        except TypeError as error:
-            raise CheckpointError(f"{file} lacks a field that DNABERT-2 needs: {one_line(error)}") from error
+        for name in _SIZES:
+            size = values.get(name)
+            if type(size) is not int or size < 1:
+                told = f"says {name} is {size!r}" if name in values else f"lacks {name}"
+                raise CheckpointError(f"{file} {told}: DNABERT-2 needs a whole number above 0 there")
+        config = dnabert2.Config(**{key: value for key, value in values.items() if key in known})
         if config.hidden_size % config.num_attention_heads:
             raise CheckpointError(
                 f"{file}: hidden_size {config.hidden_size} does not divide into {config.num_attention_heads} attention heads"
@@ -77,19 +85,20 @@ class Checkpoint:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The tensors of the weight file, in the precision they are stored in. Pickles are read with `weights_only=True`."""
-        file = self.weights
-        try:
-            if file.suffix == ".safetensors":
-                from safetensors.torch import load_file
+        state = read_tensors(self.weights)
+        if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+            raise CheckpointError(f"{self.weights} holds no state dict: it should map names to tensors")
+        return state
 
-                return load_file(file)
-            return torch.load(file, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-            raise CheckpointError(f"{file} cannot be read as plain weights: {one_line(error)}") from error
-        except Exception as error:
-            if type(error).__name__ == "SafetensorError":
-                raise CheckpointError(f"{file} cannot be read as plain weights: {one_line(error)}") from error
-            raise
+
+def read_tensors(file: Path) -> Any:
+    """What a `.safetensors` or a pickled weight file holds. No code in it is run. Raises CheckpointError when it cannot be read."""
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file made to break the unpickler can raise anything
+        raise CheckpointError(f"{file} cannot be read as plain weights: {one_line(error)}") from error
 
 
 def find(name_or_folder: str) -> Checkpoint:
@@ -102,10 +111,11 @@ def find(name_or_folder: str) -> Checkpoint:
     """
     if name_or_folder in BUNDLED:
         return Checkpoint(name_or_folder, BUNDLED[name_or_folder])
-    folder = Path(name_or_folder).expanduser()
-    if folder.is_dir():
-        return Checkpoint(name_or_folder, folder.resolve())
-    if not _HUB_NAME.fullmatch(name_or_folder) or folder.exists():
+    # os.path and not Path: names of unknown users, empty and overlong ones are no folders here, where Path raises or says otherwise.
+    folder = os.path.expanduser(name_or_folder)  # noqa: PTH111
+    if os.path.isdir(folder):  # noqa: PTH112
+        return Checkpoint(name_or_folder, Path(folder).resolve())
+    if not _HUB_NAME.fullmatch(name_or_folder) or os.path.exists(folder):  # noqa: PTH110
         raise UsageError(
             f"model {name_or_folder!r} is neither a folder, nor a bundled encoder ({', '.join(BUNDLED)}), nor a hub name like owner/model"
         )
@@ -114,7 +124,7 @@ def find(name_or_folder: str) -> Checkpoint:
 
 def _from_hub(name: str) -> Checkpoint:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     repository, _, revision = name.partition("@")
     patterns = ["config.json", "tokenizer*.json", "vocab.txt"]
@@ -127,7 +137,7 @@ def _from_hub(name: str) -> Checkpoint:
             f"model {name!r} is not a folder here, and the hub cannot be reached to fetch it: give a local folder with config.json, "
             f"tokenizer.json and the weights, or use dnafeat-mini"
         ) from error
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # the hub's client lets its transport's own errors through
         raise UsageError(f"model {name!r} is not a folder here, and the hub does not give it: {one_line(error)}") from error
     return Checkpoint(name, folder, revision=folder.name)
 
@@ -142,18 +152,21 @@ def encoder_weights(state: dict[str, Tensor], source: Path) -> dict[str, Tensor]
     return {key.removeprefix("bert."): value for key, value in own.items()}
 
 
+def key_faults(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """What keeps `given` from filling `wanted`, key by key; empty when it fits."""
+    missing = [f"missing {key}" for key in wanted if key not in given]
+    unexpected = [f"unexpected {key}" for key in given if key not in wanted]
+    reshaped = [
+        f"{key} is {tuple(given[key].shape)} and should be {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in given and given[key].shape != wanted[key].shape
+    ]
+    return missing + unexpected + reshaped
+
+
 def load_checked(module: torch.nn.Module, state: dict[str, Tensor], source: Path) -> None:
     """Fills `module` with `state` in float32. Refuses a state dict with a key missing, unexpected or of another shape."""
-    wanted = module.state_dict()
-    faults = [
-        *(f"missing {key}" for key in wanted if key not in state),
-        *(f"unexpected {key}" for key in state if key not in wanted),
-        *(
-            f"{key} is {tuple(state[key].shape)} and should be {tuple(wanted[key].shape)}"
-            for key in wanted
-            if key in state and state[key].shape != wanted[key].shape
-        ),
-    ]
+    faults = key_faults(module.state_dict(), state)
     if faults:
         shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
         raise CheckpointError(f"{source} is not a DNABERT-2 checkpoint of the shape its config.json says: {shown}")

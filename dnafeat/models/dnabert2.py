@@ -150,8 +150,6 @@ class DNABERT2(nn.Module):
         self.config = config
         self.embeddings = Embeddings(config)
         self.encoder = LayerStack(config)
-        self.slopes: Tensor
-        self.register_buffer("slopes", torch.tensor(alibi_slopes(config.num_attention_heads)), persistent=False)
         self.apply(self._initialise)
 
     def _initialise(self, module: nn.Module) -> None:
@@ -160,18 +158,19 @@ class DNABERT2(nn.Module):
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
-    def attention_bias(self, tokens: int, attention_mask: Tensor | None) -> Tensor:
+    def attention_bias(self, x: Tensor, attention_mask: Tensor | None) -> Tensor:
         """(1 or batch, heads, tokens, tokens): ALiBi, and the most negative number at masked keys.
 
         The published code adds -10000 there, which ALiBi itself passes beyond 20,000 tokens at slope 0.5; the least finite
         number gives the same exact zeros after the softmax and has no such limit.
         """
-        position = torch.arange(tokens, device=self.slopes.device)
+        position = torch.arange(x.shape[1], device=x.device)
         distance = (position[None, :] - position[:, None]).abs()
-        bias = (-self.slopes[:, None, None] * distance)[None]
+        slopes = torch.tensor(alibi_slopes(self.config.num_attention_heads), device=x.device)
+        bias = (-slopes[:, None, None] * distance)[None].to(x.dtype)
         if attention_mask is None:
             return bias
-        return bias.masked_fill(attention_mask[:, None, None, :] == 0, torch.finfo(torch.float32).min)
+        return bias.masked_fill(attention_mask[:, None, None, :] == 0, torch.finfo(x.dtype).min)
 
     def forward(
         self,
@@ -189,7 +188,7 @@ class DNABERT2(nn.Module):
             return x if real is None else x.masked_fill(~real, 0.0)
 
         x = self.embeddings(input_ids, token_type_ids)
-        bias = self.attention_bias(input_ids.shape[1], attention_mask).to(x.dtype)
+        bias = self.attention_bias(x, attention_mask)
         states = [shown(x)] if output_hidden_states else []
         for layer in self.encoder.layer:
             x = layer(x, bias)

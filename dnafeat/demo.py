@@ -1,0 +1,120 @@
+"""`dnafeat demo`: the main job on the bundled encoder and real sequences, and a look at what it stored."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from dnafeat import sources
+from dnafeat.cli import describe_run, format_versions
+from dnafeat.config import EmbedConfig
+from dnafeat.embed import embed
+from dnafeat.store import Store, matrix
+
+DATA = Path(__file__).parent / "bundled" / "data"
+SPLICE, LAMBDA = str(DATA / "uci_splice.csv.gz"), str(DATA / "lambda_NC_001416.fa.gz")
+TILE = 300
+
+# Genes of phage lambda by the direction they are read in (RefSeq NC_001416; Daniels et al. 1983): nu1 to orf-194 and cro to Rz to the
+# right, ea47 to cI to the left. 0-based, half-open; what lies across a border or outside is left out.
+RIGHTWARD = ((191, 22_686), (38_041, 46_427))
+LEFTWARD = ((22_686, 37_940),)
+# Tiles this near share genes, so they do not count as neighbours.
+_FAR_BASES = 3_000
+_NEIGHBOURS = 5
+
+
+def demo(store: str) -> None:
+    """Fills `store` from the bundled sources, as `dnafeat embed` does, and prints what is in it."""
+    print("Phage lambda in pieces of 300 bases, and 3,186 human splice junctions, through the bundled encoder dnafeat-mini.\n")
+    configs = (
+        EmbedConfig(sources=(LAMBDA,), store=store, source_name="lambda", tile=TILE, stride=TILE),
+        EmbedConfig(sources=(SPLICE,), store=store, source_name="uci-splice"),
+    )
+    summaries = []
+    for config in configs:
+        summaries.append(embed(config))
+        print("\n".join(describe_run(summaries[-1]).splitlines()[:-2]) + "\n")
+    if not any(summary.encoded for summary in summaries):
+        print("Nothing was embedded again: every sequence had its vectors already.\n")
+    held, version = Store(store), summaries[0].feature_version
+    print("What the store has (dnafeat versions):\n")
+    print(format_versions(held.versions().to_pylist()) + "\n")
+    print("A few rows (dnafeat.Store(…).read(columns=['mean'])):\n")
+    print(_rows(held.read(version, columns=["mean"], source="uci-splice").slice(0, 3)))
+    tiles = held.read(version, columns=["mean"], source="lambda")
+    print("\n" + directions(tiles["sequence_id"].to_pylist(), matrix(tiles["mean"])) + "\n")
+    print(f"next: dnafeat embed YOUR.fa --store {store}")
+    print(f"      dnafeat read --store {store} --version {version} --source uci-splice --columns mean --output splice.parquet")
+
+
+def _rows(table: pa.Table) -> str:
+    lines = []
+    vectors = matrix(table["mean"])
+    for i, row in enumerate(table.drop(["mean"]).to_pylist()):
+        numbers = ", ".join(f"{x:.3f}" for x in vectors[i][:4])
+        lines.append(f"  {row['sequence_id']:<24} label {row['label']:<3} mean [{numbers}, …] ({vectors.shape[1]} wide)")
+    return "\n".join(lines)
+
+
+def directions(names: list[str], vectors: np.ndarray) -> str:
+    """Whether pieces with like vectors are read in the same direction: the demo's result, in words.
+
+    Parameters
+    ----------
+    names : list of str
+        `<record>:<start>-<end>` of lambda's tiles.
+    vectors : np.ndarray, shape=(n, hidden_size), float32
+    """
+    start, end = (np.array([int(name.rpartition(":")[2].split("-")[i]) for name in names]) for i in (0, 1))
+    right = np.any([(start >= a) & (end <= b) for a, b in RIGHTWARD], axis=0)
+    left = np.any([(start >= a) & (end <= b) for a, b in LEFTWARD], axis=0)
+    chosen = np.flatnonzero(right | left)
+    chosen = chosen[np.argsort(start[chosen])]
+    start, right = start[chosen], right[chosen]
+    share, nearest = _agreement(vectors[chosen], start, right)
+    counted, _ = _agreement(_three_mers(start), start, right)
+    sides = ("left", "right")
+    lines = [
+        f"Which way is a piece of lambda read? Ask the {_NEIGHBOURS} pieces with the most similar vectors, {_FAR_BASES:,} bases away or more:",
+        "",
+        f"  {share:6.1%}  correct by the vectors' neighbours ({len(chosen)} pieces of {TILE} bases)",
+        f"  {counted:6.1%}  correct by the neighbours in counts of 3-mers, the baseline to know",
+        f"  {max(right.mean(), 1 - right.mean()):6.1%}  correct by always saying {sides[int(right.mean() > 0.5)]}",
+        "",
+    ]
+    for i in np.linspace(0, len(chosen) - 1, 4).astype(int):
+        j = nearest[i]
+        lines.append(
+            f"  {start[i]:>6,}-{start[i] + TILE:<6,} is read to the {sides[int(right[i])]:<5}  most like "
+            f"{start[j]:>6,}-{start[j] + TILE:<6,}, read to the {sides[int(right[j])]}"
+        )
+    return "\n".join(lines)
+
+
+def _agreement(vectors: np.ndarray, start: np.ndarray, label: np.ndarray) -> tuple[float, np.ndarray]:
+    """Share of rows whose nearest far rows vote for their label, and the nearest of each; cosine of standardised columns."""
+    scaled = (vectors - vectors.mean(0)) / (vectors.std(0) + 1e-9)
+    scaled /= np.linalg.norm(scaled, axis=1, keepdims=True)
+    alike = scaled @ scaled.T
+    alike[np.abs(start[:, None] - start[None, :]) < _FAR_BASES] = -np.inf
+    nearest = np.argsort(-alike, axis=1)[:, :_NEIGHBOURS]
+    return float(np.mean((label[nearest].mean(1) > 0.5) == label)), nearest[:, 0]
+
+
+def _three_mers(start: np.ndarray) -> np.ndarray:
+    """Counts of the 64 3-mers in the tiles that begin at `start`, (n, 64)."""
+    words = {"".join(word): i for i, word in enumerate(itertools.product("ACGT", repeat=3))}
+    letters = {}
+    for batch in sources.read([LAMBDA], sources.ReadOptions(tile=TILE)):
+        for name, sequence in zip(batch["sequence_id"].to_pylist(), batch["sequence"].to_pylist(), strict=True):
+            letters[int(name.rpartition(":")[2].split("-")[0])] = sequence.decode()
+    counts = np.zeros((len(start), len(words)))
+    for row, at in enumerate(start):
+        one = letters[int(at)]
+        for i in range(len(one) - 2):
+            counts[row, words[one[i : i + 3]]] += 1
+    return counts

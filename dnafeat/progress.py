@@ -1,0 +1,61 @@
+"""Live progress of a Ray job: an actor that counts what workers have done, and a bar in the driver that shows it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from typing import cast
+
+import ray
+from tqdm import tqdm
+
+
+@ray.remote(num_cpus=0)
+class Progress:
+    """Counts what the actors have done, for the driver to show."""
+
+    def __init__(self) -> None:
+        self.sequences = self.tokens = 0
+
+    def add(self, sequences: int, tokens: int) -> None:
+        self.sequences += sequences
+        self.tokens += tokens
+
+    def read(self) -> tuple[int, int]:
+        return self.sequences, self.tokens
+
+
+def start() -> ray.actor.ActorHandle:
+    """A new counter. It needs no CPU of its own."""
+    return Progress.remote()  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def shown(progress: ray.actor.ActorHandle, total: int, show: bool) -> Iterator[None]:
+    """A bar on standard error with sequences done, rate and time left, for as long as the block runs."""
+    if not show:
+        yield
+        return
+    done = threading.Event()
+    # A log file gets a line now and then and not a bar that redraws itself.
+    interval = 0.1 if os.isatty(2) else 15.0
+    with tqdm(total=total, desc="encoding", unit=" sequences", unit_scale=True, mininterval=interval, smoothing=0.1) as bar:
+
+        def follow() -> None:
+            while not done.wait(0.5):
+                with contextlib.suppress(ray.exceptions.RayError):
+                    sequences, tokens = cast(tuple[int, int], ray.get(progress.read.remote()))
+                    bar.set_postfix_str(f"{tokens / max(bar.format_dict['elapsed'], 1e-9):,.0f} tokens/s", refresh=False)
+                    # A shard that is encoded again after a worker died counts twice here; the bar still ends at its end.
+                    bar.update(min(sequences, total) - bar.n)
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+            bar.update(total - bar.n)
+        finally:
+            done.set()
+            thread.join()

@@ -1,0 +1,244 @@
+"""Fills a store the way `dnafeat.embed` does, step by step and without Ray or torch: the vectors are made up from the digests."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dnafeat import plan, storage
+from dnafeat import sequence as dna
+from dnafeat.publish import Publication
+from dnafeat.schema import VECTORS, arrow_schema
+from dnafeat.sources import ReadOptions
+from dnafeat.store import Store
+from dnafeat.version import FeatureVersion
+
+WIDTHS = {"cls": 3, "mean": 4, "max": 5, "projected": 6}
+STEPS = ("version", "features", "rejects", "sequences", "run")
+
+
+class Entry(NamedTuple):
+    """An entry of a source."""
+
+    id: str
+    sequence: str
+    keys: Mapping[str, str | None] = {}
+
+
+def feature_version(seed: int) -> FeatureVersion:
+    """A made-up version, one for each seed."""
+    return FeatureVersion(
+        architecture={"family": "tests", "hidden_size": 4},
+        weights_sha256=f"{seed:064x}",
+        tokenizer_sha256="0" * 64,
+        adapter_sha256=None,
+        window_tokens=512,
+        overlap_tokens=128,
+        strands="forward",
+        layer=-1,
+        special_tokens_pooled=False,
+        precision="float32",
+        projector_sha256="0" * 64,
+        names={"model": f"tests-{seed}", "adapter": None, "projector": "random@0"},
+    )
+
+
+A, B = feature_version(1), feature_version(2)
+
+
+def vectors(digest: str, version: FeatureVersion = A) -> dict[str, list[float]]:
+    """The vectors of a sequence: the same numbers whoever asks, others for every other digest and version."""
+    numbers = hashlib.shake_256(f"{version.digest} {digest}".encode()).digest(sum(WIDTHS.values()))
+    values = (np.frombuffer(numbers, np.uint8) / 8).tolist()
+    ends = np.cumsum([0, *WIDTHS.values()])
+    return {name: values[ends[i] : ends[i + 1]] for i, name in enumerate(WIDTHS)}
+
+
+def feature_rows(digests: Iterable[str], version: FeatureVersion = A, run_id: str = "run") -> pa.Table:
+    """Rows of `features` as an actor writes them: without the partition column."""
+    rows = [
+        {"sequence_digest": one, **vectors(one, version), "bases": 4, "tokens": 2, "windows": 1, "run_id": run_id}
+        for one in digests
+    ]
+    schema = arrow_schema("features")
+    return pa.Table.from_pylist(rows, schema=schema.remove(schema.get_field_index("feature_version")))
+
+
+def write_csv(path: Path, entries: Iterable[Entry], keys: Iterable[str] | None = None) -> str:
+    """Entries as a CSV file with the columns id, sequence and the keys that any of them has (or `keys`)."""
+    entries = list(entries)
+    keys = list(dict.fromkeys(key for entry in entries for key in entry.keys)) if keys is None else list(keys)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "sequence", *keys])
+        writer.writerows([entry.id, entry.sequence, *(entry.keys.get(key) for key in keys)] for entry in entries)
+    return str(path)
+
+
+class Run:
+    """A run that can be stopped between any two of its steps.
+
+    Parameters
+    ----------
+    store : str or Store
+    entries : iterable of Entry
+        The whole state of the source.
+    folder : Path
+        An existing local one for temporary files.
+    source, version, run_id, keys
+        `keys` names the columns of the source where no entry has a value.
+    shard_rows : int
+        Sequences of a vector file.
+    """
+
+    def __init__(
+        self,
+        store: str | Store,
+        entries: Iterable[Entry],
+        folder: Path,
+        *,
+        source: str = "cohort",
+        version: FeatureVersion = A,
+        run_id: str | None = None,
+        keys: Iterable[str] | None = None,
+        shard_rows: int = 1000,
+    ) -> None:
+        self.store = Store(store) if isinstance(store, str) else store
+        self.source, self.version, self.run_id = source, version, run_id or f"run-{uuid.uuid4().hex[:8]}"
+        self.shard_rows = shard_rows
+        self.started = datetime.now(UTC)
+        self.folder = folder / uuid.uuid4().hex
+        self.folder.mkdir()
+        self.file = write_csv(self.folder / "source.csv", entries, keys)
+        self.publication = Publication(self.store, self.run_id, source)
+        self.committed: list = []
+        self.number = self.opened = self.closed = 0
+        self.published: bool | None = None
+
+    def encode(self) -> Run:
+        """Plans, and writes the vector files without making them part of the store."""
+        self.store.create()
+        spills = self.folder / "spills"
+        spills.mkdir()
+        self.intake = plan.take_in([self.file], ReadOptions(), plan.Checks(), spills)
+        self.planned = self.store.features.reload().version()
+        self.distinct, self.missing = plan.subtract(self.intake, self.store, self.version.digest, spills)
+        self.files = []
+        for shard in plan.cut_shards(self.missing, self.shard_rows, str(self.folder / "work")):
+            digests = pq.read_table(shard.uri)["sequence_digest"].to_pylist()
+            self.files.append(
+                self.store.features.write(
+                    feature_rows(digests, self.version, self.run_id),
+                    stem=f"{self.run_id}-{storage.name(shard.uri)[6:11]}",
+                    partition={"feature_version": self.version.digest},
+                )
+            )
+        return self
+
+    def step(self, name: str) -> None:
+        """One commit: `STEPS` in their order are what a run does after it has encoded."""
+        {
+            "version": self._version,
+            "features": self._features,
+            "rejects": lambda: self.publication.commit_rejects(self.intake.rejects),
+            "sequences": self._sequences,
+            "run": self._run,
+        }[name]()
+
+    def publish(self) -> Run:
+        for name in STEPS:
+            self.step(name)
+        return self
+
+    def _version(self) -> None:
+        self.store.record_version(self.version.digest, event="created", lineage=self.version.lineage(), run_id=self.run_id)
+
+    def _features(self) -> None:
+        self.committed = self.publication.commit_features(self.files, self.version.digest, self.planned)
+
+    def _sequences(self) -> None:
+        self.number, self.opened, self.closed = self.publication.commit_sequences(self.intake, self.folder / "spills")
+
+    def _run(self) -> None:
+        self.published = self.publication.commit_run(self.row())
+
+    def row(self) -> dict[str, Any]:
+        """The row of `runs`."""
+        row = {
+            "run_id": self.run_id,
+            "run_number": self.number,
+            "source_name": self.source,
+            "source_fingerprint": self.intake.fingerprint,
+            "config_digest": "0" * 64,
+            "feature_version": self.version.digest,
+            "started_at": self.started,
+            "finished_at": datetime.now(UTC),
+            "read": self.intake.read,
+            "rejected": self.intake.rejects.rows,
+            "distinct": self.distinct,
+            "already_stored": self.distinct - self.missing.rows,
+            "encoded": self.missing.rows,
+            "opened": self.opened,
+            "closed": self.closed,
+            "files": len(self.committed),
+            "bytes": sum(file.size for file in self.committed),
+            "tokens": 2 * self.missing.rows,
+            "seconds": 0.0,
+            "features_version": self.store.features.reload().version(),
+            "sequences_version": self.store.sequences.reload().version(),
+            "rejects_version": self.store.rejects.reload().version(),
+            "config": json.dumps({}),
+            "environment": json.dumps({}),
+        }
+        return {name: row[name] for name in arrow_schema("runs").names}
+
+
+def fill(store: str | Store, entries: Iterable[Entry], folder: Path, **options: Any) -> Run:
+    """Brings a source's state into a store and publishes it."""
+    return Run(store, entries, folder, **options).encode().publish()
+
+
+def digest(sequence: str) -> str:
+    return dna.digest(dna.normalise(sequence.encode()))
+
+
+def in_order(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows in an order of their own, whatever the one they came in."""
+    return sorted(rows, key=lambda row: [(value is not None, str(value)) for _, value in sorted(row.items())])
+
+
+def rows(table: pa.Table) -> list[dict[str, Any]]:
+    """A table as rows in a fixed order."""
+    return in_order(table.to_pylist())
+
+
+def expected(
+    entries: Iterable[Entry], keys: Iterable[str] = (), *, source: str = "cohort", version: FeatureVersion = A
+) -> list[dict[str, Any]]:
+    """What `Store.read` has to give for the entries of a source, as `rows` puts it."""
+    found, keys = [], list(keys)
+    for entry in entries:
+        own = {key: entry.keys.get(key) or None for key in keys}
+        found.append({"sequence_id": entry.id, "source_name": source, **own, **vectors(digest(entry.sequence), version)})
+    return in_order(found)
+
+
+def every_row(store: Store | str) -> Iterator[tuple[str, pa.Table]]:
+    """All five tables as they are now."""
+    store = Store(store) if isinstance(store, str) else store
+    for table in (store.features, store.sequences, store._versions, store.rejects, store.runs):
+        yield table.name, table.reload().dataset().to_table()
+
+
+assert tuple(WIDTHS) == VECTORS

@@ -1,0 +1,218 @@
+"""Configurations: the same names in YAML and as flags, flags win, and one sentence for what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dnafeat.config import EmbedConfig, add_options, given
+from dnafeat.errors import UsageError
+
+FIELDS = {field.name: field for field in dataclasses.fields(EmbedConfig)}
+HINTS = typing.get_type_hints(EmbedConfig)
+BASE: dict[str, Any] = {"sources": ("a.fa",), "store": "store"}
+
+
+def kind(name: str) -> type:
+    """A field's type without None."""
+    return next(kind for kind in typing.get_args(HINTS[name]) or (HINTS[name],) if kind is not type(None))
+
+
+FLAGS = [name for name in FIELDS if not FIELDS[name].metadata["positional"]]
+WHOLE = [name for name in FLAGS if kind(name) is int]
+NUMBERS = [name for name in FLAGS if kind(name) is float]
+BOOLS = [name for name in FLAGS if kind(name) is bool]
+TEXTS = [name for name in FLAGS if kind(name) is str]
+
+
+def parsed(*arguments: str) -> dict[str, Any]:
+    parser = argparse.ArgumentParser()
+    add_options(parser, EmbedConfig)
+    return given(parser.parse_args(arguments), EmbedConfig)
+
+
+def load(tmp_path: Path, yaml: str | None, **flags: Any) -> EmbedConfig:
+    if yaml is None:
+        return EmbedConfig.load(None, flags)
+    (tmp_path / "embed.yaml").write_text(yaml)
+    return EmbedConfig.load(str(tmp_path / "embed.yaml"), flags)
+
+
+def refused(tmp_path: Path, yaml: str | None, **flags: Any) -> str:
+    with pytest.raises(UsageError) as error:
+        load(tmp_path, yaml, **flags)
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_every_field_is_of_a_kind_that_flags_and_yaml_can_give() -> None:
+    assert {*WHOLE, *NUMBERS, *BOOLS, *TEXTS, "sources"} == set(FIELDS)
+    assert all(field.metadata["help"] for field in FIELDS.values())
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_every_field_has_a_flag(name: str) -> None:
+    flag = "--" + name.replace("_", "-")
+    if kind(name) is bool:
+        assert parsed(flag) == {name: True}
+        assert parsed("--no-" + flag[2:]) == {name: False}
+    else:
+        text, value = {int: ("7", 7), float: ("0.25", 0.25), str: ("text", "text")}[kind(name)]
+        assert parsed(flag, text) == {name: value}
+    assert parsed() == {}
+
+
+def test_sources_are_positional() -> None:
+    assert parsed("a.fa", "b.fa", "--store", "s") == {"sources": ["a.fa", "b.fa"], "store": "s"}
+    assert EmbedConfig.load(None, parsed("a.fa", "b.fa", "--store", "s")).sources == ("a.fa", "b.fa")
+
+
+def test_help_can_be_formatted_and_names_every_default() -> None:
+    parser = argparse.ArgumentParser(prog="x")
+    add_options(parser, EmbedConfig)
+    text = " ".join(parser.format_help().split())
+    for name, field in FIELDS.items():
+        if kind(name) in (int, float, str) and field.default not in (dataclasses.MISSING, None):
+            assert f"(default: {field.default})" in text, name
+
+
+def test_yaml_and_flags_give_the_same_configuration(tmp_path: Path) -> None:
+    yaml = "sources: [a.fa, b.fa]\nstore: s\ntile: 100\niupac: true\nmax_n_share: 0.25\nadapter: null\n"
+    flags = parsed("a.fa", "b.fa", "--store", "s", "--tile", "100", "--iupac", "--max-n-share", "0.25")
+    assert load(tmp_path, yaml) == load(tmp_path, None, **flags)
+
+
+def test_flags_win_over_yaml_and_yaml_over_defaults(tmp_path: Path) -> None:
+    yaml = "sources: [a.fa]\nstore: s\ntile: 100\niupac: true\nstrict: true\nmodel: other\n"
+    config = load(tmp_path, yaml, **parsed("b.fa", "--tile", "200", "--no-iupac"))
+    assert (config.sources, config.store, config.tile) == (("b.fa",), "s", 200)
+    assert (config.iupac, config.strict, config.model) == (False, True, "other")
+    assert config.window_tokens == FIELDS["window_tokens"].default
+
+
+def test_a_single_source_needs_no_list_and_a_whole_number_is_a_number(tmp_path: Path) -> None:
+    config = load(tmp_path, "sources: a.fa\nstore: s\nmax_n_share: 1\n")
+    assert config.sources == ("a.fa",)
+    assert (config.max_n_share, type(config.max_n_share)) == (1.0, float)
+
+
+def test_every_unknown_setting_is_named_with_the_file_and_the_known_ones(tmp_path: Path) -> None:
+    text = refused(tmp_path, "sources: a.fa\nstore: s\ntiles: 100\nwindow-tokens: 5\n1: 2\n")
+    assert all(word in text for word in ("tiles", "window-tokens", "1", "embed.yaml", *FIELDS))
+
+
+@pytest.mark.parametrize("name", ["sources", "store"])
+def test_a_missing_setting_is_named(tmp_path: Path, name: str) -> None:
+    assert refused(tmp_path, None, **{k: v for k, v in BASE.items() if k != name}).startswith(f"{name} is missing")
+    yaml = {"sources": "store: s\n", "store": "sources: a.fa\n"}[name]
+    text = refused(tmp_path, yaml)
+    assert text.startswith(f"{name} is missing")
+    assert "embed.yaml" in text
+
+
+def wrong_types() -> list[Any]:
+    cases = [(name, yaml) for name in WHOLE for yaml in ("'5'", "5.0", "true", "[5]", "five", "2026-01-01")]
+    cases += [(name, yaml) for name in NUMBERS for yaml in ("'0.5'", "true", "[0.5]", "{a: 1}")]
+    cases += [(name, yaml) for name in BOOLS for yaml in ("1", "'yes'", "0", "null", "[true]")]
+    cases += [(name, yaml) for name in TEXTS for yaml in ("5", "true", "[a]", "2026-01-01", "1.5")]
+    cases += [("sources", yaml) for yaml in ("5", "[5]", "{a: b}", "[[a]]", "null", "true", "[a, null]")]
+    cases += [("store", "null"), ("window_tokens", "null")]
+    return [pytest.param(name, yaml, id=f"{name}: {yaml}") for name, yaml in cases]
+
+
+@pytest.mark.parametrize(("name", "yaml"), wrong_types())
+def test_a_wrong_type_is_one_sentence_that_names_the_setting(tmp_path: Path, name: str, yaml: str) -> None:
+    lines = {"sources": "a.fa", "store": "s", name: yaml}
+    text = refused(tmp_path, "".join(f"{key}: {value}\n" for key, value in lines.items()))
+    assert text.startswith(f"{name} must be ")
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"sources": ()}, "source"),
+        ({"tile": 0}, "tile"),
+        ({"tile": -5}, "tile"),
+        ({"tile": 10, "stride": 0}, "stride"),
+        ({"stride": 10}, "tile"),
+        ({"max_n_share": -0.1}, "max_n_share"),
+        ({"max_n_share": 1.01}, "max_n_share"),
+        ({"max_n_share": float("nan")}, "max_n_share"),
+        ({"num_actors": 0}, "num_actors"),
+        ({"shard_rows": 0}, "shard_rows"),
+        ({"gpus_per_actor": -1.0}, "gpus_per_actor"),
+        ({"run_id": ""}, "run_id"),
+        ({"run_id": "a/b"}, "run_id"),
+        ({"run_id": "a b"}, "run_id"),
+        ({"run_id": "x" * 129}, "run_id"),
+        ({"run_id": "a\n"}, "run_id"),
+        ({"precision": "float16"}, "precision"),
+    ],
+    ids=str,
+)
+def test_a_bad_value_is_one_sentence_that_names_the_setting(values: dict[str, Any], word: str) -> None:
+    with pytest.raises(UsageError) as error:
+        EmbedConfig(**{**BASE, **values})
+    assert word in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"tile": 1, "stride": 1},
+        {"tile": 10, "stride": 20},
+        {"max_n_share": 0.0},
+        {"max_n_share": 1.0},
+        {"run_id": "2026-01-01T00:00:00.5_a-b"},
+        {"run_id": "x" * 128},
+        {"precision": "bfloat16"},
+    ],
+    ids=str,
+)
+def test_values_at_the_edge_are_good(values: dict[str, Any]) -> None:
+    config = EmbedConfig(**{**BASE, **values})
+    assert {name: getattr(config, name) for name in values} == values
+
+
+@pytest.mark.parametrize("yaml", ["[a, b]", "text", "5", "false", "[]", "a: [", "a: b: c", "\t", "!!python/object:x {}"])
+def test_a_file_that_is_no_mapping_is_one_sentence_that_names_it(tmp_path: Path, yaml: str) -> None:
+    text = refused(tmp_path, yaml, **BASE)
+    assert "embed.yaml" in text
+
+
+def test_a_file_that_cannot_be_read_is_one_sentence_that_names_it(tmp_path: Path) -> None:
+    for path in (tmp_path / "no.yaml", tmp_path):
+        with pytest.raises(UsageError) as error:
+            EmbedConfig.load(str(path), BASE)
+        assert str(path) in str(error.value)
+    (tmp_path / "latin.yaml").write_bytes("store: ü\n".encode("latin-1"))
+    with pytest.raises(UsageError) as error:
+        EmbedConfig.load(str(tmp_path / "latin.yaml"), BASE)
+    assert "latin.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
+    assert load(tmp_path, "# nothing yet\n", **BASE) == EmbedConfig(**BASE)
+
+
+def test_the_entries_a_run_stores_are_shaped_by_what_reads_and_refuses_them_alone() -> None:
+    reading = {"id_column", "sequence_column", "tile", "stride", "iupac", "max_n_share", "strict"}
+    assert set(EmbedConfig(**BASE).shaping()) == reading
+    one, other = EmbedConfig(**BASE), EmbedConfig(**{**BASE, "store": "other", "run_id": "x", "num_actors": 3, "shard_rows": 5})
+    assert one.shaping() == other.shaping()
+    for name, value in {"tile": 10, "iupac": True, "max_n_share": 0.1, "id_column": "x", "strict": True}.items():
+        assert EmbedConfig(**{**BASE, name: value}).shaping() == {**one.shaping(), name: value}
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    config = EmbedConfig(**BASE)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.tile = 5  # type: ignore[misc]

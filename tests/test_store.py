@@ -1,0 +1,392 @@
+"""Reading a store: versions and channels, entries with their vectors, and one sentence for what cannot be read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tracemalloc
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from stores import WIDTHS, A, B, Entry, Run, digest, expected, feature_rows, feature_version, fill, in_order, rows, vectors
+
+import dnafeat
+from dnafeat.errors import StoreError
+from dnafeat.schema import VECTORS
+from dnafeat.store import Store, matrix
+from dnafeat.tables import Table
+
+KEYS = ["subject"]
+ENTRIES = [Entry("a", "ACGT", {"subject": "s1"}), Entry("b", "ACGT", {"subject": "s2"}), Entry("c", "GGCC"), Entry("d", "NNAC")]
+OTHERS = [Entry("a", "TTTT", {"subject": "s3"}), Entry("z", "GGCC")]
+
+
+def fill_two(store: str, folder: Path) -> Store:
+    """Source one under A and B, source two under A."""
+    fill(store, ENTRIES, folder, source="one")
+    fill(store, OTHERS, folder, source="two")
+    fill(store, ENTRIES[:3], folder, source="one", version=B)
+    return Store(store)
+
+
+@pytest.fixture
+def filled(store_uri: str, tmp_path: Path) -> Store:
+    return fill_two(store_uri, tmp_path)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Store:
+    return fill_two(str(tmp_path / "store"), tmp_path)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Store:
+    fill(str(tmp_path / "store"), ENTRIES, tmp_path)
+    return Store(str(tmp_path / "store"))
+
+
+def refused(error: pytest.ExceptionInfo[StoreError], *words: str) -> None:
+    text = str(error.value)
+    assert "\n" not in text
+    assert all(word in text for word in words), text
+
+
+# what there is
+
+
+def test_versions_are_listed_with_what_fills_them(filled: Store) -> None:
+    began = datetime.now(UTC)
+    filled.point("production", A.digest)
+    filled.point("staging", A.digest)
+    table = filled.versions()
+    one, two = table.to_pylist()
+    assert (one["feature_version"], one["model"], one["adapter"], one["precision"]) == (A.digest, "tests-1", None, "float32")
+    assert (sorted(one["channels"]), one["sources"], one["sequences"]) == (["production", "staging"], ["one", "two"], 6)
+    assert (two["feature_version"], two["channels"], two["sources"], two["sequences"]) == (B.digest, [], ["one"], 3)
+    assert one["recorded_at"] < two["recorded_at"] < began
+    assert json.loads(one["lineage"]) == {**A.identity(), **A.names}
+
+
+def test_a_store_that_is_not_there_says_how_to_make_one(store_uri: str) -> None:
+    store = Store(store_uri)
+    assert not store.exists()
+    for call in (
+        store.read,
+        store.versions,
+        store.resolve,
+        lambda: store.point("production", "x"),
+        lambda: store.published_run("x"),
+    ):
+        with pytest.raises(StoreError) as error:
+            call()
+        refused(error, "there is no store at", store_uri, "dnafeat embed")
+
+
+def test_a_store_without_a_run_has_no_versions_and_says_so(store_uri: str) -> None:
+    store = Store(store_uri)
+    store.create()
+    store.create()
+    assert store.exists()
+    assert len(store.versions()) == 0
+    for call in (store.read, store.resolve, lambda: store.resolve("production")):
+        with pytest.raises(StoreError) as error:
+            call()
+        refused(error, "no run has been published", store_uri)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError) as error:
+        Store(str(tmp_path / "file" / "store")).create()
+    refused(error, "cannot be written")
+    assert (tmp_path / "file").read_text() == "x"
+
+
+# versions and channels
+
+
+def test_a_version_is_found_by_its_digest_a_beginning_of_it_or_a_channel(two: Store) -> None:
+    assert A.digest[0] != B.digest[0]
+    for text in (A.digest, A.digest[:5], A.digest[:1]):
+        assert two.resolve(text) == A.digest
+    assert two.resolve(B.digest[:3]) == B.digest
+    assert two.point("staging", B.digest[:4]) == B.digest
+    assert two.resolve("staging") == B.digest
+    assert rows(two.read("staging")) == expected(ENTRIES[:3], KEYS, source="one", version=B)
+
+
+def test_no_name_means_production_or_the_only_version(two: Store, tmp_path: Path) -> None:
+    with pytest.raises(StoreError) as error:
+        two.resolve()
+    refused(error, "2 versions", "production", A.digest, B.digest, "dnafeat publish")
+    two.point("production", B.digest)
+    assert two.resolve() == two.resolve("production") == B.digest
+    assert rows(two.read()) == expected(ENTRIES[:3], KEYS, source="one", version=B)
+    two.point("production", A.digest)
+    assert two.resolve() == A.digest
+    fill(str(tmp_path / "other"), ENTRIES, tmp_path)
+    assert Store(str(tmp_path / "other")).resolve() == A.digest
+
+
+@pytest.mark.parametrize("wanted", ["", "nothing", A.digest + "0", A.digest.upper() + "x", " "])
+def test_a_version_nobody_has_filled_is_refused_with_those_there_are(local: Store, wanted: str) -> None:
+    local.point("staging", A.digest)
+    with pytest.raises(StoreError) as error:
+        local.resolve(wanted)
+    refused(error, repr(wanted), A.digest, "staging")
+    with pytest.raises(StoreError):
+        local.point("production", wanted)
+    with pytest.raises(StoreError):
+        local.read(wanted)
+
+
+def test_a_beginning_that_two_versions_share_is_called_ambiguous(tmp_path: Path) -> None:
+    seen: dict[str, int] = {}
+    for seed in range(100):
+        first = feature_version(seed).digest[0]
+        if first in seen:
+            break
+        seen[first] = seed
+    twins = [feature_version(seen[first]), feature_version(seed)]
+    for version in twins:
+        fill(str(tmp_path / "store"), ENTRIES, tmp_path, version=version)
+    store = Store(str(tmp_path / "store"))
+    with pytest.raises(StoreError) as error:
+        store.resolve(first)
+    refused(error, repr(first), *(version.digest for version in twins))
+    assert "has no version" not in str(error.value)
+    for version in twins:
+        assert store.resolve(version.digest) == version.digest
+
+
+def test_a_version_that_is_recorded_but_not_published_is_not_there(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    fill(store, ENTRIES, tmp_path)
+    Run(store, ENTRIES, tmp_path, version=B).encode().step("version")
+    assert [row["feature_version"] for row in store.versions().to_pylist()] == [A.digest]
+    assert store.resolve() == A.digest
+    for call in (store.resolve, store.read, lambda name: store.point("production", name)):
+        with pytest.raises(StoreError):
+            call(B.digest)
+
+
+# reading
+
+
+def test_a_table_has_ids_sources_keys_and_fixed_width_vectors(filled: Store) -> None:
+    table = filled.read(A.digest)
+    assert table.column_names == ["sequence_id", "source_name", "subject", *VECTORS]
+    for name in VECTORS:
+        assert table.schema.field(name).type.equals(pa.list_(pa.float32(), WIDTHS[name])), name
+    assert rows(table) == in_order(expected(ENTRIES, KEYS, source="one") + expected(OTHERS, KEYS, source="two"))
+    assert rows(filled.read(A.digest, source="two")) == expected(OTHERS, KEYS, source="two")
+
+
+def test_columns_are_those_asked_for_in_their_order(local: Store) -> None:
+    table = local.read(columns=["mean", "run_id", "sequence_digest", "bases", "mean"])
+    assert table.column_names == ["sequence_id", "source_name", "subject", "mean", "run_id", "sequence_digest", "bases"]
+    digests = {row["sequence_id"]: row["sequence_digest"] for row in table.to_pylist()}
+    assert digests == {entry.id: digest(entry.sequence) for entry in ENTRIES}
+    means = {row["sequence_id"]: row["mean"] for row in table.to_pylist()}
+    assert means == {entry.id: vectors(digest(entry.sequence))["mean"] for entry in ENTRIES}
+    assert local.read(columns=[]).column_names == ["sequence_id", "source_name", "subject"]
+    assert sorted(local.read(columns=[])["sequence_id"].to_pylist()) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("columns", [["means"], ["mean", "from_run"], ["subject"], ["feature_version"], [""], "mean"])
+def test_a_column_that_cannot_be_read_is_named_with_those_that_can(local: Store, columns: list[str]) -> None:
+    with pytest.raises(StoreError) as error:
+        local.read(columns=columns)
+    refused(error, *VECTORS, "sequence_digest", "windows")
+
+
+def test_a_source_that_has_not_filled_the_version_is_named_with_those_that_have(two: Store) -> None:
+    for version, source in ((B.digest, "two"), (A.digest, "three"), (A.digest, "")):
+        with pytest.raises(StoreError) as error:
+            two.read(version, source=source)
+        refused(error, repr(source), version, "one")
+
+
+def test_a_source_without_entries_is_an_empty_table_of_the_same_columns(store_uri: str, tmp_path: Path) -> None:
+    fill(store_uri, ENTRIES, tmp_path, source="full")
+    fill(store_uri, [Entry("bad", "!")], tmp_path, source="empty")
+    store = Store(store_uri)
+    full, empty = store.read(source="full"), store.read(source="empty")
+    assert len(empty) == 0
+    assert empty.column_names == full.column_names
+    for name in ("sequence_id", "source_name", "subject"):
+        assert empty.schema.field(name).type == full.schema.field(name).type
+    for name in VECTORS:
+        assert pa.types.is_fixed_size_list(empty.schema.field(name).type)
+        found = matrix(empty[name])
+        assert (len(found), found.ndim, found.dtype) == (0, 2, np.float32)
+
+
+def test_a_store_with_nothing_but_an_empty_source_can_be_read(tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    fill(store, [], tmp_path)
+    assert len(Store(store).read()) == 0
+    assert Store(store).versions().to_pylist()[0]["sequences"] == 0
+    fill(store, ENTRIES, tmp_path)
+    fill(store, [], tmp_path)
+    assert Store(store).read().column_names == ["sequence_id", "source_name", "subject", *VECTORS]
+    assert len(Store(store).read()) == 0
+
+
+def test_a_reader_that_stays_open_sees_what_others_publish(filled: Store, tmp_path: Path) -> None:
+    before = expected(OTHERS, KEYS, source="two")
+    assert rows(filled.read(A.digest, source="two")) == before
+    more = [*OTHERS, Entry("new", "AAAATTTT", {"gene": "BRCA1"})]
+    fill(filled.uri, more, tmp_path, source="two")
+    assert rows(filled.read(A.digest, source="two")) == expected(more, [*KEYS, "gene"], source="two")
+    assert filled.versions().to_pylist()[0]["sequences"] == 7
+
+
+def test_batches_are_the_table_in_pieces(local: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [Entry(f"id{i}", "ACGT" * (1 + i % 40), {"subject": f"s{i}"}) for i in range(200)]
+    fill(local.uri, many, tmp_path, shard_rows=7)
+    store = Store(local.uri)
+    batches = list(store.scan())
+    assert len(batches) > 3
+    assert all(len(batch) for batch in batches)
+    table = pa.Table.from_batches(batches)
+    assert rows(table) == rows(store.read()) == expected(many, KEYS)
+
+
+def test_nothing_is_read_before_it_is_needed(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "no" / "store"))
+    assert repr(store) == f"Store('{tmp_path}/no/store')"
+    assert not (tmp_path / "no").exists()
+
+
+def test_ids_and_keys_of_any_letters_come_back(store_uri: str, tmp_path: Path) -> None:
+    odd = ["ä", "日本", "a b", "x" * 300, "'\"", "a,b\nc", "\U0001f9ec"]
+    entries = [Entry(name, "ACGT", {"key of ü": name[::-1], "k'\"q": "x"}) for name in odd]
+    fill(store_uri, entries, tmp_path, source='o\'brien "ü"')
+    fill(store_uri, entries[1:], tmp_path, source='o\'brien "ü"')
+    found = Store(store_uri).read(source='o\'brien "ü"')
+    assert rows(found) == expected(entries[1:], ["key of ü", "k'\"q"], source='o\'brien "ü"')
+
+
+# damage
+
+
+def test_vectors_that_are_missing_are_one_sentence(store_uri: str, tmp_path: Path) -> None:
+    fill(store_uri, ENTRIES, tmp_path, shard_rows=1)
+    features = Table(store_uri, "features")
+    features.commit([], removed=features.paths()[:2])
+    with pytest.raises(StoreError) as error:
+        Store(store_uri).read()
+    refused(error, store_uri, "2 published sequences", A.digest)
+    features.commit([], removed=features.reload().paths())
+    with pytest.raises(StoreError) as error:
+        Store(store_uri).read()
+    refused(error, store_uri, "3 published sequences", A.digest)
+
+
+def test_a_vector_that_is_stored_twice_is_said_to_be_double_and_not_missing(local: Store) -> None:
+    features = local.features
+    file = features.write(feature_rows([digest("ACGT")]), stem="again", partition={"feature_version": A.digest})
+    features.commit([file])
+    with pytest.raises(StoreError) as error:
+        local.read()
+    refused(error, local.uri, A.digest)
+    assert "lacks" not in str(error.value)
+
+
+def test_a_file_that_is_gone_from_the_disk_is_one_sentence(local: Store) -> None:
+    for path in local.features.paths():
+        (Path(local.features.uri) / path).unlink()
+    with pytest.raises(StoreError) as error:
+        Store(local.uri).read()
+    refused(error, local.uri)
+
+
+def test_a_log_that_is_damaged_is_one_sentence(local: Store) -> None:
+    (Path(local.runs.uri) / "_delta_log" / f"{1:020d}.json").write_text("{damaged")
+    with pytest.raises(StoreError) as error:
+        Store(local.uri).read()
+    refused(error, local.runs.uri)
+
+
+def test_a_vector_that_a_version_does_not_store_is_one_sentence(local: Store) -> None:
+    version = B.digest
+    table = feature_rows(sorted({digest(entry.sequence) for entry in ENTRIES}), B)
+    at = table.schema.get_field_index("cls")
+    table = table.set_column(at, table.schema.field(at), pa.nulls(len(table), table.schema.field(at).type))
+    run = Run(local, ENTRIES, Path(local.uri).parent, version=B).encode()
+    run.files = [local.features.write(table, stem="x", partition={"feature_version": version})]
+    run.publish()
+    with pytest.raises(StoreError) as error:
+        local.read(version, columns=["cls"])
+    refused(error, "'cls'")
+    means = {row["sequence_id"]: row["mean"] for row in local.read(version, columns=["mean"]).to_pylist()}
+    assert means == {entry.id: vectors(digest(entry.sequence), B)["mean"] for entry in ENTRIES}
+
+
+# matrices
+
+
+def test_a_vector_column_becomes_one_contiguous_float32_matrix(local: Store) -> None:
+    table = local.read()
+    for name in VECTORS:
+        found = matrix(table[name])
+        assert (found.shape, found.dtype) == ((4, WIDTHS[name]), np.float32)
+        assert found.flags.c_contiguous
+        assert found.tolist() == table[name].to_pylist()
+        part, picked = table.slice(1, 2), table.take([3, 0, 2])
+        assert matrix(part[name]).tolist() == part[name].to_pylist()
+        assert matrix(part[name].combine_chunks()).tolist() == part[name].to_pylist()
+        assert matrix(picked[name]).tolist() == picked[name].to_pylist()
+        both = pa.concat_tables([part, table.slice(0, 0), picked])
+        assert matrix(both[name]).tolist() == both[name].to_pylist()
+
+
+def test_no_number_of_a_matrix_passes_through_a_python_object() -> None:
+    values = pa.array(np.arange(600_000, dtype=np.float32))
+    column = pa.chunked_array([pa.FixedSizeListArray.from_arrays(values.slice(at, 300_000), 600) for at in (0, 300_000)])
+    tracemalloc.start()
+    try:
+        found = matrix(column)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (found.shape, found.dtype, found[999, 599]) == ((1000, 600), np.float32, 599_999)
+    assert peak < 2 * values.nbytes
+
+
+# light to read
+
+
+def test_reading_imports_neither_torch_nor_ray_nor_transformers() -> None:
+    code = """
+import sys, dnafeat
+dnafeat.Store, dnafeat.matrix
+print([name for name in ("torch", "ray", "transformers", "yaml") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
+def test_a_store_is_read_without_torch_ray_or_transformers(local: Store) -> None:
+    code = f"""
+import sys
+for name in ("torch", "ray", "transformers", "tokenizers", "safetensors", "yaml", "tqdm"):
+    sys.modules[name] = None
+import dnafeat
+table = dnafeat.Store({local.uri!r}).read()
+print(dnafeat.matrix(table["mean"]).shape)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "(4, 4)\n", "")
+
+
+def test_what_the_package_does_not_have_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'dnafeat' has no attribute 'Shop'"):
+        dnafeat.Shop  # noqa: B018
+    assert dnafeat.Store is Store
+    assert dnafeat.matrix is matrix
