@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from dnafeat import sources
 from dnafeat.cli import describe_run, format_versions
 from dnafeat.config import EmbedConfig
 from dnafeat.embed import embed
+from dnafeat.probe import kmer_counts
 from dnafeat.store import Store, matrix
 
 DATA = Path(__file__).parent / "bundled" / "data"
@@ -69,7 +69,7 @@ def directions(names: list[str], vectors: np.ndarray) -> str:
         `<record>:<start>-<end>` of lambda's tiles.
     vectors : np.ndarray, shape=(n, hidden_size), float32
     """
-    start, end = (np.array([int(name.rpartition(":")[2].split("-")[i]) for name in names]) for i in (0, 1))
+    start, end = np.array([_bounds(name) for name in names]).T
     right = np.any([(start >= a) & (end <= b) for a, b in RIGHTWARD], axis=0)
     left = np.any([(start >= a) & (end <= b) for a, b in LEFTWARD], axis=0)
     chosen = np.flatnonzero(right | left)
@@ -79,10 +79,10 @@ def directions(names: list[str], vectors: np.ndarray) -> str:
     counted, _ = _agreement(_three_mers(start), start, right)
     sides = ("left", "right")
     lines = [
-        f"Which way is a piece of lambda read? Ask the {_NEIGHBOURS} pieces with the most similar vectors, {_FAR_BASES:,} bases away or more:",
+        f"Which way is a piece of lambda read? A vote of the {_NEIGHBOURS} most similar pieces that lie {_FAR_BASES:,} bases or more away:",
         "",
-        f"  {share:6.1%}  correct by the vectors' neighbours ({len(chosen)} pieces of {TILE} bases)",
-        f"  {counted:6.1%}  correct by the neighbours in counts of 3-mers, the baseline to know",
+        f"  {share:6.1%}  correct by the nearest vectors ({len(chosen)} pieces of {TILE} bases)",
+        f"  {counted:6.1%}  correct by the nearest counts of 3-mers, the baseline to know",
         f"  {max(right.mean(), 1 - right.mean()):6.1%}  correct by always saying {sides[int(right.mean() > 0.5)]}",
         "",
     ]
@@ -107,14 +107,14 @@ def _agreement(vectors: np.ndarray, start: np.ndarray, label: np.ndarray) -> tup
 
 def _three_mers(start: np.ndarray) -> np.ndarray:
     """Counts of the 64 3-mers in the tiles that begin at `start`, (n, 64)."""
-    words = {"".join(word): i for i, word in enumerate(itertools.product("ACGT", repeat=3))}
-    letters = {}
+    letters: dict[int, str] = {}
     for batch in sources.read([LAMBDA], sources.ReadOptions(tile=TILE)):
         for name, sequence in zip(batch["sequence_id"].to_pylist(), batch["sequence"].to_pylist(), strict=True):
-            letters[int(name.rpartition(":")[2].split("-")[0])] = sequence.decode()
-    counts = np.zeros((len(start), len(words)))
-    for row, at in enumerate(start):
-        one = letters[int(at)]
-        for i in range(len(one) - 2):
-            counts[row, words[one[i : i + 3]]] += 1
-    return counts
+            letters[_bounds(name)[0]] = sequence.decode()
+    return kmer_counts([letters[at] for at in start.tolist()], 3)
+
+
+def _bounds(name: str) -> tuple[int, int]:
+    """Start and end of the tile `<record>:<start>-<end>`."""
+    start, end = name.rpartition(":")[2].split("-")
+    return int(start), int(end)
