@@ -39,7 +39,7 @@ from dnafeat.tokenizers import Tokens
 # What a tokenising task asks for. An actor asks for more or less, never for the same: Ray Data would fuse the two into one operator.
 _TASK_CPUS = 0.25
 _ACTOR_CPUS = 0.75
-_PIECE_ROWS = 4096  # encoded and written at a time
+_PIECE_ROWS = 2048  # encoded and written at a time
 _LOCAL_OBJECT_STORE = 512 * 2**20
 
 

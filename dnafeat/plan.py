@@ -25,14 +25,14 @@ from dnafeat.store import Store
 from dnafeat.tables import write_parquet
 
 # Unpacked letters a partition may hold; packed files are taken to unpack to four times their size.
-_PARTITION_BYTES = 32 * 2**20
+_PARTITION_BYTES = 16 * 2**20
 _PACKED = (".gz", ".bz2", ".xz", ".parquet", ".pq")
 _TEXT_KEPT = 10_000
 
 SHARD_SCHEMA = pa.schema([("sequence_digest", pa.string()), ("sequence", pa.large_binary())])
 # A shard's vectors make one file of about this size, and its token ids one block well below Ray Data's 128 MiB.
 _SHARD_FILE_BYTES = 128 * 2**20
-_SHARD_BASES = 32 * 2**20
+_SHARD_BASES = 8 * 2**20
 _SHARD_MIN_ROWS = 64
 _SHARDS_PER_ACTOR = 4
 
@@ -206,7 +206,7 @@ def shard_rows(missing: int, actors: int, row_bytes: int) -> int:
 
 
 def cut_shards(missing: Spill, rows: int, work: str) -> list[Shard]:
-    """Writes the missing sequences below `work` as shards of at most `rows` rows and about 32 million bases."""
+    """Writes the missing sequences below `work` as shards of at most `rows` rows and about 8 million bases."""
     shards: list[Shard] = []
     held: list[pa.Table] = []
     count = bases = 0

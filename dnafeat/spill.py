@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-_BUFFER_BYTES = 16 * 2**20
+_BUFFER_BYTES = 8 * 2**20
 _CODEC = "zstd"
 
 
 class Spill:
     """Rows of one schema in one file, found again by partition, in the order they came. Write with `add`, then `close`, then read.
 
-    Rows wait in memory until there are 16 MiB of them, so that a partition's pieces on the disk are no smaller than need be, and
+    Rows wait in memory until there are 8 MiB of them, so that a partition's pieces on the disk are no smaller than need be, and
     memory and open files do not grow with the number of partitions.
     """
 
