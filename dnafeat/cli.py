@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -89,9 +90,15 @@ def _store(parser: argparse.ArgumentParser) -> None:
 
 def run_embed(options: argparse.Namespace) -> int:
     from dnafeat.embed import embed
+    from dnafeat.pipeline import stop_ray
 
     config = configs.EmbedConfig.load(options.config, configs.given(options, configs.EmbedConfig))
-    summary = embed(config)
+    # Ray tells of workers that died on standard output, and from a thread: what a script reads there is the summary alone.
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            summary = embed(config)
+        finally:
+            stop_ray()
     if options.json:
         print(json.dumps(asdict(summary)))
     else:

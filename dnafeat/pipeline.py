@@ -39,6 +39,7 @@ from dnafeat.tokenizers import Tokens
 # What a tokenising task asks for. An actor asks for more or less, never for the same: Ray Data would fuse the two into one operator.
 _TASK_CPUS = 0.25
 _ACTOR_CPUS = 0.75
+_ours = False  # whether this process's Ray was started here
 _PIECE_ROWS = 2048  # encoded and written at a time
 _LOCAL_OBJECT_STORE = 512 * 2**20
 
@@ -87,8 +88,10 @@ class Receipt:
 
 def start_ray() -> None:
     """Connects to the cluster that RAY_ADDRESS names, or starts Ray on this machine for this process alone."""
+    global _ours
     if ray.is_initialized():
         return
+    _ours = True
     if os.environ.get("RAY_ADDRESS"):
         ray.init(logging_level=logging.WARNING)
     else:
@@ -104,6 +107,14 @@ def start_ray() -> None:
                 log_to_driver=False,
                 object_store_memory=_LOCAL_OBJECT_STORE,
             )
+
+
+def stop_ray() -> None:
+    """Leaves the Ray that `start_ray` connected to or started; one that was there before is let be."""
+    global _ours
+    if _ours:
+        ray.shutdown()
+        _ours = False
 
 
 @contextlib.contextmanager

@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import ray
 from conftest import S3
@@ -311,6 +313,44 @@ def test_the_job_file_reads_and_writes_s3_with_ray_of_its_own(model: str, tmp_pa
         table = pq.read_table(file)
     assert table.column_names == ["sequence_id", "source_name", "mean", "bases"]
     assert table.num_rows == 10
+
+
+def test_a_killed_encoder_costs_nothing_but_time_and_the_last_line_is_still_the_summary(model: str, tmp_path: Path) -> None:
+    wanted = {f"s{i}": dna(300, seed=i) for i in range(3000)}
+    source, store = fasta(tmp_path / "many.fa", wanted), str(tmp_path / "store")
+    command = [
+        sys.executable,
+        str(JOB),
+        source,
+        "--store",
+        store,
+        "--model",
+        model,
+        "--num-actors",
+        "2",
+        "--shard-rows",
+        "100",
+        "--json",
+    ]
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+        running = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
+        try:
+            end = time.monotonic() + 120
+            while not list(Path(store).glob("features/feature_version=*/*.parquet")):
+                assert running.poll() is None, (tmp_path / "err").read_text()
+                assert time.monotonic() < end
+                time.sleep(0.05)
+            workers = [p for p in psutil.Process(running.pid).children(recursive=True) if "MapWorker" in " ".join(p.cmdline())]
+            workers[0].kill()
+            assert running.wait(240) == 0, (tmp_path / "err").read_text()
+        finally:
+            running.kill()
+    summary = json.loads((tmp_path / "out").read_text().splitlines()[-1])
+    assert summary["encoded"] == 3000
+    held = dnafeat.Store(store)
+    assert held.features.dataset().count_rows() == 3000
+    assert set(held.read(columns=["bases"])["sequence_id"].to_pylist()) == wanted.keys()
 
 
 def test_without_json_the_summary_says_what_was_done_and_what_to_try_next(
