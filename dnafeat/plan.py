@@ -112,7 +112,7 @@ def take_in(files: Sequence[str], options: sources.ReadOptions, checks: Checks, 
             names = [name for name in names if name]
         digest_column = pa.array(names, pa.string())
         columns = [batch["sequence_id"], digest_column, batch["file"], batch["row"], *(batch[key] for key in keys)]
-        by_id = np.fromiter((zlib.crc32(i.encode()) % partitions for i in batch["sequence_id"].to_pylist()), np.int64, len(names))
+        by_id = id_partition(batch["sequence_id"], partitions)
         entries.add(pa.RecordBatch.from_arrays(columns, schema=entry_schema), by_id)
         by_digest = digests.partition(digests.to_numpy(digest_column), partitions)
         sequences.add(
@@ -189,14 +189,25 @@ def subtract(intake: Intake, store: Store, version: str, folder: Path) -> tuple[
         table = intake.sequences.table(i)
         names, first = np.unique(digests.to_numpy(table["sequence_digest"]), return_index=True)
         distinct += len(names)
-        needed = np.ones(len(names), bool)
-        if len(names):
-            for stored in store.stored_digests(version, names[0].decode(), names[-1].decode()):
-                needed[digests.present(names, stored)] = False
+        needed = not_stored(names, store, version)
         for batch in table.take(pa.array(first[needed])).combine_chunks().to_batches(max_chunksize=8192):
             missing.add(batch)
     missing.close()
     return distinct, missing
+
+
+def id_partition(ids: pa.Array, partitions: int) -> np.ndarray:
+    """The partition of each `sequence_id`, (n,) int64. What is compared by id must be dealt by this and by nothing else."""
+    return np.fromiter((zlib.crc32(one.encode()) % partitions for one in ids.to_pylist()), np.int64, len(ids))
+
+
+def not_stored(names: np.ndarray, store: Store, version: str) -> np.ndarray:
+    """Which of the sorted digests `names`, (n,) of dtype S35, have no vectors of the version at the present snapshot: (n,) bool."""
+    needed = np.ones(len(names), bool)
+    if len(names):
+        for stored in store.stored_digests(version, names[0].decode(), names[-1].decode()):
+            needed[digests.present(names, stored)] = False
+    return needed
 
 
 def shard_rows(missing: int, actors: int, row_bytes: int) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import uuid
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 
 from dnafeat import digests, storage
 from dnafeat.errors import ConflictError
-from dnafeat.plan import Intake, netstring
+from dnafeat.plan import Intake, id_partition, netstring, not_stored
 from dnafeat.schema import arrow_schema
 from dnafeat.spill import Spill
 from dnafeat.store import Store
@@ -80,13 +79,10 @@ class Publication:
             return
         for i in range(intake.sequences.partitions):
             names = np.unique(digests.to_numpy(intake.sequences.table(i)["sequence_digest"]))
-            there = np.zeros(len(names), bool)
-            if len(names):
-                for stored in self.store.stored_digests(version, names[0].decode(), names[-1].decode()):
-                    there[digests.present(names, stored)] = True
-            if not there.all():
+            gone = not_stored(names, self.store, version)
+            if gone.any():
                 raise ConflictError(
-                    f"{int((~there).sum())} vectors that run {self.run_id} found in {self.store.features.uri} were taken out before it "
+                    f"{int(gone.sum())} vectors that run {self.run_id} found in {self.store.features.uri} were taken out before it "
                     f"could publish: send the run again"
                 )
 
@@ -202,8 +198,7 @@ class Publication:
             kept = rows.take(pa.array(at))
             columns = [kept["sequence_id"], _state(kept, keys), pa.array(np.full(len(at), number)), pa.array(at)]
             for batch in pa.Table.from_arrays(columns, schema=schema).combine_chunks().to_batches(max_chunksize=65_536):
-                place = [zlib.crc32(i.encode()) % partitions for i in batch["sequence_id"].to_pylist()]
-                current.add(batch, np.array(place, np.int64))
+                current.add(batch, id_partition(batch["sequence_id"], partitions))
         current.close()
         return current, paths
 
