@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dnafeat.encoder import Encoder as Encoder
     from dnafeat.errors import DnafeatError as DnafeatError
     from dnafeat.models.checkpoint import load_model as load_model
+    from dnafeat.models.checkpoint import load_tokenizer as load_tokenizer
     from dnafeat.store import Store as Store
     from dnafeat.store import matrix as matrix
 
@@ -22,6 +23,7 @@ _WHERE = {
     "Encoder": "dnafeat.encoder",
     "Store": "dnafeat.store",
     "load_model": "dnafeat.models.checkpoint",
+    "load_tokenizer": "dnafeat.models.checkpoint",
     "matrix": "dnafeat.store",
 }
 __all__ = sorted(_WHERE)

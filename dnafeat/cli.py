@@ -6,12 +6,13 @@ import argparse
 import contextlib
 import json
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import IO, TYPE_CHECKING
 
 from dnafeat import config as configs
-from dnafeat.errors import DnafeatError
+from dnafeat.errors import DnafeatError, DnafeatWarning
 
 if TYPE_CHECKING:
     from dnafeat.embed import Summary
@@ -32,7 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def guarded(run: Callable[[], int]) -> int:
     """Calls a job and turns its errors into one sentence and an exit code."""
     try:
-        return run()
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", DnafeatWarning)
+            warnings.showwarning = _show  # type: ignore[assignment]
+            return run()
     except DnafeatError as error:
         print(f"dnafeat: {error}", file=sys.stderr)
         return error.exit_code
@@ -46,6 +50,12 @@ def guarded(run: Callable[[], int]) -> int:
         return 130
     except BrokenPipeError:
         return 141
+
+
+def _show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+    """Our own warnings as a sentence, others as Python shows them."""
+    place = "" if issubclass(category, DnafeatWarning) else f"{filename}:{lineno}: {category.__name__}: "
+    print(f"{place or 'dnafeat: '}{message}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,6 +87,19 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--version", metavar="V", required=True, help="version, or the beginning of one")
     publish.add_argument("--channel", metavar="NAME", default="production", help="default: production")
     publish.set_defaults(run=_publish)
+
+    models = commands.add_parser("models", help="list the encoder architectures, and what was tested")
+    models.set_defaults(run=_models)
+
+    info = commands.add_parser(
+        "model-info", help="describe a model and check its weights", description="Checks a model's weights and describes it."
+    )
+    info.add_argument(
+        "name", metavar="NAME_OR_FOLDER", help="bundled encoder, folder, s3:// prefix, hub name, or folder of an adapter"
+    )
+    info.add_argument("--adapter", metavar="TEXT", help="LoRA adapter in PEFT's format, put on it")
+    info.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    info.set_defaults(run=_model_info)
 
     demo = commands.add_parser("demo", help="embed the bundled sequences and look at the result")
     demo.add_argument("--store", metavar="URI", default="demo-store", help="default: ./demo-store")
@@ -123,10 +146,12 @@ def describe_run(summary: Summary) -> str:
         rate = f"{s.sequences_per_second:,.1f} sequences/s, {s.tokens_per_second:,.0f} tokens/s, {100 * s.padding_share:.1f} % padding"
         lines.append(f"  encoder  {rate}")
         lines.append(f"  written  {s.files:,} files, {s.bytes / 1e6:,.1f} MB")
+    if s.windowed or s.truncated:
+        lines.append(f"  long     {s.windowed:,} sequences in several windows, {s.truncated:,} truncated")
     if s.rejected:
         lines.append(f"  rejects  table rejects of the store, run_id {s.run_id}")
     lines.append(f"  version  {s.feature_version} in {s.store}")
-    lines += ["", f"next: dnafeat read --store {s.store} --version {s.feature_version} --columns mean --output vectors.parquet"]
+    lines += ["", f"next: dnafeat read --store {s.store} --version {s.feature_version} --output vectors.parquet"]
     return "\n".join(lines)
 
 
@@ -185,6 +210,21 @@ def _publish(options: argparse.Namespace) -> int:
 
     version = Store(options.store).point(options.channel, options.version)
     print(f"channel {options.channel} points at version {version}")
+    return 0
+
+
+def _models(options: argparse.Namespace) -> int:
+    from dnafeat.modelinfo import format_families
+
+    print(format_families())
+    return 0
+
+
+def _model_info(options: argparse.Namespace) -> int:
+    from dnafeat.modelinfo import format_info, model_info
+
+    info = model_info(configs.EncodingConfig(model=options.name, adapter=options.adapter))
+    print(json.dumps(asdict(info)) if options.json else format_info(info))
     return 0
 
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 import yaml
 
 from dnafeat.errors import UsageError
+from dnafeat.schema import VECTORS
 
 
 def option(help: str, default: Any = MISSING, *, shapes: bool = False, positional: bool = False) -> Any:
@@ -21,15 +22,98 @@ def option(help: str, default: Any = MISSING, *, shapes: bool = False, positiona
     return field(default=default, metadata={"help": help, "shapes": shapes, "positional": positional})
 
 
+class Settings:
+    """What all configurations have: how they are made from a file and flags, and taken apart again."""
+
+    def shaping(self) -> dict[str, Any]:
+        """The settings that can change what comes out, other than the vectors' own."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["shapes"]}  # type: ignore[arg-type]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def load(cls, file: str | None, flags: Mapping[str, Any]) -> Self:
+        """The configuration of a YAML file, overridden by those flags that are not None."""
+        values = _read_yaml(file, cls) if file else {}
+        values |= {key: value for key, value in flags.items() if value is not None}
+        required = [f.name for f in fields(cls) if f.default is MISSING]  # type: ignore[arg-type]
+        for name in required:
+            _require(name in values, f"{name} is missing: give it on the command line{' or in ' + file if file else ''}")
+        return cls.make(values)
+
+    @classmethod
+    def make(cls, values: Mapping[str, Any]) -> Self:
+        """The configuration of some settings by name, each of the type it should have. Raises UsageError."""
+        hints = typing.get_type_hints(cls)
+        strange = [name for name in values if name not in hints]
+        _require(not strange, f"no setting {strange[0] if strange else ''!r}: there are {', '.join(hints)}")
+        return cls(**{name: _checked(name, value, hints[name]) for name, value in values.items()})
+
+
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig:
+class EncodingConfig(Settings):
+    """Everything that decides what vector a sequence gets, the same for embedding, predicting and notebooks."""
+
+    model: str | None = option(
+        "bundled encoder, local folder, s3:// prefix, or hub name owner/model[@revision] (else the adapter's base, else dnafeat-mini)",
+        None,
+    )
+    adapter: str | None = option("LoRA adapter in PEFT's format, merged into the model: folder, s3:// prefix or hub name", None)
+    projector: str = option("random@SEED: the untrained projection to 512 dimensions", "random@0")
+    kmer: int = option(
+        "cut sequences into overlapping k-mers with spaces before BPE, as a DNABERT-2 fine-tuned with --kmer; 0: do not", 0
+    )
+    precision: str = option("auto, float32 or bfloat16; auto: bfloat16 on GPUs that have it, float32 elsewhere", "auto")
+    window_tokens: int | None = option(
+        "longest window the encoder sees at once, special tokens counted (else 512, or as many as the model has positions)", None
+    )
+    overlap_tokens: int | None = option(
+        "tokens that neighbouring windows of a longer sequence share (else a quarter of a window)", None
+    )
+    window_bases: int | None = option("cut longer sequences into windows of this many bases, and not by tokens", None)
+    overlap_bases: int | None = option("bases that neighbouring windows share (else a quarter of a window)", None)
+    truncate: bool = option("encode the first window of a longer sequence alone; the summary counts them", False)
+    strands: str = option("forward, or both: vectors of the sequence and of its reverse complement, averaged", "forward")
+    layer: int = option("hidden layer to pool: -1 is the last, -2 the one before, 0 the embeddings", -1)
+    average_layers: int = option("pool the mean of this many hidden layers, the last of them being --layer", 1)
+    special_tokens: bool | None = option(
+        "count [CLS] and [SEP] in mean and max (else only for DNABERT-S, which was trained so)", None
+    )
+
+    def __post_init__(self) -> None:
+        _require(
+            self.precision in ("auto", "float32", "bfloat16"), f"precision {self.precision!r} is none of auto, float32, bfloat16"
+        )
+        _require(self.strands in ("forward", "both"), f"strands {self.strands!r} is neither forward nor both")
+        _require(self.kmer >= 0, f"kmer {self.kmer} is no length: give 1 or more bases, or 0 for none")
+        _require(self.average_layers >= 1, f"average_layers {self.average_layers} is too few: give 1 or more")
+        by_tokens = self.window_tokens is not None or self.overlap_tokens is not None
+        by_bases = self.window_bases is not None or self.overlap_bases is not None
+        _require(not (by_tokens and by_bases), "windows are given in tokens and in bases: give one of them")
+        _require(self.overlap_bases is None or self.window_bases is not None, "overlap_bases is given without window_bases")
+        _require(
+            self.window_bases is None or self.window_bases >= 1,
+            f"window_bases {self.window_bases} is no length: give 1 or more bases",
+        )
+        if self.window_bases is not None and self.overlap_bases is not None:
+            _require(
+                0 <= self.overlap_bases < self.window_bases,
+                f"an overlap of {self.overlap_bases} bases does not fit a window of {self.window_bases}: give less",
+            )
+
+    def encoding(self) -> dict[str, Any]:
+        """The settings that decide the vectors."""
+        return {f.name: getattr(self, f.name) for f in fields(EncodingConfig)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig(EncodingConfig):
     """What `dnafeat embed` and `jobs/embed.py` do. Lengths are in bases unless a name says tokens."""
 
     sources: tuple[str, ...] = option("FASTA, FASTQ, CSV, TSV or Parquet files, folders, globs or s3:// URIs", positional=True)
     store: str = option("folder or s3:// prefix of the feature store")
-    model: str = option("bundled encoder, local folder, or hub name owner/model[@revision]", "dnafeat-mini")
-    adapter: str | None = option("folder of a LoRA adapter in PEFT's format, merged into the model", None)
-    projector: str = option("random@SEED: the untrained projection to 512 dimensions", "random@0")
+    vectors: tuple[str, ...] = option("vectors to store, with commas", VECTORS)
     source_name: str | None = option("name of the source in the store; a later run under it replaces its entries", None)
     id_column: str | None = option(
         "column of a table that names its entries (else sequence_id or id, else file name and row)", None, shapes=True
@@ -42,9 +126,6 @@ class EmbedConfig:
     iupac: bool = option("accept all IUPAC codes and not only A C G T N", False, shapes=True)
     max_n_share: float = option("refuse entries with a larger share of N, 0 to 1", 0.5, shapes=True)
     strict: bool = option("store nothing but the rejects when an entry is refused", False, shapes=True)
-    precision: str = option("auto, float32 or bfloat16; auto: bfloat16 on GPUs, float32 elsewhere", "auto")
-    window_tokens: int = option("longest window the encoder sees at once, [CLS] and [SEP] counted", 512)
-    overlap_tokens: int = option("tokens that neighbouring windows of a longer sequence share", 128)
     run_id: str | None = option(
         "name of the run (else the time and a random part); a published one is not run again", None, shapes=False
     )
@@ -57,7 +138,11 @@ class EmbedConfig:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(bool(self.sources), "name at least one source to embed")
+        strange = [name for name in self.vectors if name not in VECTORS]
+        _require(not strange, f"vectors names {', '.join(strange)}: there are {', '.join(VECTORS)}")
+        _require(bool(self.vectors) and len(set(self.vectors)) == len(self.vectors), "vectors names none, or one twice")
         _require(self.tile is None or self.tile >= 1, f"tile {self.tile} is no length: give 1 or more bases")
         _require(self.stride is None or self.stride >= 1, f"stride {self.stride} is no step: give 1 or more bases")
         _require(self.stride is None or self.tile is not None, "stride is given without tile: say how long the tiles are")
@@ -71,27 +156,6 @@ class EmbedConfig:
             self.run_id is None or re.fullmatch(r"[A-Za-z0-9_.:-]{1,128}", self.run_id) is not None,
             f"run_id {self.run_id!r} is no name: use letters, digits, '.', '_', ':' and '-', 128 at most",
         )
-        _require(
-            self.precision in ("auto", "float32", "bfloat16"), f"precision {self.precision!r} is none of auto, float32, bfloat16"
-        )
-
-    def shaping(self) -> dict[str, Any]:
-        """The settings that can change which entries the run stores."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["shapes"]}
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def load(cls, file: str | None, flags: Mapping[str, Any]) -> Self:
-        """The configuration of a YAML file, overridden by those flags that are not None."""
-        values = _read_yaml(file, cls) if file else {}
-        values |= {key: value for key, value in flags.items() if value is not None}
-        required = [f.name for f in fields(cls) if f.default is MISSING]
-        for name in required:
-            _require(name in values, f"{name} is missing: give it on the command line{' or in ' + file if file else ''}")
-        hints = typing.get_type_hints(cls)
-        return cls(**{name: _checked(name, value, hints[name]) for name, value in values.items()})
 
 
 def _require(condition: bool, sentence: str) -> None:
@@ -114,12 +178,17 @@ def _read_yaml(file: str, config: type) -> dict[str, Any]:
     return values
 
 
+def _kind(hint: Any) -> Any:
+    """The type a field has beside None."""
+    accepted = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return next(a for a in accepted if a is not type(None))
+
+
 def _checked(name: str, value: Any, hint: Any) -> Any:
     """A value as its field's type. Raises UsageError where YAML or a flag gave another."""
-    accepted = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is None and type(None) in accepted:
+    if value is None and type(None) in typing.get_args(hint):
         return None
-    kind = next(a for a in accepted if a is not type(None))
+    kind = _kind(hint)
     if typing.get_origin(kind) is tuple:
         items = [value] if isinstance(value, str) else value
         _require(
@@ -143,20 +212,27 @@ def add_options(parser: argparse.ArgumentParser, config: type) -> None:
     )
     hints = typing.get_type_hints(config)
     for f in fields(config):
-        kind = next(a for a in (typing.get_args(hints[f.name]) or (hints[f.name],)) if a is not type(None))
+        kind = _kind(hints[f.name])
         text = f.metadata["help"].replace("%", "%%") + _default_note(f)
         flag = "--" + f.name.replace("_", "-")
         if f.metadata["positional"]:
             parser.add_argument(f.name, nargs="*", default=None, metavar="SOURCE", help=text)
+        elif typing.get_origin(kind) is tuple:
+            parser.add_argument(flag, type=_split, default=None, metavar="A,B,…", help=text)
         elif kind is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
             parser.add_argument(flag, type=kind, default=None, metavar={int: "N", float: "X"}.get(kind, "TEXT"), help=text)
 
 
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def _default_note(f: Field) -> str:
     shown = f.default is not MISSING and f.default is not None and f.default is not False
-    return f" (default: {f.default})" if shown else ""
+    default = ",".join(f.default) if isinstance(f.default, tuple) else f.default
+    return f" (default: {default})" if shown else ""
 
 
 def given(arguments: argparse.Namespace, config: type) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -18,13 +18,13 @@ from typing import cast
 
 from dnafeat import pipeline, plan, storage
 from dnafeat import sequence as dna
-from dnafeat.config import EmbedConfig
-from dnafeat.encoder import describe
+from dnafeat.config import EmbedConfig, EncodingConfig
+from dnafeat.describe import cutting, describe
 from dnafeat.errors import AuditError, StrictError, UsageError
-from dnafeat.models import checkpoint as checkpoints
+from dnafeat.models.adapter import Source
 from dnafeat.projection import load_projector
 from dnafeat.publish import Publication
-from dnafeat.schema import PROJECTED_WIDTH, arrow_schema
+from dnafeat.schema import PROJECTED_WIDTH, VECTORS, arrow_schema
 from dnafeat.sources import ReadOptions, expand
 from dnafeat.store import Store
 from dnafeat.version import FeatureVersion, digest_of
@@ -34,7 +34,10 @@ _PACKAGES = ("dnafeat", "ray", "torch", "transformers", "tokenizers", "peft", "p
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a run did. Sequences are distinct ones; entries are what the source names. Rates count the encoding alone."""
+    """What a run did. Sequences are distinct ones; entries are what the source names. Rates count the encoding alone.
+
+    Of the sequences it encoded, `windowed` took several windows and `truncated` were encoded without their end.
+    """
 
     run_id: str
     run_number: int
@@ -51,6 +54,8 @@ class Summary:
     files: int
     bytes: int
     tokens: int
+    windowed: int
+    truncated: int
     seconds: float
     sequences_per_second: float
     tokens_per_second: float
@@ -85,9 +90,12 @@ def embed(config: EmbedConfig, *, show: bool = True) -> Summary:
     """
     clock, started = time.monotonic(), datetime.now(UTC)
     files = expand(config.sources)
-    version = _version(config)
+    encoder = Source.find(config)
+    version = _version(config, encoder)
+    tokenizer = encoder.checkpoint.tokenizer(config.kmer)
     store = Store(config.store)
     store.create()
+    _check_vectors(store, version, config)
     source_name = config.source_name or default_source_name(config)
     run_id = config.run_id or f"{started:%Y-%m-%dT%H-%M-%S}-{secrets.token_hex(3)}"
     before = store.published_run(run_id)
@@ -98,7 +106,8 @@ def embed(config: EmbedConfig, *, show: bool = True) -> Summary:
         options = ReadOptions(
             id_column=config.id_column, sequence_column=config.sequence_column, tile=config.tile, stride=config.stride
         )
-        checks = plan.Checks(alphabet=dna.IUPAC if config.iupac else dna.UNAMBIGUOUS, max_n_share=config.max_n_share)
+        alphabet = dna.IUPAC if config.iupac else dna.UNAMBIGUOUS
+        checks = plan.Checks(alphabet=alphabet, max_n_share=config.max_n_share, min_bases=tokenizer.min_bases)
         intake = plan.take_in(files, options, checks, folder)
         config_digest = digest_of({**config.shaping(), "source_name": source_name, "version": version.digest})
         if before is not None:
@@ -106,7 +115,14 @@ def embed(config: EmbedConfig, *, show: bool = True) -> Summary:
         _refuse_bad(intake, publication, config, folder)
         planned = store.features.reload().version()
         distinct, missing = plan.subtract(intake, store, version.digest, folder)
-        encoded = _encode(config, version, store, run_id, missing, work, show)
+        settings = pipeline.EncoderSettings(
+            config=replace(_encoding(config), precision=version.precision),
+            pins=encoder.pins,
+            cutting=cutting(version, tokenizer),
+            vectors=config.vectors,
+            version=version.digest,
+        )
+        encoded = _encode(config, version, settings, store, run_id, missing, work, show)
         _audit(encoded, missing.rows, store)
         store.record_version(version.digest, event="created", lineage=version.lineage(), run_id=run_id)
         committed = publication.commit_features([receipt.file for receipt in encoded.receipts], version.digest, planned)
@@ -128,6 +144,8 @@ def embed(config: EmbedConfig, *, show: bool = True) -> Summary:
             files=len(committed),
             bytes=sum(file.size for file in committed),
             tokens=encoded.tokens,
+            windowed=sum(receipt.windowed for receipt in encoded.receipts),
+            truncated=sum(receipt.truncated for receipt in encoded.receipts),
             seconds=round(time.monotonic() - clock, 3),
             sequences_per_second=encoded.rate(missing.rows),
             tokens_per_second=encoded.rate(encoded.tokens),
@@ -172,21 +190,14 @@ class Encoded:
         return 1 - sum(receipt.needed for receipt in self.receipts) / computed if computed else 0.0
 
 
-def _version(config: EmbedConfig) -> FeatureVersion:
+def _version(config: EmbedConfig, source: Source) -> FeatureVersion:
     """The run's feature version, its precision resolved against the machines that will encode and not against this one."""
     gpu = config.gpus_per_actor > 0 if config.gpus_per_actor is not None else None
     if gpu is None and os.environ.get("RAY_ADDRESS"):
         pipeline.start_ray()
         gpu = pipeline.default_gpus() > 0
-    return describe(
-        checkpoints.find(config.model),
-        config.adapter,
-        precision=config.precision,
-        window=config.window_tokens,
-        overlap=config.overlap_tokens,
-        projector=config.projector,
-        gpu=gpu,
-    )
+    version = describe(source, config, gpu=gpu)
+    return replace(version, names={**version.names, "vectors": list(config.vectors)})
 
 
 def _run_row(summary: Summary, config: EmbedConfig, store: Store) -> dict[str, object]:
@@ -212,9 +223,25 @@ def _as_before(before: dict, config_digest: str, fingerprint: str, store: Store)
         if before[name] != now:
             raise UsageError(f"run id {run_id} was published from {what}: give this run another --run-id")
     kept = {name: before[name] for name in Summary.__dataclass_fields__ if name in before}
-    done = {"encoded": 0, "already_stored": before["distinct"], "opened": 0, "closed": 0, "files": 0, "bytes": 0, "tokens": 0}
+    done = dict.fromkeys(("encoded", "opened", "closed", "files", "bytes", "tokens", "windowed", "truncated"), 0)
+    done["already_stored"] = before["distinct"]
     rates = {"seconds": 0.0, "sequences_per_second": 0.0, "tokens_per_second": 0.0, "padding_share": 0.0}
     return Summary(**{**kept, **done, **rates, "store": store.uri, "already_published": True})
+
+
+def _encoding(config: EmbedConfig) -> EncodingConfig:
+    return EncodingConfig(**config.encoding())
+
+
+def _check_vectors(store: Store, version: FeatureVersion, config: EmbedConfig) -> None:
+    """Raises UsageError where the store has the version with other vectors: a version's rows all have the same."""
+    known = store.lineage(version.digest)
+    kept = known.get("vectors", list(VECTORS)) if known else list(config.vectors)
+    if set(kept) != set(config.vectors):
+        raise UsageError(
+            f"version {version.digest} of {store.uri} keeps {', '.join(kept)}, and this run would keep {', '.join(config.vectors)}: "
+            f"give --vectors {','.join(kept)}"
+        )
 
 
 def _refuse_bad(intake: plan.Intake, publication: Publication, config: EmbedConfig, folder: Path) -> None:
@@ -238,7 +265,14 @@ def _refuse_bad(intake: plan.Intake, publication: Publication, config: EmbedConf
 
 
 def _encode(
-    config: EmbedConfig, version: FeatureVersion, store: Store, run_id: str, missing: plan.Spill, work: str, show: bool
+    config: EmbedConfig,
+    version: FeatureVersion,
+    settings: pipeline.EncoderSettings,
+    store: Store,
+    run_id: str,
+    missing: plan.Spill,
+    work: str,
+    show: bool,
 ) -> Encoded:
     """Encodes the missing sequences; Ray is started only when there are any."""
     if not missing.rows:
@@ -246,22 +280,14 @@ def _encode(
     pipeline.start_ray()
     gpus = config.gpus_per_actor if config.gpus_per_actor is not None else pipeline.default_gpus()
     actors = config.num_actors or pipeline.default_actors(gpus)
-    width = version.architecture["hidden_size"] * 3 + PROJECTED_WIDTH
+    hidden = version.architecture["hidden_size"]
+    width = sum(PROJECTED_WIDTH if name == "projected" else hidden for name in config.vectors)
     rows = config.shard_rows or plan.shard_rows(missing.rows, actors, row_bytes=4 * width)
     shards = plan.cut_shards(missing, rows, work)
     # The projector's weights stand beside the vectors they made, so that anyone can project again.
-    projector = load_projector(config.projector, version.architecture["hidden_size"])
+    projector = load_projector(config.projector, hidden)
     weights = storage.join(store.uri, "projectors", f"{version.projector_sha256}.safetensors")
     storage.write_whole(weights, lambda file: file.write(projector.to_bytes()))
-    settings = pipeline.EncoderSettings(
-        model=config.model,
-        adapter=config.adapter,
-        precision=version.precision,
-        window_tokens=config.window_tokens,
-        overlap_tokens=config.overlap_tokens,
-        projector=config.projector,
-        version=version.digest,
-    )
     receipts = pipeline.encode_shards(
         shards, settings, store=store.uri, run_id=run_id, actors=actors, gpus_per_actor=gpus, show=show
     )

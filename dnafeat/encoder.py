@@ -1,39 +1,40 @@
-"""Sequences to pooled and projected vectors: windows, length-sorted micro-batches, pooling. Knows nothing of Ray or of stores.
+"""Sequences to pooled and projected vectors: length-sorted micro-batches, pooling. Knows nothing of Ray or of stores.
 
 A vector depends on its sequence alone (1e-5 in float32): not on batch-mates, order, padding or batch size.
 
-A sequence longer than a window is cut into overlapping windows, and every token of it is *owned* by one window: the border lies in
-the middle of the overlap, so that each token is represented where it has context on both sides and counts once.
+A sequence longer than a window is cut into overlapping windows, and every token of it is owned by one of them (see `windows`).
 
 - `mean`: over all owned tokens of all windows.
 - `max`: element-wise over the same tokens.
 - `cls`: mean of the windows' [CLS] states, weighted by the number of tokens each owns.
 
-[CLS], [SEP] and [PAD] are out of mean and max; an [UNK] (an N) is a token of the sequence.
+[CLS], [SEP] and [PAD] are out of mean and max; with `special_tokens` each window's [CLS] and [SEP] count as tokens. An [UNK] (an N) is
+a token of the sequence. With both strands each vector is pooled for the sequence and for its reverse complement, and the two averaged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dnafeat import sequence as dna
-from dnafeat.errors import CheckpointError, UsageError
-from dnafeat.models import adapter as adapters
-from dnafeat.models import checkpoint as checkpoints
-from dnafeat.models.dnabert2 import DNABERT2
+from dnafeat.config import EncodingConfig
+from dnafeat.describe import cutting, describe
+from dnafeat.errors import UsageError
+from dnafeat.models.adapter import Source, merge
+from dnafeat.models.base import EncoderOutput
+from dnafeat.models.checkpoint import load_encoder
 from dnafeat.projection import load_projector
-from dnafeat.tokenizers import Tokens
+from dnafeat.tokenizers import Tokenizer
 from dnafeat.version import FeatureVersion
+from dnafeat.windows import Windows, cut
 
-WINDOW_TOKENS = 512
-OVERLAP_TOKENS = 128
-
-# (sequences finished, content tokens, tokens computed with padding) since the last call.
+# Told after each batch: sequences finished, content tokens, tokens computed with padding.
 Report = Callable[[int, int, int], None]
 
 
@@ -46,8 +47,11 @@ class Vectors:
     cls, mean, max : np.ndarray, shape=(n, hidden_size), float32
     projected : np.ndarray, shape=(n, 512), float32
     tokens : np.ndarray, shape=(n,), int64
-        Content tokens, special ones not counted.
+        Content tokens of the forward strand, special ones not counted; of a truncated sequence those kept.
     windows : np.ndarray, shape=(n,), int32
+        Of the forward strand.
+    truncated : np.ndarray, shape=(n,), bool
+        Whether the end of a sequence was left out.
     padding_share : float
         Share of the tokens computed that were padding.
     """
@@ -58,230 +62,188 @@ class Vectors:
     projected: np.ndarray
     tokens: np.ndarray
     windows: np.ndarray
+    truncated: np.ndarray
     padding_share: float
 
-
-@dataclass(frozen=True)
-class Windows:
-    """Windows over ragged tokens, in order of their sequences.
-
-    `start:stop` is what a window sees and `own_start:own_stop` what it owns, both in positions of `Tokens.ids`; all int64, (windows,).
-    """
-
-    sequence: np.ndarray
-    start: np.ndarray
-    stop: np.ndarray
-    own_start: np.ndarray
-    own_stop: np.ndarray
-
-
-def cut_windows(offsets: np.ndarray, capacity: int, overlap: int) -> Windows:
-    """Cuts each sequence into the fewest windows of at most `capacity` content tokens that share `overlap` or more.
-
-    A window starts every `capacity - overlap` tokens; the last is moved back to end with the sequence. Of a shared stretch of odd
-    length, the token in the middle belongs to the later window.
-
-    Parameters
-    ----------
-    offsets : np.ndarray, shape=(n + 1,), int64
-    capacity : int
-        Content tokens a window holds.
-    overlap : int
-        Least number of tokens that neighbouring windows share; less than `capacity`.
-    """
-    length = np.diff(offsets)
-    stride = capacity - overlap
-    count = np.where(length <= capacity, 1, -(-(length - capacity) // stride) + 1)
-    sequence = np.repeat(np.arange(len(length)), count)
-    index = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-    size = length[sequence]
-    # The last window ends with the sequence and is as long as the others, so that its tokens have as much context.
-    start = np.minimum(index * stride, np.maximum(size - capacity, 0))
-    stop = np.minimum(start + capacity, size)
-    first, last = index == 0, index == count[sequence] - 1
-    border = np.empty(len(start) + 1, np.int64)
-    border[1:-1] = (start[1:] + stop[:-1]) // 2
-    border[[0, -1]] = 0
-    own_start = np.where(first, 0, border[:-1])
-    own_stop = np.where(last, size, border[1:])
-    base = offsets[:-1][sequence]
-    return Windows(sequence, base + start, base + stop, base + own_start, base + own_stop)
+    def pooled(self, views: str) -> np.ndarray:
+        """One or several of cls, mean, max and projected end to end, named with plus signs: `cls+mean` is (n, 2 · hidden_size)."""
+        known = ("cls", "mean", "max", "projected")
+        names = views.split("+")
+        if strange := [name for name in names if name not in known]:
+            raise UsageError(f"no vector {strange[0]!r}: name some of {', '.join(known)}, with + between")
+        return np.concatenate([getattr(self, name) for name in names], axis=1)
 
 
 class Encoder:
-    """A model with its tokenizer and projector, ready to encode. Make one with `from_pretrained`."""
+    """A model with its tokenizer and projector, ready to encode. Make one with `from_pretrained`.
 
-    def __init__(
-        self, model: DNABERT2, tokenizer: checkpoints.BPETokenizer, spec: FeatureVersion, projector: torch.nn.Module
-    ) -> None:
+    Attributes
+    ----------
+    version : FeatureVersion
+        What names the numbers it makes.
+    tokenizer : Tokenizer
+    cutting : Cutting
+        How sequences are cut into windows, which `windows.cut` needs in another process.
+    hidden_size : int
+    batch_tokens : int
+        Tokens computed at a time, padding counted.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, spec: FeatureVersion, projector: nn.Module) -> None:
         self.tokenizer = tokenizer
         self.version = spec
+        self.cutting = cutting(spec, tokenizer)
         self.dtype = torch.bfloat16 if spec.precision == "bfloat16" else torch.float32
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device, self.dtype).eval()
         self.projector = projector.to(self.device).eval()
-        self.hidden_size = model.config.hidden_size
+        self.hidden_size: int = spec.architecture["hidden_size"]
         # Small batches stay in the CPU's caches: 1,024 tokens ran 5 to 20 % faster than 4,096 to 16,384, narrow model or wide.
         self.batch_tokens = 65_536 if self.device.type == "cuda" else 1024
 
     @classmethod
-    def from_pretrained(
-        cls,
-        model: str,
-        adapter: str | None = None,
-        *,
-        precision: str = "auto",
-        window: int = WINDOW_TOKENS,
-        overlap: int = OVERLAP_TOKENS,
-        projector: str = "random@0",
-    ) -> Encoder:
+    def from_pretrained(cls, model: str | None = None, adapter: str | None = None, **settings: Any) -> Encoder:
         """Loads an encoder.
 
         Parameters
         ----------
-        model : str
-            `dnafeat-mini` (bundled), a local folder, or a hub name `owner/model[@revision]`.
+        model : str | None
+            `dnafeat-mini` (bundled), a local folder, an `s3://` prefix, or a hub name `owner/model[@revision]`; None: the adapter's
+            base, else `dnafeat-mini`.
         adapter : str | None
-            Folder of a LoRA adapter in PEFT's format, merged into the weights.
-        precision : str
-            `auto` (bfloat16 on a GPU, float32 elsewhere), `float32` or `bfloat16`.
-        window, overlap : int
-            Tokens of the longest window, special ones counted, and tokens that neighbouring windows share.
-        projector : str
-            `random@SEED`: the untrained projection of the mean vector to 512 dimensions.
+            A LoRA adapter in PEFT's format, merged into the weights.
+        **settings
+            Fields of `dnafeat.config.EncodingConfig`: precision, window_tokens, overlap_tokens, window_bases, overlap_bases, truncate,
+            strands, layer, average_layers, special_tokens, kmer, projector.
 
         Raises
         ------
         UsageError
-            There is no such model or adapter, or its weights do not fit its architecture.
+            There is no such model, adapter or setting, or the weights do not fit their architecture.
         """
-        found = checkpoints.find(model)
-        spec = describe(found, adapter, precision=precision, window=window, overlap=overlap, projector=projector)
-        network = checkpoints.load_encoder(found)
-        if adapter is not None:
-            network = adapters.merge(network, adapter)
-        return cls(network, found.tokenizer(), spec, load_projector(projector, network.config.hidden_size))
+        return cls.load(EncodingConfig.make({"model": model, "adapter": adapter, **settings}))
+
+    @classmethod
+    def load(cls, config: EncodingConfig, pins: tuple[str | None, str | None] = (None, None)) -> Encoder:
+        """The encoder of a configuration; `pins` as of a `Source`."""
+        source = Source.find(config, pins)
+        spec = describe(source, config)
+        network = load_encoder(source.checkpoint)
+        if source.adapter is not None:
+            network = merge(network, source.adapter)
+        projector = load_projector(config.projector, spec.architecture["hidden_size"])
+        return cls(network, source.checkpoint.tokenizer(config.kmer), spec, projector)
 
     def encode(self, sequences: Sequence[str], report: Report | None = None) -> Vectors:
         """Encodes sequences, normalised as the store does (upper case, U to T, no white space), so that the vectors are the same.
 
-        Raises UsageError when one is empty or has a letter that is no IUPAC code.
+        Raises UsageError when one is empty, has a letter that is no IUPAC code, or is too short for a token.
         """
+        return self.encode_windows(cut(self._normalised(sequences), self.tokenizer, self.cutting), report)
+
+    def _normalised(self, sequences: Sequence[str]) -> list[str]:
         if isinstance(sequences, str):
-            raise UsageError("encode takes a list of sequences, and was given one text: put it into a list")
+            raise UsageError("a list of sequences is wanted, and one text was given: put it into a list")
         letters = [dna.normalise(sequence.encode(errors="replace")) for sequence in sequences]
         for i, one in enumerate(letters):
-            if fault := dna.problem(one, alphabet=dna.IUPAC):
+            if fault := dna.problem(one, alphabet=dna.IUPAC, min_bases=self.tokenizer.min_bases):
                 raise UsageError(f"sequence {i} of {len(letters)} cannot be encoded: {fault}")
-        return self.encode_tokens(self.tokenizer.encode([one.decode() for one in letters]), report)
+        return [one.decode() for one in letters]
 
     @torch.inference_mode()
-    def encode_tokens(self, tokens: Tokens, report: Report | None = None) -> Vectors:
-        """The same from token ids, for pipelines that tokenise elsewhere."""
-        spec = self.version
-        windows = cut_windows(tokens.offsets, spec.window_tokens - 2, spec.overlap_tokens)
-        n, length = len(tokens.offsets) - 1, np.diff(tokens.offsets)
-        if n and length.min() < 1:
-            raise UsageError(f"sequence {int(length.argmin())} of {n} has no tokens: leave it out")
-        total = torch.zeros(n, self.hidden_size, device=self.device)
-        largest = torch.full((n, self.hidden_size), -torch.inf, device=self.device)
-        cls = torch.zeros(n, self.hidden_size, device=self.device)
+    def encode_windows(self, windows: Windows, report: Report | None = None) -> Vectors:
+        """The same from windows that `windows.cut` made, for pipelines that tokenise elsewhere."""
+        n, hidden_size, strands = len(windows.cut), self.hidden_size, 1 + self.cutting.both_strands
+        units = windows.sequence * strands + windows.strand
+        owned = windows.own_stop - windows.own_start
+        extra = self.tokenizer.specials if self.version.special_tokens_pooled else 0
+        total = torch.zeros(n * strands, hidden_size, device=self.device)
+        largest = torch.full((n * strands, hidden_size), -torch.inf, device=self.device)
+        cls = torch.zeros(n * strands, hidden_size, device=self.device)
+        # A sequence is finished with its last window, of the second strand where there are two.
+        last = np.append(np.diff(windows.sequence) > 0, True)[: len(windows)]
         computed = 0
         for chosen in self._batches(windows.stop - windows.start):
-            ids, mask, own = self._batch(tokens.ids, windows, chosen)
-            hidden = self.model(ids, mask).last_hidden_state.float()
-            owner = torch.from_numpy(windows.sequence[chosen]).to(self.device)
-            total.index_add_(0, owner, torch.bmm(own.float()[:, None], hidden)[:, 0])
+            ids, mask, own = self._batch(windows, chosen)
+            hidden = self._states(ids, mask)
+            unit = torch.from_numpy(units[chosen]).to(self.device)
+            total.index_add_(0, unit, torch.bmm(own.float()[:, None], hidden)[:, 0])
             lone = hidden.masked_fill(~own[:, :, None], -torch.inf).amax(1)
-            largest.scatter_reduce_(0, owner[:, None].expand_as(lone), lone, "amax")
-            owned = torch.from_numpy(windows.own_stop[chosen] - windows.own_start[chosen]).to(self.device)
-            cls.index_add_(0, owner, hidden[:, 0] * owned[:, None])
+            largest.scatter_reduce_(0, unit[:, None].expand_as(lone), lone, "amax")
+            weight = torch.from_numpy(owned[chosen]).to(self.device)
+            cls.index_add_(0, unit, hidden[:, 0] * weight[:, None])
             computed += ids.numel()
             if report is not None:
-                ends = windows.own_stop[chosen] == tokens.offsets[1:][windows.sequence[chosen]]
-                report(int(ends.sum()), int(owned.sum()), ids.numel())
-        counts = torch.from_numpy(length).to(self.device)[:, None]
-        mean, cls = total / counts, cls / counts
+                forward = windows.strand[chosen] == 0
+                report(int(last[chosen].sum()), int(owned[chosen][forward].sum()), ids.numel())
+        tokens = np.bincount(units, owned, minlength=n * strands)
+        pooled = np.bincount(units, owned + extra, minlength=n * strands)
+        mean = total / self._column(pooled)
+        cls = cls / self._column(tokens)
+        mean, largest, cls = (x.view(n, strands, hidden_size).mean(1) for x in (mean, largest, cls))
         projected = torch.cat([self.projector(part) for part in mean.split(8192)])
-        needed = int((windows.stop - windows.start + 2).sum())
+        needed = int((windows.stop - windows.start + self.tokenizer.specials).sum())
         return Vectors(
             cls=cls.cpu().numpy(),
             mean=mean.cpu().numpy(),
             max=largest.cpu().numpy(),
             projected=projected.cpu().numpy(),
-            tokens=length,
-            windows=np.bincount(windows.sequence, minlength=n).astype(np.int32),
+            tokens=windows.tokens(),
+            windows=windows.counts().astype(np.int32),
+            truncated=windows.cut,
             padding_share=1 - needed / computed if computed else 0.0,
         )
+
+    def attentions(self, sequence: str) -> np.ndarray:
+        """Attention probabilities of one sequence, (layers, heads, tokens, tokens) float32, [CLS] and what ends it among the tokens.
+
+        The model runs its plain attention for it, which is slow and kept out of `encode`. Raises UsageError for a sequence that takes
+        more than one window.
+        """
+        windows = cut(self._normalised([sequence]), self.tokenizer, replace(self.cutting, both_strands=False))
+        if len(windows) > 1 or windows.cut.any():
+            size = f"{self.cutting.bases} bases" if self.cutting.bases else f"{self.version.window_tokens} tokens"
+            raise UsageError(f"the sequence takes more than one window of {size}: give a shorter one")
+        ids, mask, _ = self._batch(windows, np.array([0]))
+        with torch.inference_mode():
+            output: EncoderOutput = self.model(ids, mask, output_attentions=True)
+        return torch.cat(output.attentions or ()).float().cpu().numpy()
+
+    def _states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """The hidden layer, or mean of layers, that is pooled: (rows, tokens, hidden_size) float32."""
+        layer, count = self.version.layer, self.version.average_layers
+        if (layer, count) == (-1, 1):
+            return self.model(ids, mask).last_hidden_state.float()
+        states = self.model(ids, mask, output_hidden_states=True).hidden_states
+        end = len(states) + 1 + layer
+        return torch.stack([state.float() for state in states[end - count : end]]).mean(0)
+
+    def _column(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self.device, torch.float32)[:, None]
 
     def _batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
         """Window numbers by falling length (the largest batch first shows at once whether memory suffices), up to a budget of tokens."""
         order = np.argsort(-lengths, kind="stable")
         i = 0
         while i < len(order):
-            rows = max(1, self.batch_tokens // int(lengths[order[i]] + 2))
+            rows = max(1, self.batch_tokens // int(lengths[order[i]] + self.tokenizer.specials))
             yield order[i : i + rows]
             i += rows
 
-    def _batch(self, flat: np.ndarray, windows: Windows, chosen: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids, mask and ownership of some windows, each (rows, longest + 2): [CLS] content [SEP] padding."""
+    def _batch(self, windows: Windows, chosen: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids, mask and what is pooled of some windows, each (rows, longest window): [CLS] content, [SEP] where there is one, padding."""
         start, stop = windows.start[chosen, None], windows.stop[chosen, None]
-        width = int((stop - start).max()) + 2
+        width = int((stop - start).max()) + self.tokenizer.specials
         position = start + np.arange(-1, width - 1)[None, :]
         content = (position >= start) & (position < stop)
-        ids = np.where(content, flat[np.where(content, position, 0)], self.tokenizer.pad_id)
+        ids = np.where(content, windows.ids[np.where(content, position, 0)], self.tokenizer.pad_id)
         ids[:, 0] = self.tokenizer.cls_id
-        ids[position == stop] = self.tokenizer.sep_id
+        real = position < stop
+        if self.tokenizer.sep_id is not None:
+            ids[position == stop] = self.tokenizer.sep_id
+            real = position <= stop
         own = (position >= windows.own_start[chosen, None]) & (position < windows.own_stop[chosen, None])
+        if self.version.special_tokens_pooled:
+            own |= real & ~content
         to = self.device
-        return (
-            torch.from_numpy(ids.astype(np.int64)).to(to),
-            torch.from_numpy(position <= stop).to(to),
-            torch.from_numpy(own).to(to),
-        )
-
-
-def resolve_precision(precision: str, *, gpu: bool) -> str:
-    """`auto` becomes bfloat16 on GPUs and float32 elsewhere: many CPUs lack the instructions and are 100 times slower."""
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise UsageError(f"precision {precision!r} is none of auto, float32, bfloat16")
-    return precision if precision != "auto" else ("bfloat16" if gpu else "float32")
-
-
-def describe(
-    found: checkpoints.Checkpoint,
-    adapter: str | None = None,
-    *,
-    precision: str = "auto",
-    window: int = WINDOW_TOKENS,
-    overlap: int = OVERLAP_TOKENS,
-    projector: str = "random@0",
-    gpu: bool | None = None,
-) -> FeatureVersion:
-    """The feature version these settings give, without building the model. `gpu` says where it will run; None: look here."""
-    if not window >= 3:
-        raise UsageError(f"a window of {window} tokens has no room beside [CLS] and [SEP]: give 3 or more")
-    if not 0 <= overlap < window - 2:
-        raise UsageError(f"an overlap of {overlap} tokens does not fit a window of {window}, of which 2 are special: give less")
-    config, tokenizer = found.config(), found.tokenizer()
-    if tokenizer.vocab_size > config.vocab_size:
-        raise CheckpointError(
-            f"{found.folder}: tokenizer.json has {tokenizer.vocab_size} entries and config.json says vocab_size {config.vocab_size}: "
-            f"they do not belong together"
-        )
-    # What only training reads changes no vector.
-    shape = {name: value for name, value in asdict(config).items() if name not in ("hidden_dropout_prob", "initializer_range")}
-    return FeatureVersion(
-        architecture={"family": "dnabert2", **shape},
-        weights_sha256=found.weights_sha256(),
-        tokenizer_sha256=tokenizer.fingerprint,
-        adapter_sha256=adapters.fingerprint(adapter) if adapter is not None else None,
-        window_tokens=window,
-        overlap_tokens=overlap,
-        strands="forward",
-        layer=-1,
-        special_tokens_pooled=False,
-        precision=resolve_precision(precision, gpu=torch.cuda.is_available() if gpu is None else gpu),
-        projector_sha256=load_projector(projector, config.hidden_size).fingerprint(),
-        names={"model": found.name, "revision": found.revision, "adapter": adapter, "projector": projector},
-    )
+        return torch.from_numpy(ids.astype(np.int64)).to(to), torch.from_numpy(real).to(to), torch.from_numpy(own).to(to)

@@ -49,6 +49,10 @@ class ConflictError(DnafeatError):
     exit_code = 3
 
 
+class DnafeatWarning(UserWarning):
+    """What a user should know and may have meant: shown as one sentence on standard error."""
+
+
 def one_line(error: BaseException) -> str:
     """The first line of another library's message, for use inside a sentence."""
     lines = str(error).strip().splitlines()

@@ -21,8 +21,10 @@ from dnafeat.corpus import Genomes, token_spans
 from dnafeat.errors import UsageError
 from dnafeat.heldout import FLANK, SHARED, Prepared, flanks, prepare
 from dnafeat.masking import faster_precision, masked_score
-from dnafeat.models.checkpoint import Checkpoint, find, load_checked
-from dnafeat.models.dnabert2 import Config, DNABERT2ForMaskedLM
+from dnafeat.models.base import Config
+from dnafeat.models.checkpoint import Checkpoint, find, load_masked_lm
+from dnafeat.models.dnabert2 import DNABERT2
+from dnafeat.models.heads import MaskedLM
 
 Say = Callable[[str], None]
 
@@ -47,30 +49,19 @@ def export(folder: Path, state: Mapping[str, Tensor], config: Config, tokenizer:
     )
 
 
-def load_masked_lm(folder: Path) -> DNABERT2ForMaskedLM:
-    """The whole model, head included, in float32 and eval mode. Raises CheckpointError when a key is missing or too many."""
-    checkpoint = Checkpoint(str(folder), folder)
-    state = checkpoint.state_dict()
-    model = DNABERT2ForMaskedLM(checkpoint.config())
-    if "bert.embeddings.word_embeddings.weight" in state:
-        state[_TIED] = state["bert.embeddings.word_embeddings.weight"]
-    load_checked(model, state, checkpoint.weights)
-    return model.eval()
-
-
 def untrained(like: Checkpoint, folder: Path, seed: int) -> None:
     """A model folder with the shape and the tokenizer of another and fresh random weights."""
     torch.manual_seed(seed)
     config = like.config()
     export(
         folder,
-        DNABERT2ForMaskedLM(config).state_dict(),
+        MaskedLM(DNABERT2(config)).state_dict(),
         config,
         tokenizers.Tokenizer.from_file(str(like.folder / "tokenizer.json")),
     )
 
 
-def measure(model: DNABERT2ForMaskedLM, prepared: Prepared, genomes: Genomes) -> dict[str, dict[str, float]]:
+def measure(model: MaskedLM, prepared: Prepared, genomes: Genomes) -> dict[str, dict[str, float]]:
     """Loss and accuracy on [MASK] tokens of each held-out stretch, beside the baselines on the same tokens.
 
     Losses are in nats per token. Every scored token is predicted once, in windows of 256 tokens.
@@ -95,7 +86,7 @@ def write(
     folder: Path, training: dict[str, Any], genomes: Genomes, prepared: Prepared, probes: Sequence[str], say: Say
 ) -> dict[str, Any]:
     """Measures the model in `folder`, with `probes` being CSV files of sequence,label; writes and returns its numbers, and its card."""
-    model = load_masked_lm(folder)
+    model = load_masked_lm(Checkpoint(str(folder), folder))
     metrics: dict[str, Any] = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "config": json.loads((folder / "config.json").read_text()),

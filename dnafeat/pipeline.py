@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -27,14 +27,16 @@ import ray.data
 import torch
 
 from dnafeat import storage
+from dnafeat.config import EncodingConfig
 from dnafeat.encoder import Encoder
 from dnafeat.errors import EncodingError, one_line
-from dnafeat.models import checkpoint as checkpoints
+from dnafeat.models.adapter import Source
 from dnafeat.plan import Shard
 from dnafeat.progress import shown, start
-from dnafeat.schema import VECTORS, arrow_schema
+from dnafeat.schema import arrow_schema
 from dnafeat.tables import DataFile, Table
-from dnafeat.tokenizers import Tokens
+from dnafeat.tokenizers import Tokenizer
+from dnafeat.windows import ARRAYS, Cutting, Windows, cut
 
 # What a tokenising task asks for. An actor asks for more or less, never for the same: Ray Data would fuse the two into one operator.
 _TASK_CPUS = 0.25
@@ -48,12 +50,13 @@ _LOCAL_OBJECT_STORE = 512 * 2**20
 class EncoderSettings:
     """What an actor needs to build the run's encoder."""
 
-    model: str
-    adapter: str | None
-    precision: str
-    window_tokens: int
-    overlap_tokens: int
-    projector: str
+    config: EncodingConfig
+    """With the precision the driver has resolved."""
+    pins: tuple[str | None, str | None]
+    """Revisions of model and adapter, so that a worker fetches what the driver has seen, and nothing where it has that already."""
+    cutting: Cutting
+    vectors: tuple[str, ...]
+    """Columns to store."""
     version: str
     """Digest the driver planned for; an actor that arrives at another one stops the run."""
 
@@ -68,6 +71,8 @@ class Receipt:
     file : DataFile
     tokens : int
         Content tokens.
+    windowed, truncated : int
+        Sequences that took several windows, and those whose end was left out.
     computed, needed : int
         Tokens that went through the encoder, with special tokens; with and without padding.
     not_finite : int
@@ -79,11 +84,16 @@ class Receipt:
     shard: str
     file: DataFile
     tokens: int
+    windowed: int
+    truncated: int
     computed: int
     needed: int
     not_finite: int
     began: float
     ended: float
+
+
+_COUNTS = tuple(field.name for field in fields(Receipt) if field.name != "file")
 
 
 def start_ray() -> None:
@@ -148,24 +158,23 @@ def default_actors(gpus_per_actor: float) -> int:
 
 
 @functools.cache
-def _tokenizer(model: str) -> checkpoints.BPETokenizer:
-    return checkpoints.find(model).tokenizer()
+def _tokenizer(config: EncodingConfig, pins: tuple[str | None, str | None]) -> Tokenizer:
+    return Source.find(config, pins).checkpoint.tokenizer(config.kmer)
 
 
-def tokenise_shards(batch: Any, model: str) -> Any:
-    """Reads shards (an Arrow table with column uri) and adds their token ids: one row in, one row out, arrays as lists within it."""
+def tokenise_shards(batch: Any, settings: EncoderSettings) -> Any:
+    """Reads shards (an Arrow table with column uri) and adds their windows of token ids: one row in, one row out, arrays as lists."""
     rows = []
     for uri in batch["uri"].to_pylist():
         fs, path = storage.filesystem(uri)
         with fs.open(path, "rb") as file:
             table = pq.read_table(file)
         letters = table["sequence"].cast(pa.large_string()).to_pylist()
-        tokens = _tokenizer(model).encode(letters)
+        windows = cut(letters, _tokenizer(settings.config, settings.pins), settings.cutting)
         columns = {
             "digests": table["sequence_digest"].combine_chunks(),
             "bases": pa.array([len(one) for one in letters], pa.int64()),
-            "ids": pa.array(tokens.ids),
-            "offsets": pa.array(tokens.offsets),
+            **{name: pa.array(getattr(windows, name)) for name in ARRAYS},
         }
         rows.append(pa.table({"uri": [uri], **{name: _one_list(column) for name, column in columns.items()}}))
     return pa.concat_tables(rows)
@@ -181,30 +190,24 @@ class EncodeShards:
 
     def __init__(self, settings: EncoderSettings, store: str, run_id: str, threads: int, progress: ray.actor.ActorHandle) -> None:
         torch.set_num_threads(threads)
-        self.encoder = Encoder.from_pretrained(
-            settings.model,
-            settings.adapter,
-            precision=settings.precision,
-            window=settings.window_tokens,
-            overlap=settings.overlap_tokens,
-            projector=settings.projector,
-        )
+        self.encoder = Encoder.load(settings.config, settings.pins)
         if self.encoder.version.digest != settings.version:
             raise RuntimeError(
                 f"this worker's encoder has feature version {self.encoder.version.digest} and the run was planned for "
-                f"{settings.version}: {settings.model} is not the same on all nodes"
+                f"{settings.version}: {settings.config.model} is not the same on all nodes"
             )
         self.features = Table(store, "features")
-        self.run_id, self.version, self.progress = run_id, settings.version, progress
+        self.run_id, self.version, self.vectors, self.progress = run_id, settings.version, settings.vectors, progress
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return pa.Table.from_pylist([self._encode(batch.slice(i, 1)) for i in range(len(batch))])
 
     def _encode(self, row: pa.Table) -> dict:
         began = time.time()
-        numbers = {name: row[name].combine_chunks().flatten().to_numpy() for name in ("ids", "offsets", "bases")}
+        arrays = {name: row[name].combine_chunks().flatten() for name in (*ARRAYS, "bases")}
+        bases = arrays.pop("bases").to_numpy()
+        windows = Windows(**{name: array.to_numpy(zero_copy_only=False) for name, array in arrays.items()})
         names = row["digests"].combine_chunks().flatten().cast(pa.string())
-        offsets, bases = numbers["offsets"], numbers["bases"]
         computed = needed = strange = waiting = waiting_tokens = 0
         last = time.monotonic()
 
@@ -222,13 +225,12 @@ class EncodeShards:
             for at in range(0, len(names), _PIECE_ROWS):
                 end = min(at + _PIECE_ROWS, len(names))
                 before = computed
-                ids = numbers["ids"][offsets[at] : offsets[end]]
-                vectors = self.encoder.encode_tokens(Tokens(ids, offsets[at : end + 1] - offsets[at]), report)
+                vectors = self.encoder.encode_windows(windows.part(at, end), report)
                 needed += round((computed - before) * (1 - vectors.padding_share))
-                strange += sum(int((~np.isfinite(getattr(vectors, name))).any(1).sum()) for name in VECTORS)
+                strange += sum(int((~np.isfinite(getattr(vectors, name))).any(1).sum()) for name in self.vectors)
                 columns = {
                     "sequence_digest": names[at:end],
-                    **{name: _lists(getattr(vectors, name)) for name in VECTORS},
+                    **{name: _lists(getattr(vectors, name)) for name in self.vectors},
                     "bases": pa.array(bases[at:end]),
                     "tokens": pa.array(vectors.tokens),
                     "windows": pa.array(vectors.windows),
@@ -248,7 +250,9 @@ class EncodeShards:
             "rows": file.rows,
             "first": file.minimum["sequence_digest"],
             "last": file.maximum["sequence_digest"],
-            "tokens": int(offsets[-1]),
+            "tokens": int(windows.tokens().sum()),
+            "windowed": int((windows.counts() > 1).sum()),
+            "truncated": int(windows.cut.sum()),
             "computed": computed,
             "needed": needed,
             "not_finite": strange,
@@ -297,7 +301,7 @@ def encode_shards(
         ray.data.from_items(items, override_num_blocks=len(items))
         .map_batches(
             tokenise_shards,  # type: ignore[arg-type]
-            fn_kwargs={"model": settings.model},
+            fn_kwargs={"settings": settings},
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=_TASK_CPUS,
@@ -319,7 +323,7 @@ def encode_shards(
                 file = DataFile(
                     row["path"], row["size"], row["rows"], *ends, {"sequence_digest": 0}, {"feature_version": settings.version}
                 )
-                counts = {name: row[name] for name in ("shard", "tokens", "computed", "needed", "not_finite", "began", "ended")}
+                counts = {name: row[name] for name in _COUNTS}
                 yield Receipt(file=file, **counts)
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ class Checks:
 
     alphabet: bytes = dna.UNAMBIGUOUS
     max_n_share: float = 1.0
+    min_bases: int = 1
 
 
 @dataclass
@@ -96,13 +97,10 @@ def take_in(files: Sequence[str], options: sources.ReadOptions, checks: Checks, 
     entries = Spill(folder, "entries", entry_schema, partitions)
     sequences = Spill(folder, "sequences", SHARD_SCHEMA, partitions)
     rejects = Spill(folder, "rejects", pa.schema(reject_fields))
-    fingerprint = hashlib.sha256(json.dumps(keys).encode())
+    fingerprint, limits = hashlib.sha256(json.dumps(keys).encode()), asdict(checks)
     for batch in sources.read(files, options):
         letters = batch["sequence"].to_pylist()
-        faults = [
-            fault or dna.problem(one, alphabet=checks.alphabet, max_n_share=checks.max_n_share)
-            for fault, one in zip(batch["problem"].to_pylist(), letters, strict=True)
-        ]
+        faults = [fault or dna.problem(one, **limits) for fault, one in zip(batch["problem"].to_pylist(), letters, strict=True)]
         names = ["" if fault else dna.digest(one) for fault, one in zip(faults, letters, strict=True)]
         _fold(fingerprint, batch, keys, [fault or name for fault, name in zip(faults, names, strict=True)])
         good = pa.array([fault is None for fault in faults])

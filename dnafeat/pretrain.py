@@ -31,7 +31,9 @@ from dnafeat.corpus import CLS, SEP
 from dnafeat.errors import DnafeatError, UsageError, one_line
 from dnafeat.heldout import Prepared, prepare
 from dnafeat.masking import IGNORED, autocast, crops, faster_precision, framed, mask, masked_score
-from dnafeat.models.dnabert2 import Config, DNABERT2ForMaskedLM
+from dnafeat.models.base import Config
+from dnafeat.models.dnabert2 import DNABERT2
+from dnafeat.models.heads import MaskedLM
 from dnafeat.optimisers import learning_rate, make_optimisers
 from dnafeat.sequence import digest
 from dnafeat.tokenizers import train_bpe
@@ -172,7 +174,8 @@ def _train_loop(job: dict[str, Any]) -> None:
     rank, world = train.get_context().get_world_rank(), train.get_context().get_world_size()
     device = ray.train.torch.get_device()
     stream, offsets, heldout = ray.get(job["data"])
-    bare = DNABERT2ForMaskedLM(Config(**job["config"]))
+    encoder = DNABERT2(Config(**job["config"]))
+    bare = MaskedLM(encoder)
     bare.to(device)
     # The weights come from the seed; what dropout draws differs from worker to worker.
     torch.manual_seed(job["seed"] + 1 + rank)
@@ -195,7 +198,7 @@ def _train_loop(job: dict[str, Any]) -> None:
             torch.distributed.broadcast_object_list(decided)
         precision = decided[0]
     if job["compile"]:
-        for layer in bare.bert.encoder.layer:
+        for layer in encoder.encoder.layer:
             layer.compile()
     model = ray.train.torch.prepare_model(bare, move_to_device=False)
     # PyTorch's fused attention for CPUs is several times slower backwards than plain products, at crops of this length.

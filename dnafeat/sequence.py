@@ -18,7 +18,7 @@ def normalise(raw: bytes) -> bytes:
     return raw.translate(_UPPER_U_TO_T, _WHITE)
 
 
-def problem(sequence: bytes, *, alphabet: bytes = UNAMBIGUOUS, max_n_share: float = 1.0) -> str | None:
+def problem(sequence: bytes, *, alphabet: bytes = UNAMBIGUOUS, max_n_share: float = 1.0, min_bases: int = 1) -> str | None:
     """Why a normalised sequence is refused, in words; None when it is good.
 
     Parameters
@@ -29,6 +29,8 @@ def problem(sequence: bytes, *, alphabet: bytes = UNAMBIGUOUS, max_n_share: floa
         The letters allowed: `UNAMBIGUOUS` (A C G T N) or `IUPAC`.
     max_n_share : float
         Largest accepted share of N, from 0 to 1.
+    min_bases : int
+        Shortest accepted sequence: what the model's tokenizer makes one token of.
     """
     if not sequence:
         return "the sequence is empty"
@@ -38,6 +40,8 @@ def problem(sequence: bytes, *, alphabet: bytes = UNAMBIGUOUS, max_n_share: floa
         shown = letter.decode("ascii") if 32 < letter[0] < 127 else f"byte 0x{letter[0]:02x}"
         allowed = "A C G T N" if alphabet == UNAMBIGUOUS else "the IUPAC codes"
         return f"letter {shown!r} at base {sequence.index(letter) + 1} is outside {allowed} ({len(strange)} such)"
+    if len(sequence) < min_bases:
+        return f"{len(sequence)} base{'s are' if len(sequence) > 1 else ' is'} too few for a token of this model, which takes {min_bases}"
     if max_n_share < 1.0:
         share = sequence.count(b"N") / len(sequence)
         if share > max_n_share:

@@ -129,7 +129,8 @@ class Store:
         version : str | None
             A version or channel; None: the channel `production`, or the only version there is.
         columns : sequence of str | None
-            Any of cls, mean, max, projected, sequence_digest, bases, tokens, windows, run_id; None: the stored vectors.
+            Any of cls, mean, max, projected, sequence_digest, bases, tokens, windows, run_id; vectors with plus signs between them,
+            as in `cls+mean`, come end to end as one column of that name; None: the stored vectors.
         source : str | None
             One source's name; None: all sources that have filled the version.
 
@@ -150,7 +151,7 @@ class Store:
         published = self._published()[digest]
         if source is not None and source not in published:
             raise StoreError(f"no source {source!r} has filled version {digest}: there are {', '.join(sorted(published))}")
-        chosen = self._columns(columns)
+        chosen = self._columns(columns, digest)
         # Loaded after `runs`, both tables hold at least what the published runs name.
         self.features.reload()
         self.sequences.reload()
@@ -160,7 +161,7 @@ class Store:
         distinct, first, count = np.unique(wanted, return_index=True, return_counts=True)
         where, pruned_by = ds.field("feature_version") == digest, [("feature_version", "=", digest)]
         found, nothing = 0, True
-        plain = [name for name in chosen if name != "sequence_digest"]
+        plain = [name for name in dict.fromkeys(part for name in chosen for part in name.split("+")) if name != "sequence_digest"]
         for batch in self.features.batches(["sequence_digest", *plain], where, pruned_by, 16_384):
             own = digests.to_numpy(batch["sequence_digest"])
             place = np.searchsorted(distinct, own)
@@ -194,18 +195,20 @@ class Store:
         names = ["sequence_id", *(name for name in names if name != "sequence_id")]
         arrays = [_one_array(left[name]) for name in names]
         for name in chosen:
-            column = batch[name].take(rows)
-            arrays.append(_fixed(column, name) if name in VECTORS else column)
+            parts = [batch[part].take(rows) for part in name.split("+")]
+            arrays.append(_end_to_end([_fixed(part) for part in parts]) if name.split("+")[0] in VECTORS else parts[0])
         return pa.RecordBatch.from_arrays(arrays, names=[*names, *chosen])
 
-    def _columns(self, columns: Sequence[str] | None) -> list[str]:
+    def _columns(self, columns: Sequence[str] | None, version: str) -> list[str]:
+        stored = self.lineage(version).get("vectors", list(VECTORS))
         if columns is None:
-            return list(VECTORS)
-        strange = [name for name in columns if name not in VECTORS + _OWN]
-        if strange:
-            raise StoreError(
-                f"no column {strange[0]!r} to read: choose among {', '.join(VECTORS + _OWN)} (keys always come along)"
-            )
+            return [name for name in VECTORS if name in stored]
+        for name in columns:
+            parts = name.split("+")
+            if any(part not in VECTORS for part in parts) and name not in _OWN:
+                raise StoreError(f"no column {name!r} to read: choose among {', '.join(VECTORS + _OWN)} (keys always come along)")
+            if absent := [part for part in parts if part in VECTORS and part not in stored]:
+                raise StoreError(f"version {version} does not store {absent[0]!r} but {', '.join(stored)}: read one of those")
         return list(dict.fromkeys(columns))
 
     # -- what the tables say -------------------------------------------------------------------------------------------
@@ -249,6 +252,12 @@ class Store:
         for batch in self.features.batches([name], where, pruned_by, 131_072):
             yield digests.to_numpy(batch[name])
 
+    def lineage(self, version: str) -> dict:
+        """What a version is made of, as it was recorded with it; empty where the store has no such version."""
+        events = self._events()
+        made = events.filter(pc.and_(pc.equal(events["event"], "created"), pc.equal(events["feature_version"], version)))
+        return json.loads(made["lineage"][0].as_py()) if len(made) else {}
+
     def record_version(
         self, version: str, *, event: str, name: str | None = None, lineage: str | None = None, run_id: str | None = None
     ) -> None:
@@ -275,12 +284,20 @@ def _one_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
 
 
-def _fixed(column: pa.Array, name: str) -> pa.Array:
+def _fixed(column: pa.Array) -> pa.Array:
     """A list column as a fixed-size list, without copying the numbers."""
     if column.null_count:
-        raise StoreError(f"this version does not store {name!r}: read it from a version that does")
+        raise StoreError("the store is damaged: rows of one version lack a vector that others of it have")
     values = column.flatten()
     return pa.FixedSizeListArray.from_arrays(values, len(values) // len(column) if len(column) else 1)
+
+
+def _end_to_end(columns: Sequence[pa.Array]) -> pa.Array:
+    """Fixed-size lists of the same rows, each row's put end to end."""
+    if len(columns) == 1:
+        return columns[0]
+    whole = np.concatenate([matrix(column) for column in columns], axis=1)
+    return pa.FixedSizeListArray.from_arrays(whole.ravel(), whole.shape[1])
 
 
 def matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:

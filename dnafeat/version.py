@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 # Grows when the engine's own arithmetic changes what it stores beyond the stated tolerance (1e-5 in float32).
 ENGINE = 1
+_LATER = ("average_layers", "window_bases", "overlap_bases", "truncate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +26,13 @@ class FeatureVersion:
     adapter_sha256: str | None
     """Of the LoRA adapter's config and weights; None without one."""
     window_tokens: int
-    """Longest window, special tokens counted."""
+    """Longest window, special tokens counted; 0 where windows are cut in bases."""
     overlap_tokens: int
-    """Tokens that neighbouring windows share."""
+    """Tokens that neighbouring windows share; 0 where windows are cut in bases."""
     strands: str
     """`forward`, or `both`: forward and reverse complement averaged after pooling."""
     layer: int
-    """Hidden layer pooled; -1 is the last."""
+    """Hidden layer pooled, counted from the last, which is -1."""
     special_tokens_pooled: bool
     """Whether [CLS] and [SEP] count in mean and max."""
     precision: str
@@ -40,11 +41,22 @@ class FeatureVersion:
     """Of the projector's weights."""
     projector_input: str = "mean"
     engine: int = ENGINE
+    average_layers: int = 1
+    """The mean of this many layers is pooled, `layer` being the last of them."""
+    window_bases: int = 0
+    """Length of windows that are cut in bases; 0 where they are cut in tokens."""
+    overlap_bases: int = 0
+    truncate: bool = False
+    """Whether only the first window of a longer sequence was encoded."""
     names: Mapping[str, Any] = field(default_factory=dict)
-    """Lineage only: model, revision, adapter and projector as they were asked for."""
+    """Lineage only: model, adapter and projector as they were asked for, the revisions they were found at, the vectors stored."""
 
     def identity(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if key != "names"}
+        """What the digest is made of. A field of `_LATER` is left out at its default, so that older versions keep their names."""
+        later = {f.name: f.default for f in fields(self) if f.name in _LATER}
+        return {
+            key: value for key, value in asdict(self).items() if key != "names" and not (key in later and value == later[key])
+        }
 
     @property
     def digest(self) -> str:

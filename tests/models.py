@@ -1,29 +1,36 @@
-"""Small random DNABERT-2 models laid out as the hub's folders, and the architecture once more, slowly, in float64 NumPy.
+"""Small random models of each architecture, laid out as the hub's folders.
 
-Written from the published facts alone: nothing here imports dnafeat, so that both sides can be compared.
+Names without a prefix are DNABERT-2's; BERT's and ProkBERT's start with `bert_` and `prokbert_`. Written from the published facts
+alone: nothing here imports dnafeat, so that both sides can be compared. What the models should answer says `references`.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
 import torch
+from references import SLOPES as SLOPES
+from references import forward64 as forward64
+from references import gelu as gelu
 from safetensors.torch import save_file
 
 # Products this small lose more to being shared out than they gain.
 torch.set_num_threads(1)
 
 State = dict[str, torch.Tensor]
+Shapes = dict[str, tuple[int, ...]]
 
 SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
 # Merges of the random models' tokenizer, in order: A 5, C 6, G 7, T 8, then these from 9 on.
 MERGES = ["AC", "GT", "TA", "CC", "GA", "ACGT", "TATA", "GATA"]
 VOCABULARY = len(SPECIAL) + 4 + len(MERGES)
+# The other random models' entries, as DNABERT's and ProkBERT's vocabularies have them: 3-mers behind five special tokens.
+KMER_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+KMER_VOCABULARY = len(KMER_SPECIAL) + 4**3
 
 
 def config(**changes: Any) -> dict[str, Any]:
@@ -47,43 +54,121 @@ def config(**changes: Any) -> dict[str, Any]:
     }
 
 
-def shapes(values: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Keys and shapes of the published masked-LM file, in its order; 142 keys with 12 layers."""
-    h, inner, vocabulary = values["hidden_size"], values["intermediate_size"], values["vocab_size"]
+def bert_config(**changes: Any) -> dict[str, Any]:
+    """The same for stock BERT, with at most 64 tokens."""
+    small = {"attention_probs_dropout_prob": 0.1, "max_position_embeddings": 64, "num_attention_heads": 6}
+    return config(**small | {"vocab_size": KMER_VOCABULARY} | changes)
+
+
+def prokbert_config(**changes: Any) -> dict[str, Any]:
+    """The same for ProkBERT, with at most 64 tokens."""
+    own = {
+        "architectures": ["MegatronBertForMaskedLM"],
+        "model_type": "megatron-bert",
+        "position_embedding_type": "relative_key_query",
+    }
+    return bert_config(**own | changes)
+
+
+def _shapes(
+    values: dict[str, Any], embeddings: dict[str, int], norms: tuple[str, ...], layer: dict[str, Any], *last: str
+) -> Shapes:
+    """Keys and shapes of a masked-LM file. `embeddings`: rows of each table; `norms` follow them, `last` follow the layers."""
+    h, vocabulary = values["hidden_size"], values["vocab_size"]
     norm = {"weight": (h,), "bias": (h,)}
-    dense = {"weight": (h, h), "bias": (h,)}
-    layer = {
-        "attention.self.Wqkv": {"weight": (3 * h, h), "bias": (3 * h,)},
-        "attention.output.dense": dense,
-        "attention.output.LayerNorm": norm,
-        "mlp.gated_layers": {"weight": (2 * inner, h)},
-        "mlp.wo": {"weight": (h, inner), "bias": (h,)},
-        "mlp.layernorm": norm,
-    }
     modules: dict[str, dict[str, tuple[int, ...]]] = {
-        "bert.embeddings.word_embeddings": {"weight": (vocabulary, h)},
-        "bert.embeddings.token_type_embeddings": {"weight": (values["type_vocab_size"], h)},
-        "bert.embeddings.LayerNorm": norm,
-    }
-    for i in range(values["num_hidden_layers"]):
-        modules |= {f"bert.encoder.layer.{i}.{name}": parts for name, parts in layer.items()}
-    modules |= {
-        "cls.predictions.transform.dense": dense,
+        **{f"bert.embeddings.{name}_embeddings": {"weight": (rows, h)} for name, rows in embeddings.items()},
+        **{f"bert.embeddings.{name}": norm for name in norms},
+        **{f"bert.encoder.layer.{i}.{name}": parts for i in range(values["num_hidden_layers"]) for name, parts in layer.items()},
+        **{f"bert.encoder.{name}": norm for name in last},
+        "cls.predictions.transform.dense": {"weight": (h, h), "bias": (h,)},
         "cls.predictions.transform.LayerNorm": norm,
         "cls.predictions.decoder": {"weight": (vocabulary, h), "bias": (vocabulary,)},
     }
     return {f"{module}.{kind}": shape for module, parts in modules.items() for kind, shape in parts.items()}
 
 
-def state(values: dict[str, Any], *, seed: int = 0, std: float = 0.15) -> State:
-    """Random weights of the masked-LM model. Norms and biases are random too, so that none can be left out unseen."""
+def _parts(values: dict[str, Any]) -> tuple[dict[str, tuple[int, ...]], ...]:
+    """Weight and bias of a norm, of a square layer, of one that widens to `intermediate_size` and of one that narrows from it."""
+    h, inner = values["hidden_size"], values["intermediate_size"]
+    dense = [{"weight": (rows, columns), "bias": (rows,)} for rows, columns in [(h, h), (inner, h), (h, inner)]]
+    return {"weight": (h,), "bias": (h,)}, *dense
+
+
+def shapes(values: dict[str, Any]) -> Shapes:
+    """Keys and shapes of the published masked-LM file, in its order; 142 keys with 12 layers."""
+    h, inner = values["hidden_size"], values["intermediate_size"]
+    norm, dense, _, narrow = _parts(values)
+    layer = {
+        "attention.self.Wqkv": {"weight": (3 * h, h), "bias": (3 * h,)},
+        "attention.output.dense": dense,
+        "attention.output.LayerNorm": norm,
+        "mlp.gated_layers": {"weight": (2 * inner, h)},
+        "mlp.wo": narrow,
+        "mlp.layernorm": norm,
+    }
+    return _shapes(values, {"word": values["vocab_size"], "token_type": values["type_vocab_size"]}, ("LayerNorm",), layer)
+
+
+def bert_shapes(values: dict[str, Any]) -> Shapes:
+    norm, dense, widen, narrow = _parts(values)
+    layer = {
+        **{f"attention.self.{name}": dense for name in ("query", "key", "value")},
+        "attention.output.dense": dense,
+        "attention.output.LayerNorm": norm,
+        "intermediate.dense": widen,
+        "output.dense": narrow,
+        "output.LayerNorm": norm,
+    }
+    return {"cls.predictions.bias": (values["vocab_size"],), **_shapes(values, _positioned(values), ("LayerNorm",), layer)}
+
+
+def prokbert_shapes(values: dict[str, Any]) -> Shapes:
+    norm, dense, widen, narrow = _parts(values)
+    size = values["hidden_size"] // values["num_attention_heads"]
+    layer = {
+        "attention.ln": norm,
+        **{f"attention.self.{name}": dense for name in ("query", "key", "value")},
+        "attention.self.distance_embedding": {"weight": (2 * values["max_position_embeddings"] - 1, size)},
+        "attention.output.dense": dense,
+        "ln": norm,
+        "intermediate.dense": widen,
+        "output.dense": narrow,
+    }
+    return {"cls.predictions.bias": (values["vocab_size"],), **_shapes(values, _positioned(values), (), layer, "ln")}
+
+
+def _positioned(values: dict[str, Any]) -> dict[str, int]:
+    return {
+        "word": values["vocab_size"],
+        "position": values["max_position_embeddings"],
+        "token_type": values["type_vocab_size"],
+    }
+
+
+def _random(shapes: Shapes, seed: int, std: float) -> State:
+    """Random weights of a masked-LM model. Norms and biases are random too, so that none can be left out unseen."""
     generator = torch.Generator().manual_seed(seed)
-    weights = {key: torch.randn(shape, generator=generator) * std for key, shape in shapes(values).items()}
+    weights = {key: torch.randn(shape, generator=generator) * std for key, shape in shapes.items()}
     for key in weights:
-        if key.lower().endswith("layernorm.weight"):
+        if key.lower().endswith(("layernorm.weight", "ln.weight")):
             weights[key] += 1
     weights["cls.predictions.decoder.weight"] = weights["bert.embeddings.word_embeddings.weight"]
+    if "cls.predictions.bias" in weights:
+        weights["cls.predictions.decoder.bias"] = weights["cls.predictions.bias"]
     return weights
+
+
+def state(values: dict[str, Any], *, seed: int = 0, std: float = 0.15) -> State:
+    return _random(shapes(values), seed, std)
+
+
+def bert_state(values: dict[str, Any], *, seed: int = 0, std: float = 0.15) -> State:
+    return _random(bert_shapes(values), seed, std)
+
+
+def prokbert_state(values: dict[str, Any], *, seed: int = 0, std: float = 0.15) -> State:
+    return _random(prokbert_shapes(values), seed, std)
 
 
 def bare_encoder(weights: State) -> State:
@@ -132,50 +217,16 @@ def dna(bases: int, seed: int = 0) -> str:
     return "".join(np.random.default_rng(seed).choice(list("ACGT"), bases))
 
 
-# The architecture in float64. Clear and slow: one sequence, one head at a time, no masks because nothing is padded.
-
-SLOPES = {
-    8: [0.5**i for i in range(1, 9)],
-    12: [0.5**i for i in range(1, 9)] + [2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5],
-    16: [2 ** (-i / 2) for i in range(1, 17)],
-}
-
-
-def _norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float = 1e-12) -> np.ndarray:
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * weight + bias
+def padded(rows: list[list[int]], *, left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask of a batch, at least three tokens of padding in each row, on the right or on the left."""
+    width = max(map(len, rows)) + 3
+    ids, mask = torch.full((len(rows), width), 3), torch.zeros(len(rows), width, dtype=torch.int64)
+    for i, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[i, place], mask[i, place] = torch.tensor(row), 1
+    return ids, mask
 
 
-def gelu(x: np.ndarray) -> np.ndarray:
-    return np.array([v * (1 + math.erf(v / math.sqrt(2))) / 2 for v in x.ravel().tolist()]).reshape(x.shape)
-
-
-def forward64(weights: State, heads: int, ids: list[int], types: list[int] | None = None) -> list[np.ndarray]:
-    """Hidden states of one sequence, embeddings first, each (tokens, hidden_size) float64. Takes the published keys."""
-    w = {key.removeprefix("bert."): value.double().numpy() for key, value in weights.items()}
-    layers = 1 + max(int(key.split(".")[2]) for key in w if key.startswith("encoder.layer."))
-    n = len(ids)
-    x = w["embeddings.word_embeddings.weight"][ids] + w["embeddings.token_type_embeddings.weight"][types or [0] * n]
-    x = _norm(x, w["embeddings.LayerNorm.weight"], w["embeddings.LayerNorm.bias"])
-    size = x.shape[1] // heads
-    distance = np.abs(np.subtract.outer(np.arange(n), np.arange(n))).astype(np.float64)
-    states = [x]
-    for i in range(layers):
-        p = {key.removeprefix(f"encoder.layer.{i}."): v for key, v in w.items() if key.startswith(f"encoder.layer.{i}.")}
-        qkv = x @ p["attention.self.Wqkv.weight"].T + p["attention.self.Wqkv.bias"]
-        q, k, v = np.split(qkv, 3, axis=1)
-        mixed = []
-        for head in range(heads):
-            one = slice(head * size, (head + 1) * size)
-            scores = (q[:, one] / math.sqrt(size)) @ k[:, one].T
-            scores -= SLOPES[heads][head] * distance
-            scores -= scores.max(1, keepdims=True)
-            np.exp(scores, out=scores)
-            mixed.append(scores @ v[:, one] / scores.sum(1, keepdims=True))
-        attended = np.concatenate(mixed, 1) @ p["attention.output.dense.weight"].T + p["attention.output.dense.bias"]
-        x = _norm(attended + x, p["attention.output.LayerNorm.weight"], p["attention.output.LayerNorm.bias"])
-        gate, value = np.split(x @ p["mlp.gated_layers.weight"].T, 2, axis=1)
-        fed = gelu(gate) * value @ p["mlp.wo.weight"].T + p["mlp.wo.bias"]
-        x = _norm(fed + x, p["mlp.layernorm.weight"], p["mlp.layernorm.bias"])
-        states.append(x)
-    return states
+def random_ids(tokens: int, vocabulary: int, seed: int = 0) -> list[int]:
+    """Any entry may stand anywhere, number 0 too: what padding is says the mask alone."""
+    return np.random.default_rng(seed).integers(0, vocabulary, tokens).tolist()

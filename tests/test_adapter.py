@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import models
 import numpy as np
 import peft
 import pytest
 import torch
+from conftest import S3
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import BertConfig, BertForSequenceClassification
 
-from dnafeat.encoder import Encoder, describe
+from dnafeat.config import EncodingConfig
+from dnafeat.describe import describe
+from dnafeat.encoder import Encoder
 from dnafeat.errors import CheckpointError, UsageError
 from dnafeat.models import adapter as adapters
-from dnafeat.models.checkpoint import find, load_model
+from dnafeat.models.adapter import Source, find_adapter, resolve
+from dnafeat.models.checkpoint import find, load_encoder, load_model
 
 TARGETS = ["Wqkv", "attention.output.dense", "mlp.gated_layers", "mlp.wo"]
+BERT_TARGETS = ["query", "key", "value", "intermediate.dense", "output.dense"]
 IDS = torch.tensor([[1, 5, 14, 0, 9, 8, 16, 2]])
 FILE = "adapter_model.safetensors"
 
@@ -40,10 +48,11 @@ class Classifier(nn.Module):
 def train(base: Path, folder: Path, *, classifier: bool = False, **options: Any) -> torch.Tensor:
     """Saves a random adapter for `base` and returns what the unmerged model answers."""
     encoder = load_model(str(base))
+    targets = BERT_TARGETS if find(str(base)).family.name != "dnabert2" else TARGETS
     network = Classifier(encoder, encoder.config.hidden_size) if classifier else encoder
     if classifier:
         options = {"modules_to_save": ["classifier"], **options}
-    settings = peft.LoraConfig(**{"target_modules": TARGETS, "r": 4, "lora_alpha": 8, "lora_dropout": 0.05, **options})
+    settings = peft.LoraConfig(**{"target_modules": targets, "r": 4, "lora_alpha": 8, "lora_dropout": 0.05, **options})
     wrapped = peft.get_peft_model(network, settings).eval()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -57,7 +66,7 @@ def train(base: Path, folder: Path, *, classifier: bool = False, **options: Any)
 
 def answer(base: Path, adapter: Path) -> torch.Tensor:
     with torch.inference_mode():
-        return adapters.merge(load_model(str(base)), str(adapter))(IDS).last_hidden_state
+        return adapters.merge(load_model(str(base)), find_adapter(str(adapter)))(IDS).last_hidden_state
 
 
 def edit(adapter: Path, change: Callable[[models.State], models.State]) -> None:
@@ -71,7 +80,7 @@ def reconfigure(adapter: Path, **changes: Any) -> None:
 
 def refusal(base: Path, adapter: Path, *named: str, kind: type[UsageError] = CheckpointError) -> None:
     with pytest.raises(kind) as error:
-        adapters.merge(load_model(str(base)), str(adapter))
+        adapters.merge(load_model(str(base)), find_adapter(str(adapter)))
     assert error.value.exit_code == 2
     assert "\n" not in str(error.value)
     assert [name for name in (str(adapter), *named) if name not in str(error.value)] == []
@@ -88,6 +97,18 @@ def adapter(base: Path, tmp_path: Path) -> Path:
     return tmp_path / "adapter"
 
 
+@pytest.fixture(scope="module")
+def bases(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A model of each architecture."""
+    bert, prokbert = models.bert_config(), models.prokbert_config()
+    folder = tmp_path_factory.mktemp("bases")
+    return {
+        "dnabert2": base,
+        "bert": models.write(folder / "bert", bert, models.bert_state(bert)),
+        "prokbert": models.write(folder / "prokbert", prokbert, models.prokbert_state(prokbert)),
+    }
+
+
 def without_adapter(base: Path) -> torch.Tensor:
     with torch.inference_mode():
         return load_model(str(base))(IDS).last_hidden_state
@@ -96,25 +117,80 @@ def without_adapter(base: Path) -> torch.Tensor:
 # Adapters that fit.
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"target_modules": ["Wqkv"]},
-        {"r": 8, "lora_alpha": 32},
-        {"use_rslora": True},
-        {"use_dora": True},
-        {"bias": "lora_only"},
-        {"layers_to_transform": [1]},
-        {"rank_pattern": {"Wqkv": 2}, "alpha_pattern": {"mlp.wo": 3}},
-        {"classifier": True},
-    ],
-    ids=str,
-)
-def test_merged_answers_as_unmerged(base: Path, tmp_path: Path, options: dict[str, Any]) -> None:
-    unmerged = train(base, tmp_path, **options)
-    assert (unmerged - without_adapter(base)).abs().max() > 0.01
-    torch.testing.assert_close(answer(base, tmp_path), unmerged, atol=1e-5, rtol=1e-5)
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"target_modules": ["Wqkv"]},
+    {"r": 8, "lora_alpha": 32},
+    {"use_rslora": True},
+    {"use_dora": True},
+    {"init_lora_weights": "olora"},
+    {"bias": "lora_only"},
+    {"layers_to_transform": [1]},
+    {"rank_pattern": {"Wqkv": 2}, "alpha_pattern": {"mlp.wo": 3}},
+    {"classifier": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("name", ["dnabert2", "bert", "prokbert"])
+def test_merged_and_attached_answer_as_unmerged(
+    bases: dict[str, Path], tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    if name != "dnabert2":
+        options = json.loads(json.dumps(options).replace("Wqkv", "query").replace("mlp.wo", "intermediate.dense"))
+    unmerged = train(bases[name], tmp_path, **options)
+    assert (unmerged - without_adapter(bases[name])).abs().max() > 0.01
+    torch.testing.assert_close(answer(bases[name], tmp_path), unmerged, atol=1e-5, rtol=1e-5)
+    attached = adapters.attach(load_model(str(bases[name])), find_adapter(str(tmp_path)))
+    assert any("lora" in key for key in attached.state_dict())
+    assert not attached.training
+    with torch.inference_mode():
+        torch.testing.assert_close(attached(IDS).last_hidden_state, unmerged, atol=1e-5, rtol=1e-5)
+
+
+def test_an_adapter_trained_on_transformers_own_classifier_gives_its_hidden_states(
+    bases: dict[str, Path], tmp_path: Path
+) -> None:
+    stock = BertForSequenceClassification(BertConfig(**models.bert_config()))
+    stock.load_state_dict(load_file(bases["bert"] / "model.safetensors"), strict=False)
+    settings = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value", "dense"], init_lora_weights=False)
+    wrapped = peft.get_peft_model(stock, settings).eval()
+    wrapped.save_pretrained(tmp_path)
+    assert any("pooler" in key for key in load_file(tmp_path / FILE))
+    with torch.inference_mode():
+        hidden = wrapped(IDS, output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(answer(bases["bert"], tmp_path), hidden, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["bert.{}", r"bert\.{}", r"^bert\.{}"])
+def test_names_and_patterns_with_the_bert_prefix_keep_their_rank_and_scale(base: Path, tmp_path: Path, form: str) -> None:
+    """A pattern that matches nothing is no error to peft, and would silently leave the scale at its default."""
+    module = "encoder.layer.1.mlp.wo"
+    train(base, tmp_path, rank_pattern={module: 2}, alpha_pattern={module: 30})
+    expected = answer(base, tmp_path)
+    pattern = form.format(module)
+    reconfigure(tmp_path, rank_pattern={pattern: 2}, alpha_pattern={pattern: 30})
+    assert torch.equal(answer(base, tmp_path), expected)
+    targets = ["attention.self.Wqkv", *TARGETS[1:]]
+    whole = [f"bert.encoder.layer.{i}.{target}" for i in (0, 1) for target in targets]
+    for written in (whole, rf"bert\.encoder\..*({'|'.join(targets)})"):
+        reconfigure(tmp_path, target_modules=written)
+        assert torch.equal(answer(base, tmp_path), expected)
+
+
+def test_a_pickled_adapter_is_the_same_adapter(base: Path, adapter: Path) -> None:
+    expected, state = answer(base, adapter), load_file(adapter / FILE)
+    (adapter / FILE).unlink()
+    torch.save(state, adapter / "adapter_model.bin")
+    assert torch.equal(answer(base, adapter), expected)
+
+
+@pytest.mark.parametrize("held", [[torch.zeros(1)], {3: torch.zeros(1)}, {"a": [0.0]}, Path("code")], ids=str)
+def test_a_pickle_that_is_no_state_dict_is_refused(base: Path, adapter: Path, held: Any) -> None:
+    (adapter / FILE).unlink()
+    torch.save(held, adapter / "adapter_model.bin")
+    with pytest.raises(CheckpointError, match=r"adapter_model\.bin"):
+        answer(base, adapter)
 
 
 def test_an_adapter_of_a_classification_task_is_merged_without_its_task(base: Path, tmp_path: Path) -> None:
@@ -125,7 +201,7 @@ def test_an_adapter_of_a_classification_task_is_merged_without_its_task(base: Pa
 
 def test_merging_adds_the_scaled_product_to_each_target_and_touches_nothing_else(base: Path, adapter: Path) -> None:
     before = load_model(str(base)).state_dict()
-    merged = adapters.merge(load_model(str(base)), str(adapter))
+    merged = adapters.merge(load_model(str(base)), find_adapter(str(adapter)))
     lora = {key.removeprefix("base_model.model."): value.double() for key, value in load_file(adapter / FILE).items()}
     targets = {key.removesuffix(".lora_A.weight") for key in lora if key.endswith(".lora_A.weight")}
     assert len(targets) == 2 * len(TARGETS)
@@ -185,11 +261,11 @@ def test_an_encoder_with_an_adapter_gives_the_vectors_of_the_merged_model(base: 
     plain = Encoder.from_pretrained(str(base), precision="float32")
     adapted = Encoder.from_pretrained(str(base), str(tmp_path), precision="float32")
     letters = "AACGTNACTGATA"
-    assert plain.tokenizer.encode([letters]).ids.tolist() == [5, 14, 0, 9, 8, 16]
+    assert plain.tokenizer.encode(letters) == IDS[0].tolist()
     np.testing.assert_allclose(adapted.encode([letters]).mean[0], unmerged[0, 1:-1].mean(0), atol=1e-5, rtol=0)
     np.testing.assert_allclose(plain.encode([letters]).mean[0], without_adapter(base)[0, 1:-1].mean(0), atol=1e-5, rtol=0)
     assert adapted.version.digest != plain.version.digest
-    assert (adapted.version.adapter_sha256, plain.version.adapter_sha256) == (adapters.fingerprint(str(tmp_path)), None)
+    assert (adapted.version.adapter_sha256, plain.version.adapter_sha256) == (find_adapter(str(tmp_path)).fingerprint(), None)
 
 
 # The fingerprint.
@@ -198,21 +274,21 @@ def test_an_encoder_with_an_adapter_gives_the_vectors_of_the_merged_model(base: 
 def test_the_fingerprint_is_the_same_for_a_copy_and_changes_with_weights_and_config(
     base: Path, adapter: Path, tmp_path: Path
 ) -> None:
-    first = adapters.fingerprint(str(adapter))
+    first = find_adapter(str(adapter)).fingerprint()
     copy = tmp_path / "copy"
     copy.mkdir()
     for name in ("adapter_config.json", FILE):
         (copy / name).write_bytes((adapter / name).read_bytes())
-    assert adapters.fingerprint(str(copy)) == first
+    assert find_adapter(str(copy)).fingerprint() == first
     assert len(first) == 64
     reconfigure(copy, lora_alpha=9)
-    second = adapters.fingerprint(str(copy))
+    second = find_adapter(str(copy)).fingerprint()
     key = "base_model.model.encoder.layer.1.mlp.wo.lora_B.weight"
     edit(copy, lambda state: state | {key: state[key] + 1e-3})
-    third = adapters.fingerprint(str(copy))
+    third = find_adapter(str(copy)).fingerprint()
     assert len({first, second, third}) == 3
-    found = find(str(base))
-    assert describe(found, str(adapter)).digest != describe(found, str(copy)).digest
+    settings = [EncodingConfig(model=str(base), adapter=str(folder)) for folder in (adapter, copy)]
+    assert len({describe(Source.find(config), config).digest for config in settings}) == 2
 
 
 # Adapters that do not fit.
@@ -293,10 +369,109 @@ def test_a_missing_file_is_named(base: Path, adapter: Path, name: str) -> None:
     (adapter / name).unlink()
     refusal(base, adapter, f"has no {name}", kind=UsageError)
     with pytest.raises(UsageError, match=name):
-        adapters.fingerprint(str(adapter))
+        find_adapter(str(adapter)).fingerprint()
 
 
 def test_a_missing_folder_is_refused(base: Path, tmp_path: Path) -> None:
     refusal(base, tmp_path / "gone", kind=UsageError)
     with pytest.raises(UsageError, match="gone"):
         Encoder.from_pretrained(str(base), str(tmp_path / "gone"), precision="float32")
+
+
+# Which model, which adapter.
+
+
+def copied(folder: Path, to: Path, **adapter_config: Any) -> Path:
+    shutil.copytree(folder, to)
+    if adapter_config:
+        reconfigure(to, **adapter_config)
+    return to
+
+
+def test_names_resolve_to_a_model_and_perhaps_an_adapter(base: Path, adapter: Path) -> None:
+    reconfigure(adapter, base_model_name_or_path=str(base))
+    assert resolve(None, None)[0].name == "dnafeat-mini"
+    assert resolve("dnafeat-mini", None)[1] is None
+    plain, none = resolve(str(base), None)
+    assert (plain.name, plain.folder, none) == (str(base), base, None)
+    for model in (None, str(base)):
+        found, put_on = resolve(model, str(adapter))
+        assert (found.folder, put_on and put_on.folder) == (base, adapter)
+    found, put_on = resolve(str(adapter), None)
+    assert (found.name, put_on and put_on.name) == (str(base), str(adapter))
+
+
+def test_a_copy_of_the_bases_config_beside_an_adapter_makes_it_no_model(base: Path, adapter: Path) -> None:
+    shutil.copy(base / "config.json", adapter)
+    reconfigure(adapter, base_model_name_or_path=str(base))
+    found, put_on = resolve(str(adapter), None)
+    assert (found.folder, put_on and put_on.folder) == (base, adapter)
+
+
+def test_an_adapter_of_another_published_model_is_refused(adapter: Path, base: Path) -> None:
+    reconfigure(adapter, base_model_name_or_path="zhihan1996/DNABERT-2-117M")
+    for model in ("zhihan1996/DNABERT-S", "dnafeat-mini"):
+        with pytest.raises(UsageError, match=f"made for zhihan1996/DNABERT-2-117M and not for {model}"):
+            resolve(model, str(adapter))
+    # A folder may be a copy of it.
+    assert resolve(str(base), str(adapter))[0].folder == base
+
+
+@pytest.mark.parametrize("named", ["/gone/from/this/machine", "", None])
+def test_a_base_that_is_not_found_is_one_sentence(adapter: Path, named: str | None) -> None:
+    reconfigure(adapter, base_model_name_or_path=named)
+    for names in ((None, str(adapter)), (str(adapter), None)):
+        with pytest.raises(UsageError) as error:
+            resolve(*names)
+        assert [part for part in (str(adapter), named or "", "--model") if part not in str(error.value)] == []
+        assert "\n" not in str(error.value)
+
+
+REVISIONS = ["a" * 40, "b" * 40]
+
+
+@pytest.mark.parametrize("revision", [None, REVISIONS[0]])
+def test_the_base_of_a_local_adapter_stays_at_the_commit_it_was_pinned_to(
+    base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None
+) -> None:
+    commits = {name: copied(base, tmp_path / "hub" / name) for name in REVISIONS}
+    branch = REVISIONS[0]
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda repository, revision, **options: str(commits[revision or branch])
+    )
+    reconfigure(adapter, base_model_name_or_path="owner/model", revision=revision)
+    assert find_adapter(str(adapter)).base == ("owner/model" if revision is None else f"owner/model@{revision}")
+    for names in (EncodingConfig(adapter=str(adapter)), EncodingConfig(model=str(adapter))):
+        branch = REVISIONS[0]
+        source = Source.find(names)
+        assert source.pins == (REVISIONS[0], None)
+        branch = REVISIONS[1]
+        assert Source.find(names, source.pins).pins == source.pins
+        assert Source.find(names).pins == (revision or REVISIONS[1], None)
+
+
+def test_an_adapter_on_s3_and_its_base_there_are_found_again_by_their_pins(
+    base: Path, adapter: Path, tmp_path: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DNAFEAT_CACHE", str(tmp_path / "cache"))
+    model, put_on = s3.uri("model"), s3.uri("adapter")
+    reconfigure(adapter, base_model_name_or_path=model)
+    for folder, uri in ((base, model), (adapter, put_on)):
+        for file in folder.iterdir():
+            s3.client().pipe_file(f"{uri}/{file.name}", file.read_bytes())
+    expected = answer(base, adapter)
+    versions = []
+    for config in (EncodingConfig(model=put_on), EncodingConfig(adapter=put_on), EncodingConfig(model=model, adapter=put_on)):
+        source = Source.find(config)
+        assert None not in source.pins
+        again = Source.find(config, source.pins)
+        for one in (source, again):
+            assert (one.checkpoint.name, one.adapter and one.adapter.name) == (model, put_on)
+            assert one.pins == source.pins
+        merged = adapters.merge(load_encoder(again.checkpoint), again.adapter)
+        with torch.inference_mode():
+            assert torch.equal(merged(IDS).last_hidden_state, expected)
+        versions.append(describe(source, config).digest)
+    assert len(set(versions)) == 1
+    with pytest.raises(UsageError, match="does not exist or holds no"):
+        find_adapter(s3.uri("gone"))

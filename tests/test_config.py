@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dnafeat.config import EmbedConfig, add_options, given
+from dnafeat.config import EmbedConfig, EncodingConfig, add_options, given
 from dnafeat.errors import UsageError
 
 FIELDS = {field.name: field for field in dataclasses.fields(EmbedConfig)}
@@ -19,14 +19,21 @@ BASE: dict[str, Any] = {"sources": ("a.fa",), "store": "store"}
 
 
 def kind(name: str) -> type:
-    """A field's type without None."""
+    """A field's type without None; for lists `tuple`."""
+    if typing.get_origin(HINTS[name]) is tuple:
+        return tuple
     return next(kind for kind in typing.get_args(HINTS[name]) or (HINTS[name],) if kind is not type(None))
+
+
+def optional(name: str) -> bool:
+    return type(None) in typing.get_args(HINTS[name])
 
 
 FLAGS = [name for name in FIELDS if not FIELDS[name].metadata["positional"]]
 WHOLE = [name for name in FLAGS if kind(name) is int]
 NUMBERS = [name for name in FLAGS if kind(name) is float]
 BOOLS = [name for name in FLAGS if kind(name) is bool]
+LISTS = [name for name in FIELDS if kind(name) is tuple]
 TEXTS = [name for name in FLAGS if kind(name) is str]
 
 
@@ -52,7 +59,7 @@ def refused(tmp_path: Path, yaml: str | None, **flags: Any) -> str:
 
 
 def test_every_field_is_of_a_kind_that_flags_and_yaml_can_give() -> None:
-    assert {*WHOLE, *NUMBERS, *BOOLS, *TEXTS, "sources"} == set(FIELDS)
+    assert {*WHOLE, *NUMBERS, *BOOLS, *TEXTS, *LISTS} == set(FIELDS)
     assert all(field.metadata["help"] for field in FIELDS.values())
 
 
@@ -63,7 +70,8 @@ def test_every_field_has_a_flag(name: str) -> None:
         assert parsed(flag) == {name: True}
         assert parsed("--no-" + flag[2:]) == {name: False}
     else:
-        text, value = {int: ("7", 7), float: ("0.25", 0.25), str: ("text", "text")}[kind(name)]
+        some = {int: ("7", 7), float: ("0.25", 0.25), str: ("text", "text"), tuple: ("b, a", ("b", "a"))}
+        text, value = some[kind(name)]
         assert parsed(flag, text) == {name: value}
     assert parsed() == {}
 
@@ -80,6 +88,7 @@ def test_help_can_be_formatted_and_names_every_default() -> None:
     for name, field in FIELDS.items():
         if kind(name) in (int, float, str) and field.default not in (dataclasses.MISSING, None):
             assert f"(default: {field.default})" in text, name
+    assert "(default: cls,mean,max,projected)" in text
 
 
 def test_yaml_and_flags_give_the_same_configuration(tmp_path: Path) -> None:
@@ -119,10 +128,10 @@ def test_a_missing_setting_is_named(tmp_path: Path, name: str) -> None:
 def wrong_types() -> list[Any]:
     cases = [(name, yaml) for name in WHOLE for yaml in ("'5'", "5.0", "true", "[5]", "five", "2026-01-01")]
     cases += [(name, yaml) for name in NUMBERS for yaml in ("'0.5'", "true", "[0.5]", "{a: 1}")]
-    cases += [(name, yaml) for name in BOOLS for yaml in ("1", "'yes'", "0", "null", "[true]")]
+    cases += [(name, yaml) for name in BOOLS for yaml in ("1", "'yes'", "0", "[true]")]
     cases += [(name, yaml) for name in TEXTS for yaml in ("5", "true", "[a]", "2026-01-01", "1.5")]
-    cases += [("sources", yaml) for yaml in ("5", "[5]", "{a: b}", "[[a]]", "null", "true", "[a, null]")]
-    cases += [("store", "null"), ("window_tokens", "null")]
+    cases += [(name, yaml) for name in LISTS for yaml in ("5", "[5]", "{a: b}", "[[a]]", "true", "[a, null]")]
+    cases += [(name, "null") for name in FIELDS if not optional(name)]
     return [pytest.param(name, yaml, id=f"{name}: {yaml}") for name, yaml in cases]
 
 
@@ -152,7 +161,22 @@ def test_a_wrong_type_is_one_sentence_that_names_the_setting(tmp_path: Path, nam
         ({"run_id": "a b"}, "run_id"),
         ({"run_id": "x" * 129}, "run_id"),
         ({"run_id": "a\n"}, "run_id"),
-        ({"precision": "float16"}, "precision"),
+        ({"precision": "float16"}, "precision 'float16' is none of"),
+        ({"strands": "reverse"}, "strands 'reverse' is neither forward nor both"),
+        ({"strands": ""}, "strands ''"),
+        ({"kmer": -1}, "kmer -1"),
+        ({"average_layers": 0}, "average_layers 0"),
+        ({"window_bases": 0}, "window_bases 0"),
+        ({"window_bases": -3}, "window_bases -3"),
+        ({"window_tokens": 64, "window_bases": 300}, "in tokens and in bases"),
+        ({"overlap_tokens": 16, "window_bases": 300}, "in tokens and in bases"),
+        ({"window_tokens": 64, "overlap_bases": 30}, "in tokens and in bases"),
+        ({"overlap_bases": 30}, "overlap_bases is given without window_bases"),
+        ({"window_bases": 30, "overlap_bases": 30}, "overlap of 30 bases does not fit a window of 30"),
+        ({"window_bases": 30, "overlap_bases": -1}, "overlap of -1 bases does not fit a window of 30"),
+        ({"vectors": ()}, "vectors"),
+        ({"vectors": ("mean", "cls", "mean")}, "vectors"),
+        ({"vectors": ("mean", "median", "mode")}, "vectors names median, mode: there are cls, mean, max, projected"),
     ],
     ids=str,
 )
@@ -173,6 +197,14 @@ def test_a_bad_value_is_one_sentence_that_names_the_setting(values: dict[str, An
         {"run_id": "2026-01-01T00:00:00.5_a-b"},
         {"run_id": "x" * 128},
         {"precision": "bfloat16"},
+        {"strands": "both"},
+        {"kmer": 1},
+        {"average_layers": 1, "layer": -1000},
+        {"window_bases": 1, "overlap_bases": 0},
+        {"window_bases": 30, "overlap_bases": 29},
+        {"window_tokens": 64, "overlap_tokens": 0},
+        {"vectors": ("projected",)},
+        {"vectors": ("max", "cls", "mean", "projected")},
     ],
     ids=str,
 )
@@ -216,3 +248,65 @@ def test_a_configuration_cannot_be_changed() -> None:
     config = EmbedConfig(**BASE)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.tile = 5  # type: ignore[misc]
+
+
+# Vectors.
+
+
+@pytest.mark.parametrize(
+    ("flag", "yaml"), [("mean", "mean"), ("mean,cls", "[mean, cls]"), (" max , projected,", "[max, projected]")]
+)
+def test_vectors_are_a_flag_with_commas_and_a_list_in_yaml(tmp_path: Path, flag: str, yaml: str) -> None:
+    chosen = tuple(part.strip() for part in flag.split(",") if part.strip())
+    base = "sources: a.fa\nstore: s\n"
+    assert load(tmp_path, base, **parsed("--vectors", flag)).vectors == chosen
+    assert load(tmp_path, f"{base}vectors: {yaml}\n").vectors == chosen
+    assert load(tmp_path, f"{base}vectors: {yaml}\n", **parsed("--vectors", "cls")).vectors == ("cls",)
+    assert load(tmp_path, base).vectors == ("cls", "mean", "max", "projected")
+
+
+@pytest.mark.parametrize(
+    ("flag", "yaml", "word"),
+    [
+        ("mean,median", "[mean, median]", "median"),
+        ("mean,mean", "[mean, mean]", "twice"),
+        (",", "[]", "none"),
+        ("", "[]", "none"),
+    ],
+)
+def test_vectors_that_cannot_be_stored_are_refused_from_flags_and_from_yaml(
+    tmp_path: Path, flag: str, yaml: str, word: str
+) -> None:
+    assert word in refused(tmp_path, None, **BASE, **parsed("--vectors", flag))
+    assert word in refused(tmp_path, f"vectors: {yaml}\n", **BASE)
+
+
+# What decides the vectors.
+
+ENCODING: dict[str, Any] = {
+    "model": "m", "adapter": "a", "projector": "random@3", "kmer": 4, "precision": "bfloat16", "window_tokens": 64, "overlap_tokens": 5,
+    "window_bases": None, "overlap_bases": None, "truncate": True, "strands": "both", "layer": -2, "average_layers": 2,
+    "special_tokens": False,
+}  # fmt: skip
+
+
+def test_an_embedding_runs_encoding_settings_make_the_same_encoder_settings() -> None:
+    assert {field.name for field in dataclasses.fields(EncodingConfig)} == set(ENCODING)
+    config = EmbedConfig(**BASE, **ENCODING, vectors=("mean",), tile=10)
+    assert config.encoding() == ENCODING
+    alone = EncodingConfig(**config.encoding())
+    assert alone == EncodingConfig(**ENCODING)
+    assert alone.encoding() == ENCODING
+    assert EncodingConfig(**EmbedConfig(**BASE).encoding()) == EncodingConfig()
+
+
+def test_an_encoders_settings_are_checked_without_a_run_too() -> None:
+    for wrong in ({"strands": "reverse"}, {"kmer": -1}, {"overlap_bases": 3}, {"precision": "float16"}, {"average_layers": 0}):
+        with pytest.raises(UsageError):
+            EncodingConfig(**wrong)
+
+
+def test_special_tokens_can_be_left_open_in_yaml(tmp_path: Path) -> None:
+    base = "sources: a.fa\nstore: s\nspecial_tokens: "
+    assert [load(tmp_path, base + value).special_tokens for value in ("true", "false", "null")] == [True, False, None]
+    assert load(tmp_path, base + "true", **parsed("--no-special-tokens")).special_tokens is False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,21 @@ from typing import Any
 import models
 import numpy as np
 import pytest
+import references
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from dnafeat.models.dnabert2 import DNABERT2, Config, DNABERT2ForMaskedLM, alibi_slopes
+from dnafeat.models.base import Config
+from dnafeat.models.dnabert2 import DNABERT2, alibi_slopes
+from dnafeat.models.heads import MaskedLM
 
 GOLDEN = Path(__file__).parent / "data" / "dnabert2_tiny_reference.safetensors"
 FIELDS = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"}
 
 
-def build(values: dict[str, Any], weights: models.State) -> DNABERT2ForMaskedLM:
-    model = DNABERT2ForMaskedLM(Config(**{key: values[key] for key in FIELDS})).eval()
+def build(values: dict[str, Any], weights: models.State) -> MaskedLM:
+    model = MaskedLM(DNABERT2(Config(**{key: values[key] for key in FIELDS}))).eval()
     model.load_state_dict(weights)
     return model
 
@@ -41,7 +45,7 @@ def golden() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def published(golden: dict[str, torch.Tensor]) -> DNABERT2ForMaskedLM:
+def published(golden: dict[str, torch.Tensor]) -> MaskedLM:
     with safe_open(GOLDEN, "pt") as file:
         values = json.loads(file.metadata()["config"])
     weights = {key.removeprefix("weights/"): value for key, value in golden.items() if key.startswith("weights/")}
@@ -54,7 +58,7 @@ def published(golden: dict[str, torch.Tensor]) -> DNABERT2ForMaskedLM:
 
 @torch.inference_mode()
 def test_hidden_states_are_those_of_the_published_code_and_zero_where_masked(
-    golden: dict[str, torch.Tensor], published: DNABERT2ForMaskedLM
+    golden: dict[str, torch.Tensor], published: MaskedLM
 ) -> None:
     mask = golden["attention_mask"].bool()
     assert 0 < mask.sum() < mask.numel()
@@ -67,7 +71,7 @@ def test_hidden_states_are_those_of_the_published_code_and_zero_where_masked(
 
 
 @torch.inference_mode()
-def test_token_types_are_added_as_in_the_published_code(golden: dict[str, torch.Tensor], published: DNABERT2ForMaskedLM) -> None:
+def test_token_types_are_added_as_in_the_published_code(golden: dict[str, torch.Tensor], published: MaskedLM) -> None:
     ids, mask = golden["input_ids"], golden["attention_mask"]
     types = (torch.arange(ids.shape[1]) >= ids.shape[1] // 2).long().expand_as(ids)
     hidden = published.bert(ids, mask, types).last_hidden_state
@@ -78,9 +82,7 @@ def test_token_types_are_added_as_in_the_published_code(golden: dict[str, torch.
 
 
 @torch.inference_mode()
-def test_masked_lm_logits_are_those_of_the_published_code(
-    golden: dict[str, torch.Tensor], published: DNABERT2ForMaskedLM
-) -> None:
+def test_masked_lm_logits_are_those_of_the_published_code(golden: dict[str, torch.Tensor], published: MaskedLM) -> None:
     ids, mask = golden["input_ids"], golden["attention_mask"]
     logits = published(ids, mask).logits
     assert logits.shape == (*ids.shape, 4096)
@@ -95,7 +97,7 @@ def test_masked_lm_logits_are_those_of_the_published_code(
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", [torch.int64, torch.bool, torch.float32])
 def test_left_padding_gives_the_same_states_of_real_tokens(
-    golden: dict[str, torch.Tensor], published: DNABERT2ForMaskedLM, kind: torch.dtype
+    golden: dict[str, torch.Tensor], published: MaskedLM, kind: torch.dtype
 ) -> None:
     ids, mask = golden["input_ids"], golden["attention_mask"]
     shifts = (mask.shape[1] - mask.sum(1)).tolist()
@@ -118,7 +120,7 @@ def test_slopes_of_twelve_heads_are_the_published_ones() -> None:
 
 @pytest.mark.parametrize("heads", [8, 12, 16])
 def test_slopes_follow_their_formula(heads: int) -> None:
-    np.testing.assert_allclose(alibi_slopes(heads), models.SLOPES[heads], rtol=1e-12)
+    np.testing.assert_allclose(alibi_slopes(heads), references.SLOPES[heads], rtol=1e-12)
 
 
 @pytest.mark.parametrize("heads", range(1, 33))
@@ -139,7 +141,7 @@ def test_all_hidden_states_agree_with_float64(heads: int, tokens: int) -> None:
     ids = content(tokens)
     types = [i % 2 for i in range(tokens)]
     out = model(torch.tensor([ids]), token_type_ids=torch.tensor([types]), output_hidden_states=True)
-    expected = models.forward64(weights, heads, ids, types)
+    expected = references.forward64(weights, heads, ids, types)
     assert out.hidden_states is not None
     assert len(out.hidden_states) == len(expected) == 4
     for found, wanted in zip(out.hidden_states, expected, strict=True):
@@ -153,30 +155,44 @@ def test_two_thousand_tokens_agree_with_float64(heads: int) -> None:
     model, weights, _ = encoder(hidden_size=2 * heads, num_attention_heads=heads, num_hidden_layers=1)
     ids = content(2000)
     hidden = model(torch.tensor([ids])).last_hidden_state
-    np.testing.assert_allclose(hidden[0].numpy(), models.forward64(weights, heads, ids)[-1], atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(hidden[0].numpy(), references.forward64(weights, heads, ids)[-1], atol=1e-5, rtol=1e-4)
 
 
-def test_hidden_states_are_given_on_request_only() -> None:
-    model, _, _ = encoder()
-    assert model(torch.tensor([content(5)])).hidden_states is None
+@torch.inference_mode()
+@pytest.mark.parametrize("heads", [8, 12, 16])
+@pytest.mark.parametrize("left", [False, True])
+def test_batch_mates_and_padding_change_no_state_and_no_attention_of_real_tokens(heads: int, left: bool) -> None:
+    model, weights, _ = encoder(hidden_size=4 * heads, num_attention_heads=heads, num_hidden_layers=3)
+    rows = [content(tokens, seed=tokens) for tokens in (2, 3, 17, 40)]
+    ids, mask = models.padded(rows, left=left)
+    out = model(ids, mask, output_hidden_states=True, output_attentions=True)
+    assert [layer.shape for layer in out.attentions] == [(4, heads, 43, 43)] * 3
+    references.assert_answers(out, mask, rows, functools.partial(references.forward64, weights, heads))
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("left", [False, True])
-def test_batch_mates_and_padding_change_no_real_token_in_any_layer(left: bool) -> None:
-    model, weights, heads = encoder()
-    rows = [content(tokens, seed=tokens) for tokens in (2, 3, 17, 40)]
-    ids = torch.full((4, 60), 3)
-    mask = torch.zeros(4, 60, dtype=torch.int64)
-    for i, row in enumerate(rows):
-        place = slice(60 - len(row), 60) if left else slice(0, len(row))
-        ids[i, place], mask[i, place] = torch.tensor(row), 1
-    out = model(ids, mask, output_hidden_states=True)
-    assert out.hidden_states is not None
-    for i, row in enumerate(rows):
-        for found, wanted in zip(out.hidden_states, models.forward64(weights, heads, row), strict=True):
-            np.testing.assert_allclose(found[i][mask[i] == 1].numpy(), wanted, atol=1e-5, rtol=1e-4)
-    assert all(torch.all(state[mask == 0] == 0) for state in out.hidden_states)
+def test_asking_for_attentions_changes_no_vector(left: bool) -> None:
+    model, _, _ = encoder()
+    ids, mask = models.padded([content(20), content(7)], left=left)
+    for given in (mask, torch.ones_like(mask)):
+        plain = model(ids, given, output_hidden_states=True)
+        told = model(ids, given, output_attentions=True)
+        assert plain.attentions is told.hidden_states is None
+        torch.testing.assert_close(told.last_hidden_state, plain.last_hidden_state, atol=1e-5, rtol=1e-5)
+        assert torch.equal(plain.hidden_states[-1], plain.last_hidden_state)
+        assert torch.equal(model(ids, given).last_hidden_state, plain.last_hidden_state)
+
+
+@torch.inference_mode()
+def test_the_norms_take_their_epsilon_from_the_config() -> None:
+    values = models.config()
+    weights = models.state(values)
+    model = DNABERT2(Config(**{key: values[key] for key in FIELDS}, layer_norm_eps=0.1)).eval()
+    model.load_state_dict(models.bare_encoder(weights))
+    ids = content(20)
+    expected = references.forward64(weights, 12, ids, eps=0.1)[-1]
+    np.testing.assert_allclose(model(torch.tensor([ids])).last_hidden_state[0].numpy(), expected, atol=1e-5, rtol=1e-4)
 
 
 @torch.inference_mode()
@@ -215,17 +231,9 @@ def test_a_mask_of_ones_is_no_mask() -> None:
 
 def test_a_twelve_layer_model_has_the_142_published_keys_and_shapes() -> None:
     values = models.config(num_hidden_layers=12)
-    model = DNABERT2ForMaskedLM(Config(**{key: values[key] for key in FIELDS}))
+    model = MaskedLM(DNABERT2(Config(**{key: values[key] for key in FIELDS})))
     assert {key: tuple(value.shape) for key, value in model.state_dict().items()} == models.shapes(values)
     assert len(model.state_dict()) == 142
-
-
-def test_the_decoder_is_tied_to_the_word_embeddings() -> None:
-    values = models.config()
-    model = build(values, models.state(values))
-    with torch.no_grad():
-        model.bert.embeddings.word_embeddings.weight[7, 7] = 42.0
-    assert model.cls.predictions.decoder.weight[7, 7] == 42.0
 
 
 def test_dropout_acts_in_training_only() -> None:

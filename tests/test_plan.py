@@ -98,6 +98,21 @@ def test_fasta_entries_are_refused_with_file_row_reason_and_text(tmp_path: Path)
     assert [row["sequence_id"] for row in spilled(iupac.entries)] == ["one", "four", "five", "six"]
 
 
+def test_sequences_too_short_for_a_token_are_refused_with_the_number_it_takes(tmp_path: Path) -> None:
+    file = tmp_path / "a.fa"
+    file.write_text(">one\nACG TA\n>two\nacgtaC\n>three\nA\n>four\n\n>five\nAC!\n>six\nNNNNNNN\n")
+    intake = take_in(str(file), tmp_path / "w", plan.Checks(min_bases=6))
+    assert [row["sequence_id"] for row in spilled(intake.entries)] == ["two", "six"]
+    reasons = {row["sequence_id"]: row["reason"] for row in spilled(intake.rejects)}
+    assert reasons["one"] == "5 bases are too few for a token of this model, which takes 6"
+    assert reasons["three"] == "1 base is too few for a token of this model, which takes 6"
+    assert "empty" in reasons["four"]
+    assert "'!' at base 3" in reasons["five"]
+    whole = take_in(str(file), tmp_path / "v", plan.Checks(min_bases=1))
+    assert [row["sequence_id"] for row in spilled(whole.entries)] == ["one", "two", "three", "six"]
+    assert whole.fingerprint != intake.fingerprint
+
+
 def test_csv_entries_keep_their_keys_and_bad_rows_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("gene,id,sequence,subject\nBRCA1,a,ACGT,s1\n,b,acgt,\nTP53,,ACGT,s2\nx,c,AC-T,s3\ntoo,few\nTP53,d,GG,s4\n")

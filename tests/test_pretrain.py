@@ -14,11 +14,15 @@ import ray
 import torch
 
 import dnafeat
-from dnafeat import corpus, heldout, masking, modelcard, pretrain, probe
+from dnafeat import corpus, heldout, masking, pretrain, probe
 from dnafeat.errors import UsageError
-from dnafeat.models.dnabert2 import Config, DNABERT2ForMaskedLM
+from dnafeat.models.base import Config
+from dnafeat.models.checkpoint import load_model
+from dnafeat.models.dnabert2 import DNABERT2
+from dnafeat.models.heads import MaskedLM
 from dnafeat.sequence import reverse_complement
-from dnafeat.tokenizers import BPETokenizer, train_bpe
+from dnafeat.tokenizers import train_bpe
+from dnafeat.vocabularies import load
 
 LAMBDA = Path(dnafeat.__file__).parent / "bundled" / "data" / "lambda_NC_001416.fa.gz"
 PROMOTERS = LAMBDA.parent / "uci_promoters.csv"
@@ -235,12 +239,12 @@ def test_a_run_on_two_workers_writes_what_it_trained(finished):
     # A finished run is not trained again, whatever the number of workers; what it wrote is its last state, rounded.
     state = pretrain.fit(dataclasses.replace(chosen, num_workers=1), *prepared_like(chosen), say=lambda line: None)
     assert (state["step"], state["workers"]) == (6, 2)
-    trained = DNABERT2ForMaskedLM(Config(**state["config"])).eval()
+    trained = MaskedLM(DNABERT2(Config(**state["config"]))).eval()
     trained.load_state_dict({k: v.bfloat16().float() for k, v in state["model"].items()})
-    ids = torch.from_numpy(BPETokenizer(folder / "tokenizer.json").encode(["ACGTNACGT"]).ids.astype(np.int64))[None]
+    ids = torch.from_numpy(load(folder).ragged(["ACGTNACGT"]).ids.astype(np.int64))[None]
     with torch.no_grad():
         assert torch.equal(dnafeat.load_model(str(folder))(ids).last_hidden_state, trained.bert(ids).last_hidden_state)
-        assert torch.equal(modelcard.load_masked_lm(folder)(ids).logits, trained(ids).logits)
+        assert torch.equal(load_model(str(folder), "masked-lm")(ids).logits, trained(ids).logits)
 
 
 class DyingStream:
@@ -267,7 +271,7 @@ def test_a_run_that_dies_goes_on_and_ends_like_one_on_two_workers(tmp_path, fini
     assert marker.exists()
     # The first half was not repeated: its row of the history is there once.
     assert [row["step"] for row in state["history"]] == [3, 6]
-    both = modelcard.load_masked_lm(Path(chosen.output)).state_dict()
+    both = load_model(chosen.output, "masked-lm").state_dict()
     for key, value in state["model"].items():
         torch.testing.assert_close(value.bfloat16().float(), both[key], rtol=0.02, atol=1e-4)
     heldout_losses = [

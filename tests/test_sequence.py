@@ -89,6 +89,25 @@ def test_a_share_of_n_as_large_as_allowed_is_good_and_one_more_is_not(n: int, of
         assert f"{(n + 1) / of:.3f}" in fault
 
 
+@given(st.text(alphabet="ACGTN", min_size=1, max_size=12), st.integers(1, 12))
+def test_a_sequence_shorter_than_a_token_is_refused_with_both_lengths(letters: str, least: int) -> None:
+    fault = problem(letters.encode(), min_bases=least)
+    if len(letters) >= least:
+        assert fault is None
+    else:
+        bases = "1 base is" if len(letters) == 1 else f"{len(letters)} bases are"
+        assert fault == f"{bases} too few for a token of this model, which takes {least}"
+
+
+def test_a_short_sequence_is_refused_for_its_letters_first_and_for_its_length_before_its_n() -> None:
+    assert problem(b"", min_bases=6) == "the sequence is empty"
+    assert "'X' at base 2" in (problem(b"AX", min_bases=6) or "")
+    assert "'R' at base 2" in (problem(b"AR", min_bases=6) or "")
+    assert "too few" in (problem(b"AR", min_bases=6, alphabet=IUPAC) or "")
+    assert "too few" in (problem(b"NNNNN", min_bases=6, max_n_share=0.1) or "")
+    assert "N makes up" in (problem(b"NNNNNN", min_bases=6, max_n_share=0.1) or "")
+
+
 def test_the_digest_is_the_refget_one() -> None:
     assert digest(b"ACGT") == "SQ.aKF498dAxcJAqme6QYQ7EZ07-fiw8Kw2"
     assert digest(normalise(b"ac gu\n")) == "SQ.aKF498dAxcJAqme6QYQ7EZ07-fiw8Kw2"

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -313,19 +314,29 @@ def test_a_log_that_is_damaged_is_one_sentence(local: Store) -> None:
     refused(error, local.runs.uri)
 
 
-def test_a_vector_that_a_version_does_not_store_is_one_sentence(local: Store) -> None:
-    version = B.digest
+@pytest.mark.parametrize("told", [True, False])
+def test_a_vector_that_a_version_does_not_store_is_one_sentence(local: Store, told: bool) -> None:
+    """Whether the version's lineage says what it stores, or rows merely lack it."""
+    version = replace(B, names={**B.names, "vectors": ["mean", "max", "projected"]}) if told else B
     table = feature_rows(sorted({digest(entry.sequence) for entry in ENTRIES}), B)
     at = table.schema.get_field_index("cls")
     table = table.set_column(at, table.schema.field(at), pa.nulls(len(table), table.schema.field(at).type))
-    run = Run(local, ENTRIES, Path(local.uri).parent, version=B).encode()
-    run.files = [local.features.write(table, stem="x", partition={"feature_version": version})]
+    run = Run(local, ENTRIES, Path(local.uri).parent, version=version).encode()
+    run.files = [local.features.write(table, stem="x", partition={"feature_version": B.digest})]
     run.publish()
-    with pytest.raises(StoreError) as error:
-        local.read(version, columns=["cls"])
-    refused(error, "'cls'")
-    means = {row["sequence_id"]: row["mean"] for row in local.read(version, columns=["mean"]).to_pylist()}
+    for columns in (["cls"], ["mean+cls"]) if told else (["cls"],):
+        with pytest.raises(StoreError) as error:
+            local.read(B.digest, columns=columns)
+        refused(error, "'cls'" if told else "damaged")
+    means = {row["sequence_id"]: row["mean"] for row in local.read(B.digest, columns=["mean"]).to_pylist()}
     assert means == {entry.id: vectors(digest(entry.sequence), B)["mean"] for entry in ENTRIES}
+    if told:
+        both = local.read(B.digest, columns=["max+mean"])
+        apart = local.read(B.digest)
+        assert apart.column_names[-3:] == ["mean", "max", "projected"]
+        np.testing.assert_array_equal(
+            matrix(both["max+mean"]), np.concatenate([matrix(apart["max"]), matrix(apart["mean"])], axis=1)
+        )
 
 
 # matrices

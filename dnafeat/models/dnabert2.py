@@ -7,41 +7,14 @@ stand on either side.
 
 from __future__ import annotations
 
+import functools
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """The fields of `config.json` that shape the network; everything else in that file is ignored."""
-
-    vocab_size: int
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
-    hidden_dropout_prob: float = 0.1
-    initializer_range: float = 0.02
-
-
-class EncoderOutput(NamedTuple):
-    """`last_hidden_state` (batch, tokens, hidden_size), zeros where masked; on request `hidden_states`, embeddings first."""
-
-    last_hidden_state: Tensor
-    hidden_states: tuple[Tensor, ...] | None = None
-
-
-class MaskedLMOutput(NamedTuple):
-    """`logits` (batch, tokens, vocab_size)."""
-
-    logits: Tensor
+from dnafeat.models.base import Config, EncoderOutput, attend, initialise, masked_keys, useful_mask, zero_padding
 
 
 def alibi_slopes(heads: int) -> list[float]:
@@ -77,11 +50,11 @@ class SelfAttention(nn.Module):
         self.heads = config.num_attention_heads
         self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor, weights: bool) -> tuple[Tensor, Tensor | None]:
         batch, tokens, hidden = x.shape
         q, k, v = self.Wqkv(x).view(batch, tokens, 3, self.heads, hidden // self.heads).permute(2, 0, 3, 1, 4)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        return out.transpose(1, 2).reshape(batch, tokens, hidden)
+        out, probabilities = attend(q, k, v, bias.to(q.dtype), 0.0, weights)
+        return out.transpose(1, 2).reshape(batch, tokens, hidden), probabilities
 
 
 class Residual(nn.Module):
@@ -103,8 +76,9 @@ class Attention(nn.Module):
         self.self = SelfAttention(config)
         self.output = Residual(config)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        return self.output(self.self(x, bias), x)
+    def forward(self, x: Tensor, bias: Tensor, weights: bool) -> tuple[Tensor, Tensor | None]:
+        attended, probabilities = self.self(x, bias, weights)
+        return self.output(attended, x), probabilities
 
 
 class GatedMLP(nn.Module):
@@ -128,8 +102,9 @@ class Layer(nn.Module):
         self.attention = Attention(config)
         self.mlp = GatedMLP(config)
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        return self.mlp(self.attention(x, bias))
+    def forward(self, x: Tensor, bias: Tensor, weights: bool) -> tuple[Tensor, Tensor | None]:
+        attended, probabilities = self.attention(x, bias, weights)
+        return self.mlp(attended), probabilities
 
 
 class LayerStack(nn.Module):
@@ -141,8 +116,8 @@ class LayerStack(nn.Module):
 class DNABERT2(nn.Module):
     """The encoder: token ids to hidden states.
 
-    `forward(input_ids, attention_mask=None, token_type_ids=None, output_hidden_states=False)` takes integer tensors of shape
-    (batch, tokens); `attention_mask` is 1 for real tokens, on either side of the padding. Returns `EncoderOutput`.
+    `forward` takes integer tensors of shape (batch, tokens); `attention_mask` is 1 for real tokens, on either side of the padding,
+    `token_type_ids` are 0 unless given. Returns `EncoderOutput`.
     """
 
     def __init__(self, config: Config) -> None:
@@ -150,27 +125,14 @@ class DNABERT2(nn.Module):
         self.config = config
         self.embeddings = Embeddings(config)
         self.encoder = LayerStack(config)
-        self.apply(self._initialise)
-
-    def _initialise(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
+        self.apply(functools.partial(initialise, std=config.initializer_range))
 
     def attention_bias(self, x: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """(1 or batch, heads, tokens, tokens): ALiBi, and the most negative number at masked keys.
-
-        The published code adds -10000 there, which ALiBi itself passes beyond 20,000 tokens at slope 0.5; the least finite
-        number gives the same exact zeros after the softmax and has no such limit.
-        """
+        """(1 or batch, heads, tokens, tokens): ALiBi, and the most negative number at masked keys."""
         position = torch.arange(x.shape[1], device=x.device)
         distance = (position[None, :] - position[:, None]).abs()
         slopes = torch.tensor(alibi_slopes(self.config.num_attention_heads), device=x.device)
-        bias = (-slopes[:, None, None] * distance)[None].to(x.dtype)
-        if attention_mask is None:
-            return bias
-        return bias.masked_fill(attention_mask[:, None, None, :] == 0, torch.finfo(x.dtype).min)
+        return masked_keys((-slopes[:, None, None] * distance)[None].to(x.dtype), attention_mask)
 
     def forward(
         self,
@@ -178,68 +140,17 @@ class DNABERT2(nn.Module):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         output_hidden_states: bool = False,
+        output_attentions: bool = False,
     ) -> EncoderOutput:
-        # Without padding the bias is one matrix a head, shared by the whole batch.
-        if attention_mask is not None and bool((attention_mask != 0).all()):
-            attention_mask = None
-        real = None if attention_mask is None else (attention_mask != 0)[:, :, None]
-
-        def shown(x: Tensor) -> Tensor:
-            return x if real is None else x.masked_fill(~real, 0.0)
-
+        mask = useful_mask(attention_mask)
         x = self.embeddings(input_ids, token_type_ids)
-        bias = self.attention_bias(x, attention_mask)
-        states = [shown(x)] if output_hidden_states else []
+        bias = self.attention_bias(x, mask)
+        states, attentions = [zero_padding(x, mask)] if output_hidden_states else [], []
         for layer in self.encoder.layer:
-            x = layer(x, bias)
+            x, probabilities = layer(x, bias, output_attentions)
             if output_hidden_states:
-                states.append(shown(x))
-        return EncoderOutput(shown(x), tuple(states) if output_hidden_states else None)
-
-
-class Transform(nn.Module):
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.LayerNorm(F.gelu(self.dense(x)))
-
-
-class Predictions(nn.Module):
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.transform = Transform(config)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(self.transform(x))
-
-
-class MaskedLMHead(nn.Module):
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.predictions = Predictions(config)
-
-
-class DNABERT2ForMaskedLM(nn.Module):
-    """The encoder with its masked-LM head, keys as in the published file; the decoder's weight is the word embedding itself."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.bert = DNABERT2(config)
-        self.cls = MaskedLMHead(config)
-        self.cls.predictions.apply(self.bert._initialise)
-        self.cls.predictions.decoder.weight = self.bert.embeddings.word_embeddings.weight
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        positions: Tensor | None = None,
-    ) -> MaskedLMOutput:
-        """`positions`, a boolean (batch, tokens), asks for the logits there only, as (chosen, vocab_size)."""
-        hidden = self.bert(input_ids, attention_mask, token_type_ids).last_hidden_state
-        return MaskedLMOutput(self.cls.predictions(hidden if positions is None else hidden[positions]))
+                states.append(zero_padding(x, mask))
+            if output_attentions:
+                attentions.append(probabilities)
+        last = states[-1] if output_hidden_states else zero_padding(x, mask)
+        return EncoderOutput(last, tuple(states) or None, tuple(attentions) or None)

@@ -1,0 +1,109 @@
+"""What every encoder here has in common: the fields of `config.json`, what a forward pass answers, and the attention itself."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The fields of `config.json` that shape the network; everything else in that file is ignored."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    hidden_dropout_prob: float = 0.1
+    initializer_range: float = 0.02
+
+    @property
+    def positions(self) -> int | None:
+        """Longest input in tokens, special ones counted; None where the architecture has no limit."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionedConfig(Config):
+    """The same for architectures with a table of positions or of distances."""
+
+    max_position_embeddings: int
+    attention_probs_dropout_prob: float = 0.1
+
+    @property
+    def positions(self) -> int | None:
+        return self.max_position_embeddings
+
+
+# Only training reads these: they change no vector.
+TRAINING_FIELDS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range")
+
+
+class EncoderOutput(NamedTuple):
+    """What an encoder answers.
+
+    Attributes
+    ----------
+    last_hidden_state : Tensor, shape=(batch, tokens, hidden_size)
+        Zeros where masked.
+    hidden_states : tuple of Tensor | None
+        On request: the same after the embeddings and after each layer; the last one is `last_hidden_state`.
+    attentions : tuple of Tensor | None
+        On request: probabilities of each layer, (batch, heads, tokens, tokens).
+    """
+
+    last_hidden_state: Tensor
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float, weights: bool) -> tuple[Tensor, Tensor | None]:
+    """Attention of (batch, heads, tokens, size) with an additive bias; with `weights` also its probabilities, the slow way."""
+    if not weights:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout), None
+    scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
+    probabilities = torch.softmax(scores if bias is None else scores + bias, dim=-1)
+    return F.dropout(probabilities, dropout) @ v, probabilities
+
+
+def masked_keys(bias: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """`bias` (1 or batch, heads or 1, tokens, tokens) with the most negative number where a key is masked.
+
+    The published codes add -10000 or so, which ALiBi itself passes beyond 20,000 tokens at slope 0.5; the least finite number
+    gives the same exact zeros after the softmax and has no such limit.
+    """
+    if attention_mask is None:
+        return bias
+    return bias.masked_fill(attention_mask[:, None, None, :] == 0, torch.finfo(bias.dtype).min)
+
+
+def useful_mask(attention_mask: Tensor | None) -> Tensor | None:
+    """None for a mask that masks nothing: without padding one bias serves the whole batch."""
+    return None if attention_mask is None or bool((attention_mask != 0).all()) else attention_mask
+
+
+def check_length(input_ids: Tensor, positions: int) -> None:
+    if input_ids.shape[1] > positions:
+        raise ValueError(
+            f"{input_ids.shape[1]} tokens are more than the {positions} positions this model has: cut them into windows"
+        )
+
+
+def zero_padding(x: Tensor, attention_mask: Tensor | None) -> Tensor:
+    return x if attention_mask is None else x.masked_fill((attention_mask == 0)[:, :, None], 0.0)
+
+
+def initialise(module: nn.Module, std: float) -> None:
+    """BERT's initialisation, for `Module.apply`: normal weights, zero biases; norms keep theirs."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=std)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
