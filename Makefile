@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[jobs,dev]'
 	@touch $@
 
-demo: setup  ## Embed the bundled sequences into ./demo-store and look at the result
+demo: setup  ## Fine-tune on bundled sequences, embed them into ./demo-store, look at the result
 	@$(BIN)/dnafeat demo --store demo-store
 
 test: setup  ## Run the tests
@@ -36,4 +36,4 @@ format: setup  ## Format and mend what lint can mend
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove the virtual environment, the demo store and caches
-	rm -rf $(VENV) demo-store .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-store demo-store-artifact* .pytest_cache .mypy_cache .ruff_cache .hypothesis

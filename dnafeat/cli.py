@@ -13,13 +13,27 @@ from typing import IO, TYPE_CHECKING
 
 from dnafeat import config as configs
 from dnafeat.errors import DnafeatError, DnafeatWarning
+from dnafeat.finetuneconfig import FinetuneConfig
+from dnafeat.predictconfig import PredictConfig
 
 if TYPE_CHECKING:
     from dnafeat.embed import Summary
 
 
 # What `pip install dnafeat` leaves out because reading does not need it.
-_JOB_PACKAGES = ("huggingface_hub", "peft", "ray", "safetensors", "sklearn", "tokenizers", "torch", "tqdm", "transformers")
+_JOB_PACKAGES = (
+    "huggingface_hub",
+    "matplotlib",
+    "peft",
+    "ray",
+    "safetensors",
+    "scipy",
+    "sklearn",
+    "tokenizers",
+    "torch",
+    "tqdm",
+    "transformers",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,6 +82,24 @@ def _parser() -> argparse.ArgumentParser:
     configs.add_options(embed, configs.EmbedConfig)
     embed.add_argument("--json", action="store_true", help="end with one JSON object on standard output")
     embed.set_defaults(run=run_embed)
+
+    tune = commands.add_parser(
+        "finetune",
+        help="fine-tune an encoder on labelled sequences",
+        description="Trains an encoder with a head, and measures it.",
+    )
+    configs.add_options(tune, FinetuneConfig)
+    tune.add_argument("--json", action="store_true", help="end with one JSON object on standard output")
+    tune.set_defaults(run=run_finetune)
+
+    predict = commands.add_parser(
+        "predict",
+        help="predict labels with what finetune wrote",
+        description="Writes labels and probabilities of sequences to a Parquet file.",
+    )
+    configs.add_options(predict, PredictConfig)
+    predict.add_argument("--json", action="store_true", help="end with one JSON object on standard output")
+    predict.set_defaults(run=run_predict)
 
     read = commands.add_parser("read", help="write a version's vectors to a Parquet file")
     _store(read)
@@ -126,6 +158,34 @@ def run_embed(options: argparse.Namespace) -> int:
         print(json.dumps(asdict(summary)))
     else:
         print(describe_run(summary))
+    return 0
+
+
+def run_finetune(options: argparse.Namespace) -> int:
+    from dnafeat.finetune import finetune, format_result
+    from dnafeat.pipeline import stop_ray
+
+    config = FinetuneConfig.load(options.config, configs.given(options, FinetuneConfig))
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            about = finetune(config)
+        finally:
+            stop_ray()
+    print(json.dumps({**about, "artifact": config.output}) if options.json else format_result(about, config.output))
+    return 0
+
+
+def run_predict(options: argparse.Namespace) -> int:
+    from dnafeat.pipeline import stop_ray
+    from dnafeat.predict import format_summary, predict
+
+    config = PredictConfig.load(options.config, configs.given(options, PredictConfig))
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            summary = predict(config)
+        finally:
+            stop_ray()
+    print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import types
 import typing
@@ -17,9 +18,12 @@ from dnafeat.errors import UsageError
 from dnafeat.schema import VECTORS
 
 
-def option(help: str, default: Any = MISSING, *, shapes: bool = False, positional: bool = False) -> Any:
-    """A configuration field. `shapes` says whether it can change which entries a run stores (the feature version covers the vectors)."""
-    return field(default=default, metadata={"help": help, "shapes": shapes, "positional": positional})
+def option(help: str, default: Any = MISSING, *, shapes: bool = False, positional: bool = False, repeated: bool = False) -> Any:
+    """A configuration field. `shapes` says whether it can change which entries a run stores (the feature version covers the vectors).
+
+    A list is `positional` arguments, or a flag that is `repeated` for each item, or else a flag with commas between them.
+    """
+    return field(default=default, metadata={"help": help, "shapes": shapes, "positional": positional, "repeated": repeated})
 
 
 class Settings:
@@ -39,7 +43,7 @@ class Settings:
         values |= {key: value for key, value in flags.items() if value is not None}
         required = [f.name for f in fields(cls) if f.default is MISSING]  # type: ignore[arg-type]
         for name in required:
-            _require(name in values, f"{name} is missing: give it on the command line{' or in ' + file if file else ''}")
+            require(name in values, f"{name} is missing: give it on the command line{' or in ' + file if file else ''}")
         return cls.make(values)
 
     @classmethod
@@ -47,7 +51,7 @@ class Settings:
         """The configuration of some settings by name, each of the type it should have. Raises UsageError."""
         hints = typing.get_type_hints(cls)
         strange = [name for name in values if name not in hints]
-        _require(not strange, f"no setting {strange[0] if strange else ''!r}: there are {', '.join(hints)}")
+        require(not strange, f"no setting {strange[0] if strange else ''!r}: there are {', '.join(hints)}")
         return cls(**{name: _checked(name, value, hints[name]) for name, value in values.items()})
 
 
@@ -60,9 +64,15 @@ class EncodingConfig(Settings):
         None,
     )
     adapter: str | None = option("LoRA adapter in PEFT's format, merged into the model: folder, s3:// prefix or hub name", None)
-    projector: str = option("random@SEED: the untrained projection to 512 dimensions", "random@0")
-    kmer: int = option(
-        "cut sequences into overlapping k-mers with spaces before BPE, as a DNABERT-2 fine-tuned with --kmer; 0: do not", 0
+    projector: str | None = option(
+        "map to 512 dimensions: an artifact of dnafeat finetune --head projector, or random@SEED, which is untrained (else the adapter's "
+        "own, else random@0)",
+        None,
+    )
+    kmer: int | None = option(
+        "cut sequences into overlapping k-mers with spaces before BPE, for a DNABERT-2 fine-tuned with --kmer; 0: do not (else as the "
+        "adapter was trained)",
+        None,
     )
     precision: str = option("auto, float32 or bfloat16; auto: bfloat16 on GPUs that have it, float32 elsewhere", "auto")
     window_tokens: int | None = option(
@@ -82,22 +92,22 @@ class EncodingConfig(Settings):
     )
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.precision in ("auto", "float32", "bfloat16"), f"precision {self.precision!r} is none of auto, float32, bfloat16"
         )
-        _require(self.strands in ("forward", "both"), f"strands {self.strands!r} is neither forward nor both")
-        _require(self.kmer >= 0, f"kmer {self.kmer} is no length: give 1 or more bases, or 0 for none")
-        _require(self.average_layers >= 1, f"average_layers {self.average_layers} is too few: give 1 or more")
+        require(self.strands in ("forward", "both"), f"strands {self.strands!r} is neither forward nor both")
+        require(self.kmer is None or self.kmer >= 0, f"kmer {self.kmer} is no length: give 1 or more bases, or 0 for none")
+        require(self.average_layers >= 1, f"average_layers {self.average_layers} is too few: give 1 or more")
         by_tokens = self.window_tokens is not None or self.overlap_tokens is not None
         by_bases = self.window_bases is not None or self.overlap_bases is not None
-        _require(not (by_tokens and by_bases), "windows are given in tokens and in bases: give one of them")
-        _require(self.overlap_bases is None or self.window_bases is not None, "overlap_bases is given without window_bases")
-        _require(
+        require(not (by_tokens and by_bases), "windows are given in tokens and in bases: give one of them")
+        require(self.overlap_bases is None or self.window_bases is not None, "overlap_bases is given without window_bases")
+        require(
             self.window_bases is None or self.window_bases >= 1,
             f"window_bases {self.window_bases} is no length: give 1 or more bases",
         )
         if self.window_bases is not None and self.overlap_bases is not None:
-            _require(
+            require(
                 0 <= self.overlap_bases < self.window_bases,
                 f"an overlap of {self.overlap_bases} bases does not fit a window of {self.window_bases}: give less",
             )
@@ -139,26 +149,27 @@ class EmbedConfig(EncodingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(bool(self.sources), "name at least one source to embed")
+        require(bool(self.sources), "name at least one source to embed")
         strange = [name for name in self.vectors if name not in VECTORS]
-        _require(not strange, f"vectors names {', '.join(strange)}: there are {', '.join(VECTORS)}")
-        _require(bool(self.vectors) and len(set(self.vectors)) == len(self.vectors), "vectors names none, or one twice")
-        _require(self.tile is None or self.tile >= 1, f"tile {self.tile} is no length: give 1 or more bases")
-        _require(self.stride is None or self.stride >= 1, f"stride {self.stride} is no step: give 1 or more bases")
-        _require(self.stride is None or self.tile is not None, "stride is given without tile: say how long the tiles are")
-        _require(0 <= self.max_n_share <= 1, f"max_n_share {self.max_n_share} is no share: give a number from 0 to 1")
-        _require(self.num_actors is None or self.num_actors >= 1, f"num_actors {self.num_actors} is too few: give 1 or more")
-        _require(
+        require(not strange, f"vectors names {', '.join(strange)}: there are {', '.join(VECTORS)}")
+        require(bool(self.vectors) and len(set(self.vectors)) == len(self.vectors), "vectors names none, or one twice")
+        require(self.tile is None or self.tile >= 1, f"tile {self.tile} is no length: give 1 or more bases")
+        require(self.stride is None or self.stride >= 1, f"stride {self.stride} is no step: give 1 or more bases")
+        require(self.stride is None or self.tile is not None, "stride is given without tile: say how long the tiles are")
+        require(0 <= self.max_n_share <= 1, f"max_n_share {self.max_n_share} is no share: give a number from 0 to 1")
+        require(self.num_actors is None or self.num_actors >= 1, f"num_actors {self.num_actors} is too few: give 1 or more")
+        require(
             self.gpus_per_actor is None or self.gpus_per_actor >= 0, f"gpus_per_actor {self.gpus_per_actor} is less than none"
         )
-        _require(self.shard_rows is None or self.shard_rows >= 1, f"shard_rows {self.shard_rows} is too few: give 1 or more")
-        _require(
+        require(self.shard_rows is None or self.shard_rows >= 1, f"shard_rows {self.shard_rows} is too few: give 1 or more")
+        require(
             self.run_id is None or re.fullmatch(r"[A-Za-z0-9_.:-]{1,128}", self.run_id) is not None,
             f"run_id {self.run_id!r} is no name: use letters, digits, '.', '_', ':' and '-', 128 at most",
         )
 
 
-def _require(condition: bool, sentence: str) -> None:
+def require(condition: bool, sentence: str) -> None:
+    """Raises UsageError with the sentence where the condition does not hold."""
     if not condition:
         raise UsageError(sentence)
 
@@ -171,10 +182,10 @@ def _read_yaml(file: str, config: type) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"configuration {file} is not valid YAML: {' '.join(str(error).split())}") from error
     values = {} if values is None else values  # an empty file
-    _require(isinstance(values, dict), f"configuration {file} must be a mapping of settings to values")
+    require(isinstance(values, dict), f"configuration {file} must be a mapping of settings to values")
     known = [f.name for f in fields(config)]
     strange = [str(key) for key in values if key not in known]
-    _require(not strange, f"configuration {file} has the unknown setting {', '.join(strange)}: known are {', '.join(known)}")
+    require(not strange, f"configuration {file} has the unknown setting {', '.join(strange)}: known are {', '.join(known)}")
     return values
 
 
@@ -191,15 +202,18 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     kind = _kind(hint)
     if typing.get_origin(kind) is tuple:
         items = [value] if isinstance(value, str) else value
-        _require(
+        require(
             isinstance(items, list | tuple) and all(isinstance(i, str) for i in items),
             f"{name} must be a list of texts, not {value!r}",
         )
         return tuple(items)
+    if typing.get_origin(kind) is dict:
+        require(isinstance(value, dict), f"{name} must be a mapping of names to values, not {value!r}")
+        return dict(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    _require(
+    require(
         isinstance(value, kind) and (kind is bool or not isinstance(value, bool)), f"{name} must be {words[kind]}, not {value!r}"
     )
     return value
@@ -216,9 +230,15 @@ def add_options(parser: argparse.ArgumentParser, config: type) -> None:
         text = f.metadata["help"].replace("%", "%%") + _default_note(f)
         flag = "--" + f.name.replace("_", "-")
         if f.metadata["positional"]:
-            parser.add_argument(f.name, nargs="*", default=None, metavar="SOURCE", help=text)
+            several = typing.get_origin(kind) is tuple
+            metavar = f.name.upper().removesuffix("S" if several else "")
+            parser.add_argument(f.name, nargs="*" if several else "?", default=None, metavar=metavar, help=text)
+        elif f.metadata["repeated"]:
+            parser.add_argument(flag, action="append", default=None, metavar="TEXT", help=text)
         elif typing.get_origin(kind) is tuple:
             parser.add_argument(flag, type=_split, default=None, metavar="A,B,…", help=text)
+        elif typing.get_origin(kind) is dict:
+            parser.add_argument(flag, type=_mapping, default=None, metavar="JSON", help=text)
         elif kind is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
@@ -227,6 +247,16 @@ def add_options(parser: argparse.ArgumentParser, config: type) -> None:
 
 def _split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise argparse.ArgumentTypeError(f'{text!r} is no JSON object, such as {{"name": 1}}')
+    return values
 
 
 def _default_note(f: Field) -> str:

@@ -11,7 +11,6 @@ from dnafeat.config import EncodingConfig
 from dnafeat.errors import CheckpointError, DnafeatWarning, UsageError
 from dnafeat.models.adapter import Source
 from dnafeat.models.base import TRAINING_FIELDS, Config
-from dnafeat.projection import load_projector
 from dnafeat.tokenizers import Tokenizer
 from dnafeat.version import FeatureVersion
 from dnafeat.windows import Cutting
@@ -45,21 +44,21 @@ def fast_in_bfloat16() -> bool:
 def describe(source: Source, config: EncodingConfig, *, gpu: bool | None = None) -> FeatureVersion:
     """The feature version these settings give, without building the model. `gpu` says whether GPUs will encode; None: look here."""
     found = source.checkpoint
-    shape, tokenizer = found.config(), found.tokenizer(config.kmer)
+    shape, tokenizer, kmer = found.config(), source.tokenizer(config), source.kmer(config)
+    name, projector = source.projector(config)
     if tokenizer.vocab_size > shape.vocab_size:
         raise CheckpointError(
             f"{found.folder}: its tokenizer has {tokenizer.vocab_size} entries and config.json says vocab_size {shape.vocab_size}: "
             f"they do not belong together"
         )
     window, overlap = _window(config, shape, tokenizer)
-    if config.kmer:
+    if kmer and not source.trained:
         warnings.warn(
-            f"with kmer {config.kmer} a sequence has several times the tokens of plain BPE, which the published models were not trained "
+            f"with kmer {kmer} a sequence has several times the tokens of plain BPE, which the published models were not trained "
             f"on; windows stay at {window} {'bases' if config.window_bases else 'tokens'}",
             DnafeatWarning,
             stacklevel=2,
         )
-    counted = found.special_tokens_pooled if config.special_tokens is None else config.special_tokens
     return FeatureVersion(
         architecture={
             "family": found.family.name,
@@ -76,16 +75,16 @@ def describe(source: Source, config: EncodingConfig, *, gpu: bool | None = None)
         strands=config.strands,
         layer=_layer(config, shape),
         average_layers=config.average_layers,
-        special_tokens_pooled=counted,
+        special_tokens_pooled=source.special_tokens(config),
         precision=resolve_precision(config.precision, gpu=fast_in_bfloat16() if gpu is None else gpu),
-        projector_sha256=load_projector(config.projector, shape.hidden_size).fingerprint(),
+        projector_sha256=projector.fingerprint(),
         names={
             "model": found.name,
             "revision": found.revision,
             "adapter": source.adapter.name if source.adapter else None,
             "adapter_revision": source.adapter.revision if source.adapter else None,
-            "projector": config.projector,
-            "kmer": config.kmer,
+            "projector": name,
+            "kmer": kmer,
         },
     )
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import platform
 import secrets
 import shutil
 import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import cast
 
@@ -22,14 +20,11 @@ from dnafeat.config import EmbedConfig, EncodingConfig
 from dnafeat.describe import cutting, describe
 from dnafeat.errors import AuditError, StrictError, UsageError
 from dnafeat.models.adapter import Source
-from dnafeat.projection import load_projector
 from dnafeat.publish import Publication
 from dnafeat.schema import PROJECTED_WIDTH, VECTORS, arrow_schema
 from dnafeat.sources import ReadOptions, expand
 from dnafeat.store import Store
-from dnafeat.version import FeatureVersion, digest_of
-
-_PACKAGES = ("dnafeat", "ray", "torch", "transformers", "tokenizers", "peft", "pyarrow", "deltalake", "numpy")
+from dnafeat.version import FeatureVersion, digest_of, environment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +87,7 @@ def embed(config: EmbedConfig, *, show: bool = True) -> Summary:
     files = expand(config.sources)
     encoder = Source.find(config)
     version = _version(config, encoder)
-    tokenizer = encoder.checkpoint.tokenizer(config.kmer)
+    tokenizer = encoder.tokenizer(config)
     store = Store(config.store)
     store.create()
     _check_vectors(store, version, config)
@@ -122,7 +117,7 @@ def embed(config: EmbedConfig, *, show: bool = True) -> Summary:
             vectors=config.vectors,
             version=version.digest,
         )
-        encoded = _encode(config, version, settings, store, run_id, missing, work, show)
+        encoded = _encode(config, version, settings, store, run_id, missing, encoder.projector(config)[1].to_bytes(), work, show)
         _audit(encoded, missing.rows, store)
         store.record_version(version.digest, event="created", lineage=version.lineage(), run_id=run_id)
         committed = publication.commit_features([receipt.file for receipt in encoded.receipts], version.digest, planned)
@@ -271,6 +266,7 @@ def _encode(
     store: Store,
     run_id: str,
     missing: plan.Spill,
+    projector: bytes,
     work: str,
     show: bool,
 ) -> Encoded:
@@ -285,9 +281,8 @@ def _encode(
     rows = config.shard_rows or plan.shard_rows(missing.rows, actors, row_bytes=4 * width)
     shards = plan.cut_shards(missing, rows, work)
     # The projector's weights stand beside the vectors they made, so that anyone can project again.
-    projector = load_projector(config.projector, hidden)
     weights = storage.join(store.uri, "projectors", f"{version.projector_sha256}.safetensors")
-    storage.write_whole(weights, lambda file: file.write(projector.to_bytes()))
+    storage.write_whole(weights, lambda file: file.write(projector))
     receipts = pipeline.encode_shards(
         shards, settings, store=store.uri, run_id=run_id, actors=actors, gpus_per_actor=gpus, show=show
     )
@@ -311,14 +306,3 @@ def _audit(encoded: Encoded, wanted: int, store: Store) -> None:
             faults.append(f"{receipt.file.path} has {size} bytes and was written with {receipt.file.size}")
     if faults:
         raise AuditError(f"the audit failed and nothing was published: {'; '.join(faults)}")
-
-
-def environment() -> dict[str, object]:
-    """Library versions and hardware of the driver: lineage, not identity."""
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed as a package"
-    return {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count(), "packages": versions}

@@ -29,7 +29,6 @@ from dnafeat.errors import UsageError
 from dnafeat.models.adapter import Source, merge
 from dnafeat.models.base import EncoderOutput
 from dnafeat.models.checkpoint import load_encoder
-from dnafeat.projection import load_projector
 from dnafeat.tokenizers import Tokenizer
 from dnafeat.version import FeatureVersion
 from dnafeat.windows import Windows, cut
@@ -131,8 +130,7 @@ class Encoder:
         network = load_encoder(source.checkpoint)
         if source.adapter is not None:
             network = merge(network, source.adapter)
-        projector = load_projector(config.projector, spec.architecture["hidden_size"])
-        return cls(network, source.checkpoint.tokenizer(config.kmer), spec, projector)
+        return cls(network, source.tokenizer(config), spec, source.projector(config)[1])
 
     def encode(self, sequences: Sequence[str], report: Report | None = None) -> Vectors:
         """Encodes sequences, normalised as the store does (upper case, U to T, no white space), so that the vectors are the same.
@@ -193,6 +191,19 @@ class Encoder:
             truncated=windows.cut,
             padding_share=1 - needed / computed if computed else 0.0,
         )
+
+    @torch.inference_mode()
+    def states(self, windows: Windows, report: Report | None = None) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """The states that are pooled, batch by batch: numbers of windows, (rows,), and (rows, tokens, hidden_size) float32.
+
+        A window's [CLS] is the first of its tokens, and its content follows. `report` counts each window as a sequence.
+        """
+        sizes = windows.stop - windows.start
+        for chosen in self._batches(sizes):
+            ids, mask, _ = self._batch(windows, chosen)
+            yield chosen, self._states(ids, mask)
+            if report is not None:
+                report(len(chosen), int(sizes[chosen].sum()), ids.numel())
 
     def attentions(self, sequence: str) -> np.ndarray:
         """Attention probabilities of one sequence, (layers, heads, tokens, tokens) float32, [CLS] and what ends it among the tokens.

@@ -14,8 +14,8 @@ import numpy as np
 from scipy.special import expit, softmax
 
 from dnafeat.errors import UsageError
+from dnafeat.tasks import TASKS
 
-TASKS = ("binary", "multiclass", "multilabel", "regression", "token")
 IGNORED = -100  # the class of a token without bases; torch's cross-entropy leaves it out by default
 OUTSIDE = "none"  # the class of bases outside every interval
 Places = Callable[[int], str]
@@ -266,6 +266,8 @@ def _rows(
         raise ValueError("labels per base need the length of each sequence")
     for i, text in enumerate(texts):
         length = int(lengths[i]) if task == "token" and lengths is not None else 0
+        if task == "multilabel":
+            text = text or ""  # a table's empty cell: none of the labels
         if text is None or (task != "multilabel" and not text.strip()):
             how = f"; write 0-{length}={OUTSIDE} where there is nothing to mark" if length else ""
             raise UsageError(

@@ -20,16 +20,8 @@ from sklearn.metrics import (
 )
 
 from dnafeat.labels import Labels, flatten
+from dnafeat.tasks import LOWER_IS_BETTER, METRICS
 
-_CLASSES = ("accuracy", "f1", "mcc", "precision", "recall", "auroc", "auprc")
-METRICS = {
-    "binary": _CLASSES,
-    "multiclass": _CLASSES,
-    "multilabel": ("accuracy", "f1", "f1_micro", "mcc", "auroc", "auprc"),
-    "regression": ("pearson", "spearman", "r2", "rmse"),
-    "token": _CLASSES,
-}
-LOWER_IS_BETTER = ("loss", "rmse")
 _SHARES = {name for names in METRICS.values() for name in names} - {"rmse"}
 
 

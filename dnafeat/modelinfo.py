@@ -79,7 +79,7 @@ def model_info(config: EncodingConfig) -> ModelInfo:
     """Loads and checks a model, and describes it. Raises UsageError as `Encoder.load` does."""
     source = Source.find(config)
     found, version = source.checkpoint, describe(source, config)
-    model, tokenizer, shape = load_encoder(found), found.tokenizer(config.kmer), found.config()
+    model, tokenizer, shape = load_encoder(found), source.tokenizer(config), found.config()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if source.adapter is not None:
         attach(model, source.adapter)

@@ -1,7 +1,8 @@
 """The Ray Data pipeline: shard -> tokenise (tasks) -> encode, pool, project, write (actors, one model each) -> receipts.
 
 One row of the dataset is one work shard from end to end, so that nothing in between can cut or merge it; vectors are written where
-they are made and never travel. A receipt is a row that says what file a shard became.
+they are made and never travel. A receipt is a row that says what file a shard became. Other actors make other rows of a shard:
+`run_shards` takes their class.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from dnafeat.windows import ARRAYS, Cutting, Windows, cut
 _TASK_CPUS = 0.25
 _ACTOR_CPUS = 0.75
 _ours = False  # whether this process's Ray was started here
-_PIECE_ROWS = 2048  # encoded and written at a time
+PIECE_ROWS = 2048  # encoded and written at a time
 _LOCAL_OBJECT_STORE = 512 * 2**20
 
 
@@ -159,7 +160,7 @@ def default_actors(gpus_per_actor: float) -> int:
 
 @functools.cache
 def _tokenizer(config: EncodingConfig, pins: tuple[str | None, str | None]) -> Tokenizer:
-    return Source.find(config, pins).checkpoint.tokenizer(config.kmer)
+    return Source.find(config, pins).tokenizer(config)
 
 
 def tokenise_shards(batch: Any, settings: EncoderSettings) -> Any:
@@ -176,19 +177,76 @@ def tokenise_shards(batch: Any, settings: EncoderSettings) -> Any:
             "bases": pa.array([len(one) for one in letters], pa.int64()),
             **{name: pa.array(getattr(windows, name)) for name in ARRAYS},
         }
-        rows.append(pa.table({"uri": [uri], **{name: _one_list(column) for name, column in columns.items()}}))
+        rows.append(pa.table({"uri": [uri], **{name: one_list(column) for name, column in columns.items()}}))
     return pa.concat_tables(rows)
 
 
-def _one_list(values: pa.Array) -> pa.Array:
+def one_list(values: pa.Array) -> pa.Array:
     """An array as the only row of a list column, not copied."""
     return pa.LargeListArray.from_arrays(pa.array([0, len(values)]), values)
 
 
-class EncodeShards:
-    """Actor: encodes shards and writes each as one file below `features`."""
+@dataclass(frozen=True)
+class Tokenised:
+    """A tokenised shard as an actor takes it.
 
-    def __init__(self, settings: EncoderSettings, store: str, run_id: str, threads: int, progress: ray.actor.ActorHandle) -> None:
+    Attributes
+    ----------
+    uri : str
+    digests : pa.StringArray, length n
+    bases : np.ndarray, shape=(n,), int64
+    windows : Windows
+    """
+
+    uri: str
+    digests: pa.Array
+    bases: np.ndarray
+    windows: Windows
+
+    @classmethod
+    def of(cls, row: pa.Table) -> Tokenised:
+        """From one row of what `tokenise_shards` returns."""
+        arrays = {name: row[name].combine_chunks().flatten() for name in (*ARRAYS, "bases", "digests")}
+        digests, bases = arrays.pop("digests").cast(pa.string()), arrays.pop("bases").to_numpy()
+        windows = Windows(**{name: array.to_numpy(zero_copy_only=False) for name, array in arrays.items()})
+        return cls(row["uri"][0].as_py(), digests, bases, windows)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What a receipt says of its length."""
+        windows = self.windows
+        return {
+            "tokens": int(windows.tokens().sum()),
+            "windowed": int((windows.counts() > 1).sum()),
+            "truncated": int(windows.cut.sum()),
+        }
+
+
+class Tally:
+    """What an actor has computed: an encoder's `report`, which tells the driver's bar of it twice a second."""
+
+    def __init__(self, progress: ray.actor.ActorHandle) -> None:
+        self.computed = 0  # tokens, with padding
+        self._progress = progress
+        self._sequences = self._tokens = 0
+        self._last = time.monotonic()
+
+    def __call__(self, sequences: int, tokens: int, with_padding: int) -> None:
+        self.computed += with_padding
+        self._sequences, self._tokens = self._sequences + sequences, self._tokens + tokens
+        if time.monotonic() - self._last > 0.5:
+            self.flush()
+
+    def flush(self) -> None:
+        self._progress.add.remote(self._sequences, self._tokens)
+        self._sequences = self._tokens = 0
+        self._last = time.monotonic()
+
+
+class ShardActor:
+    """What an actor over tokenised shards has: the run's encoder, and the bar that it tells how far it is."""
+
+    def __init__(self, settings: EncoderSettings, threads: int, progress: ray.actor.ActorHandle) -> None:
         torch.set_num_threads(threads)
         self.encoder = Encoder.load(settings.config, settings.pins)
         if self.encoder.version.digest != settings.version:
@@ -196,37 +254,37 @@ class EncodeShards:
                 f"this worker's encoder has feature version {self.encoder.version.digest} and the run was planned for "
                 f"{settings.version}: {settings.config.model} is not the same on all nodes"
             )
-        self.features = Table(store, "features")
-        self.run_id, self.version, self.vectors, self.progress = run_id, settings.version, settings.vectors, progress
+        self.progress = progress
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist([self._encode(batch.slice(i, 1)) for i in range(len(batch))])
+        return pa.concat_tables([self.shard(Tokenised.of(batch.slice(i, 1))) for i in range(len(batch))])
 
-    def _encode(self, row: pa.Table) -> dict:
+    def shard(self, shard: Tokenised) -> pa.Table:
+        """One row for a shard."""
+        raise NotImplementedError
+
+
+class EncodeShards(ShardActor):
+    """Actor: encodes shards and writes each as one file below `features`."""
+
+    def __init__(self, settings: EncoderSettings, store: str, run_id: str, threads: int, progress: ray.actor.ActorHandle) -> None:
+        super().__init__(settings, threads, progress)
+        self.features = Table(store, "features")
+        self.run_id, self.version, self.vectors = run_id, settings.version, settings.vectors
+
+    def shard(self, shard: Tokenised) -> pa.Table:
         began = time.time()
-        arrays = {name: row[name].combine_chunks().flatten() for name in (*ARRAYS, "bases")}
-        bases = arrays.pop("bases").to_numpy()
-        windows = Windows(**{name: array.to_numpy(zero_copy_only=False) for name, array in arrays.items()})
-        names = row["digests"].combine_chunks().flatten().cast(pa.string())
-        computed = needed = strange = waiting = waiting_tokens = 0
-        last = time.monotonic()
-
-        def report(sequences: int, tokens: int, with_padding: int) -> None:
-            nonlocal computed, waiting, waiting_tokens, last
-            computed, waiting, waiting_tokens = computed + with_padding, waiting + sequences, waiting_tokens + tokens
-            if time.monotonic() - last > 0.5:
-                self.progress.add.remote(waiting, waiting_tokens)
-                waiting = waiting_tokens = 0
-                last = time.monotonic()
+        names, bases, windows, tally = shard.digests, shard.bases, shard.windows, Tally(self.progress)
+        needed = strange = 0
 
         def encoded() -> Iterator[pa.Table]:
             # Piece by piece, so that memory does not grow with the file.
             nonlocal needed, strange
-            for at in range(0, len(names), _PIECE_ROWS):
-                end = min(at + _PIECE_ROWS, len(names))
-                before = computed
-                vectors = self.encoder.encode_windows(windows.part(at, end), report)
-                needed += round((computed - before) * (1 - vectors.padding_share))
+            for at in range(0, len(names), PIECE_ROWS):
+                end = min(at + PIECE_ROWS, len(names))
+                before = tally.computed
+                vectors = self.encoder.encode_windows(windows.part(at, end), tally)
+                needed += round((tally.computed - before) * (1 - vectors.padding_share))
                 strange += sum(int((~np.isfinite(getattr(vectors, name))).any(1).sum()) for name in self.vectors)
                 columns = {
                     "sequence_digest": names[at:end],
@@ -239,26 +297,24 @@ class EncodeShards:
                 schema = pa.schema([f for f in arrow_schema("features") if f.name in columns])
                 yield pa.Table.from_arrays([columns[f.name] for f in schema], schema=schema)
 
-        shard = row["uri"][0].as_py()
-        stem = f"{self.run_id}-{storage.name(shard).removesuffix('.parquet').removeprefix('shard-')}"
+        stem = f"{self.run_id}-{storage.name(shard.uri).removesuffix('.parquet').removeprefix('shard-')}"
         file = self.features.write(encoded(), stem=stem, partition={"feature_version": self.version})
-        self.progress.add.remote(waiting, waiting_tokens)
-        return {
-            "shard": shard,
+        tally.flush()
+        receipt = {
+            "shard": shard.uri,
             "path": file.path,
             "size": file.size,
             "rows": file.rows,
             "first": file.minimum["sequence_digest"],
             "last": file.maximum["sequence_digest"],
-            "tokens": int(windows.tokens().sum()),
-            "windowed": int((windows.counts() > 1).sum()),
-            "truncated": int(windows.cut.sum()),
-            "computed": computed,
+            **shard.counts,
+            "computed": tally.computed,
             "needed": needed,
             "not_finite": strange,
             "began": began,
             "ended": time.time(),
         }
+        return pa.Table.from_pylist([receipt])
 
 
 def _lists(vectors: np.ndarray) -> pa.Array:
@@ -286,7 +342,33 @@ def encode_shards(
 ) -> Iterator[Receipt]:
     """Encodes and writes every shard, and yields a receipt for each as it is done, in no particular order.
 
-    Ray must be running. A worker or node that dies has its shards encoded again; a file it left behind has another name and no receipt.
+    A file that a dying worker left behind has another name and no receipt.
+    """
+    own = (store, run_id)
+    for batch in run_shards(shards, settings, EncodeShards, own, actors=actors, gpus_per_actor=gpus_per_actor, show=show):
+        for row in batch.to_pylist():
+            ends = {"sequence_digest": row["first"]}, {"sequence_digest": row["last"]}
+            file = DataFile(
+                row["path"], row["size"], row["rows"], *ends, {"sequence_digest": 0}, {"feature_version": settings.version}
+            )
+            counts = {name: row[name] for name in _COUNTS}
+            yield Receipt(file=file, **counts)
+
+
+def run_shards(
+    shards: Sequence[Shard],
+    settings: EncoderSettings,
+    actor: type[ShardActor],
+    arguments: Sequence[Any],
+    *,
+    actors: int,
+    gpus_per_actor: float,
+    show: bool,
+) -> Iterator[pa.Table]:
+    """Tokenises every shard, sends it through a pool of actors, and yields what they return as it comes, in no particular order.
+
+    An actor is made as `actor(settings, *arguments, threads, progress)`. Ray must be running. A worker or node that dies has its
+    shards done again.
     """
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
@@ -307,8 +389,8 @@ def encode_shards(
             num_cpus=_TASK_CPUS,
         )
         .map_batches(
-            EncodeShards,
-            fn_constructor_args=(settings, store, run_id, threads, progress),
+            actor,
+            fn_constructor_args=(settings, *arguments, threads, progress),
             compute=ray.data.ActorPoolStrategy(size=actors),
             batch_size=None,
             batch_format="pyarrow",
@@ -317,14 +399,7 @@ def encode_shards(
         )
     )
     with shown(progress, sum(shard.rows for shard in shards), show), _explained():
-        for batch in encoded.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for row in pa.Table.to_pylist(batch):
-                ends = {"sequence_digest": row["first"]}, {"sequence_digest": row["last"]}
-                file = DataFile(
-                    row["path"], row["size"], row["rows"], *ends, {"sequence_digest": 0}, {"feature_version": settings.version}
-                )
-                counts = {name: row[name] for name in _COUNTS}
-                yield Receipt(file=file, **counts)
+        yield from encoded.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -53,7 +53,7 @@ class Intake:
     Attributes
     ----------
     entries : Spill
-        Accepted entries by hash of `sequence_id`: sequence_id, sequence_digest, file, row, keys.
+        Accepted entries by hash of `sequence_id`, or in their order: sequence_id, sequence_digest, file, row, keys.
     sequences : Spill
         Their sequences by range of digest, duplicates still in: sequence_digest, sequence.
     rejects : Spill
@@ -82,8 +82,11 @@ class Shard:
     rows: int
 
 
-def take_in(files: Sequence[str], options: sources.ReadOptions, checks: Checks, folder: Path) -> Intake:
-    """Reads, normalises, validates, digests and spills a source. `folder` is an empty local one for the spill files."""
+def take_in(files: Sequence[str], options: sources.ReadOptions, checks: Checks, folder: Path, *, by_id: bool = True) -> Intake:
+    """Reads, normalises, validates, digests and spills a source. `folder` is an empty local one for the spill files.
+
+    Without `by_id` the accepted entries are one partition, in the order of the source.
+    """
     keys = sources.key_columns(files, options)
     unpacked = sum(storage.size(file) * (4 if file.lower().endswith(_PACKED) else 1) for file in files)
     if options.tile and options.stride:
@@ -94,7 +97,7 @@ def take_in(files: Sequence[str], options: sources.ReadOptions, checks: Checks, 
         + [(key, pa.string()) for key in keys]
     )
     reject_fields = [arrow_schema("rejects").field(name) for name in ("file", "row", "sequence_id", "reason", "text")]
-    entries = Spill(folder, "entries", entry_schema, partitions)
+    entries = Spill(folder, "entries", entry_schema, partitions if by_id else 1)
     sequences = Spill(folder, "sequences", SHARD_SCHEMA, partitions)
     rejects = Spill(folder, "rejects", pa.schema(reject_fields))
     fingerprint, limits = hashlib.sha256(json.dumps(keys).encode()), asdict(checks)
@@ -110,8 +113,8 @@ def take_in(files: Sequence[str], options: sources.ReadOptions, checks: Checks, 
             names = [name for name in names if name]
         digest_column = pa.array(names, pa.string())
         columns = [batch["sequence_id"], digest_column, batch["file"], batch["row"], *(batch[key] for key in keys)]
-        by_id = id_partition(batch["sequence_id"], partitions)
-        entries.add(pa.RecordBatch.from_arrays(columns, schema=entry_schema), by_id)
+        places = id_partition(batch["sequence_id"], partitions) if by_id else None
+        entries.add(pa.RecordBatch.from_arrays(columns, schema=entry_schema), places)
         by_digest = digests.partition(digests.to_numpy(digest_column), partitions)
         sequences.add(
             pa.RecordBatch.from_arrays([digest_column, batch["sequence"].cast(pa.large_binary())], schema=SHARD_SCHEMA), by_digest
@@ -181,17 +184,26 @@ def as_rejects(double: Sequence[tuple[str, str, int, str, int]], folder: Path, s
 
 def subtract(intake: Intake, store: Store, version: str, folder: Path) -> tuple[int, Spill]:
     """The number of distinct sequences, and those among them that have no vectors of the version, each once, in digest order."""
-    missing = Spill(folder, "missing", SHARD_SCHEMA)
-    distinct = 0
+    return _each_once(intake, folder, lambda names: not_stored(names, store, version))
+
+
+def distinct(intake: Intake, folder: Path) -> Spill:
+    """The distinct sequences, each once, in digest order."""
+    return _each_once(intake, folder, lambda names: np.ones(len(names), bool))[1]
+
+
+def _each_once(intake: Intake, folder: Path, needed: Callable[[np.ndarray], np.ndarray]) -> tuple[int, Spill]:
+    """The number of distinct sequences, and those of them whose digests are `needed`, each once, in digest order."""
+    chosen = Spill(folder, "distinct", SHARD_SCHEMA)
+    count = 0
     for i in range(intake.sequences.partitions):
         table = intake.sequences.table(i)
         names, first = np.unique(digests.to_numpy(table["sequence_digest"]), return_index=True)
-        distinct += len(names)
-        needed = not_stored(names, store, version)
-        for batch in table.take(pa.array(first[needed])).combine_chunks().to_batches(max_chunksize=8192):
-            missing.add(batch)
-    missing.close()
-    return distinct, missing
+        count += len(names)
+        for batch in table.take(pa.array(first[needed(names)])).combine_chunks().to_batches(max_chunksize=8192):
+            chosen.add(batch)
+    chosen.close()
+    return count, chosen
 
 
 def id_partition(ids: pa.Array, partitions: int) -> np.ndarray:

@@ -59,3 +59,54 @@ def shown(progress: ray.actor.ActorHandle, total: int, show: bool) -> Iterator[N
         finally:
             done.set()
             thread.join()
+
+
+@ray.remote(num_cpus=0)
+class Steps:
+    """How far a training run is, told by its first worker."""
+
+    def __init__(self) -> None:
+        self.now: tuple[int, int, dict[str, float]] = (0, 0, {})
+
+    def tell(self, step: int, total: int, values: dict[str, float]) -> None:
+        self.now = (step, total, {**self.now[2], **values})
+
+    def read(self) -> tuple[int, int, dict[str, float]]:
+        return self.now
+
+
+_TOLD = {
+    "loss": "loss",
+    "learning_rate": "rate",
+    "eval_loss": "dev loss",
+    "eval_f1": "dev F1",
+    "eval_mcc": "dev MCC",
+    "eval_spearman": "dev Spearman",
+}
+
+
+@contextlib.contextmanager
+def steps_shown(progress: ray.actor.ActorHandle, show: bool) -> Iterator[None]:
+    """A bar on standard error with steps done, time left, loss, learning rate and dev metric, for as long as the block runs."""
+    if not show:
+        yield
+        return
+    done = threading.Event()
+    with tqdm(total=None, desc="training", unit=" steps", mininterval=0.1 if os.isatty(2) else 15.0) as bar:
+
+        def follow() -> None:
+            while not done.wait(0.5):
+                with contextlib.suppress(ray.exceptions.RayError):
+                    step, total, values = cast(tuple[int, int, dict[str, float]], ray.get(progress.read.remote()))
+                    told = [f"{label} {values[name]:.3g}" for name, label in _TOLD.items() if name in values]
+                    bar.total = total or None
+                    bar.set_postfix_str(", ".join(told), refresh=False)
+                    bar.update(step - bar.n)
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()

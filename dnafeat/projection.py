@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from dnafeat.errors import UsageError
+from dnafeat.errors import CheckpointError, one_line
+from dnafeat.models.fetch import fetch
 from dnafeat.schema import PROJECTED_WIDTH
 
 _INNER = 1024
@@ -43,14 +45,36 @@ class Projector(nn.Module):
         return save(self.state_dict())
 
 
+PROJECTOR_FILE = "projector.safetensors"
+
+
+def read_projector(folder: Path, hidden_size: int) -> Projector:
+    """The projector that lies in an artifact's folder. Raises CheckpointError when it does not fit."""
+    file = folder / PROJECTOR_FILE
+    try:
+        state = load_file(file)
+    except Exception as error:  # whatever the library makes of a missing or broken file
+        raise CheckpointError(f"{file} cannot be read as a projector: {one_line(error)}") from error
+    projector = Projector(hidden_size).eval()
+    own = {name: tuple(value.shape) for name, value in projector.state_dict().items()}
+    if own != {name: tuple(value.shape) for name, value in state.items()}:
+        raise CheckpointError(
+            f"{file} is no projector from {hidden_size} to {PROJECTED_WIDTH} dimensions: it was made for another model"
+        )
+    projector.load_state_dict({name: value.float() for name, value in state.items()})
+    return projector
+
+
 def load_projector(name: str, hidden_size: int) -> Projector:
-    """`random@SEED`: an untrained projector, a fixed random map. Raises UsageError for any other name.
+    """The projector of a name: `random@SEED`, an untrained, fixed random map, or a folder or `s3://` prefix that holds a trained one.
+
+    Raises UsageError where there is none.
 
     The weights are drawn by NumPy's PCG64, which gives the same numbers on every machine; torch's generators do not promise to.
     """
     match = _RANDOM.fullmatch(name)
     if not match:
-        raise UsageError(f"projector {name!r} is not known: use random@SEED with a whole number, for instance random@0")
+        return read_projector(fetch(name, "projector")[0], hidden_size)
     projector = Projector(hidden_size).eval()
     random = np.random.Generator(np.random.PCG64(int(match[1])))
     with torch.no_grad():

@@ -7,7 +7,7 @@ import lzma
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -53,6 +53,9 @@ class ReadOptions:
 
     stride: int | None = None
     """Bases from one tile's start to the next one's. None: `tile`, so that tiles neither overlap nor leave a gap."""
+
+    keys: bool = True
+    """Whether a table's other columns are read."""
 
     def __post_init__(self) -> None:
         for name, value in (("tile", self.tile), ("stride", self.stride)):
@@ -133,7 +136,8 @@ def _tables(kinds: dict[str, str], options: ReadOptions) -> dict[str, Columns]:
     for uri, kind in kinds.items():
         if kind not in _RECORDS:
             with _reading(uri):
-                found[uri] = columns(uri, kind, options.id_column, options.sequence_column)
+                table = columns(uri, kind, options.id_column, options.sequence_column)
+                found[uri] = table if options.keys else replace(table, keys=())
     return found
 
 

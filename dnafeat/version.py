@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from importlib import metadata
 from typing import Any
 
 # Grows when the engine's own arithmetic changes what it stores beyond the stated tolerance (1e-5 in float32).
 ENGINE = 1
+_PACKAGES = ("dnafeat", "ray", "torch", "transformers", "tokenizers", "peft", "pyarrow", "deltalake", "numpy")
 _LATER = ("average_layers", "window_bases", "overlap_bases", "truncate")
 
 
@@ -71,3 +75,14 @@ class FeatureVersion:
 def digest_of(value: Mapping[str, Any]) -> str:
     """SHA-256 of a mapping's canonical JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def environment() -> dict[str, object]:
+    """Library versions and hardware of this process: lineage, not identity."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed as a package"
+    return {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count(), "packages": versions}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import subprocess
+import sys
 import typing
 from pathlib import Path
 from typing import Any
@@ -310,3 +312,10 @@ def test_special_tokens_can_be_left_open_in_yaml(tmp_path: Path) -> None:
     base = "sources: a.fa\nstore: s\nspecial_tokens: "
     assert [load(tmp_path, base + value).special_tokens for value in ("true", "false", "null")] == [True, False, None]
     assert load(tmp_path, base + "true", **parsed("--no-special-tokens")).special_tokens is False
+
+
+def test_the_command_line_starts_without_what_only_jobs_need() -> None:
+    """`pip install dnafeat` brings none of it."""
+    code = "import sys, dnafeat.cli as c; c._parser(); print(*sorted(set(c._JOB_PACKAGES) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

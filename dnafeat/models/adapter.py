@@ -17,6 +17,8 @@ from dnafeat.config import EncodingConfig
 from dnafeat.errors import CheckpointError, UsageError, one_line
 from dnafeat.models.checkpoint import BUNDLED, WEIGHTS, Checkpoint, find, key_faults, read_tensors
 from dnafeat.models.fetch import fetch, is_hub_name
+from dnafeat.projection import PROJECTOR_FILE, Projector, load_projector, read_projector
+from dnafeat.tokenizers import Tokenizer
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -121,6 +123,52 @@ class Source:
     @classmethod
     def find(cls, config: EncodingConfig, pins: tuple[str | None, str | None] = (None, None)) -> Source:
         return cls(*resolve(config.model, config.adapter, *pins))
+
+    @cached_property
+    def trained(self) -> dict[str, Any]:
+        """`dnafeat.json` of the fine-tuning run that made adapter or model; empty where it came from elsewhere."""
+        file = (self.adapter or self.checkpoint).folder / "dnafeat.json"
+        try:
+            values = json.loads(file.read_text()) if file.is_file() else {}
+        except ValueError as error:
+            raise CheckpointError(f"{file} is not valid JSON: {one_line(error)}") from error
+        base = values.get("base", {}).get("weights_sha256")
+        if self.adapter is not None and base not in (None, self.checkpoint.weights_sha256):
+            raise CheckpointError(
+                f"adapter {self.adapter.name} was trained on {values['base']['model']} with other weights than {self.checkpoint.name} has "
+                f"(sha256 {base[:12]}… and {self.checkpoint.weights_sha256[:12]}…)"
+            )
+        return values
+
+    def kmer(self, config: EncodingConfig) -> int:
+        """Length of the k-mers before BPE: as asked, else as it was trained. Raises UsageError where the two differ."""
+        before = self.trained.get("encoding", {}).get("kmer")
+        if config.kmer is not None and before is not None and config.kmer != before:
+            raise UsageError(
+                f"kmer is {config.kmer} and {(self.adapter or self.checkpoint).name} was trained with {before}: leave --kmer out"
+            )
+        return (before or 0) if config.kmer is None else config.kmer
+
+    def tokenizer(self, config: EncodingConfig) -> Tokenizer:
+        return self.checkpoint.tokenizer(self.kmer(config))
+
+    def special_tokens(self, config: EncodingConfig) -> bool:
+        """Whether mean and max count [CLS] and [SEP]: as asked, else as it was trained, else as the model's authors did."""
+        if config.special_tokens is not None:
+            return config.special_tokens
+        before = self.trained.get("encoding", {}).get("special_tokens")
+        return self.checkpoint.special_tokens_pooled if before is None else before
+
+    def projector(self, config: EncodingConfig) -> tuple[str, Projector]:
+        """Name and weights of the map to 512 dimensions: as asked, else the one trained with it, else `random@0`."""
+        hidden = self.checkpoint.config().hidden_size
+        own = self.adapter or self.checkpoint
+        name = config.projector
+        if name is None:
+            name = own.name if (own.folder / PROJECTOR_FILE).is_file() else "random@0"
+        if name == own.name:
+            return name, read_projector(own.folder, hidden)
+        return name, load_projector(name, hidden)
 
     @property
     def pins(self) -> tuple[str | None, str | None]:

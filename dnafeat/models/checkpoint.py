@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -229,13 +229,17 @@ def load_checked(module: nn.Module, state: State, source: Path, what: str) -> No
     module.load_state_dict({key: value.float() for key, value in state.items()})
 
 
-def load_encoder(checkpoint: Checkpoint) -> nn.Module:
-    """The encoder in float32 on the CPU, in eval mode."""
-    return _filled(checkpoint, checkpoint.state()[0])
+def load_encoder(checkpoint: Checkpoint, *, dropout: float | None = None) -> nn.Module:
+    """The encoder in float32 on the CPU, in eval mode; `dropout` for training in place of what its config says."""
+    return _filled(checkpoint, checkpoint.state()[0], dropout)
 
 
-def _filled(checkpoint: Checkpoint, state: State) -> nn.Module:
+def _filled(checkpoint: Checkpoint, state: State, dropout: float | None = None) -> nn.Module:
     family, config = checkpoint.family, checkpoint.config()
+    if dropout is not None:
+        own = {field.name for field in fields(config)}
+        off: dict[str, Any] = dict.fromkeys({"hidden_dropout_prob", "attention_probs_dropout_prob"} & own, dropout)
+        config = replace(config, **off)
     what = f"{family.name} checkpoint"
     # Shapes alone at first: a wrong size in the config may be more than the memory holds.
     with torch.device("meta"):
@@ -280,7 +284,11 @@ def load_classifier(checkpoint: Checkpoint) -> nn.Module:
     return model.eval()
 
 
-_LOADERS = {None: load_encoder, "masked-lm": load_masked_lm, "classifier": load_classifier}
+_LOADERS: dict[str | None, Callable[[Checkpoint], nn.Module]] = {
+    None: load_encoder,
+    "masked-lm": load_masked_lm,
+    "classifier": load_classifier,
+}
 
 
 def load_model(name: str, head: str | None = None) -> nn.Module:

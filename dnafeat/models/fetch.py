@@ -18,6 +18,7 @@ from pathlib import Path
 from dnafeat import storage
 from dnafeat.errors import UsageError, one_line
 
+_ALSO = {"model": ", nor the bundled dnafeat-mini", "projector": ", nor random@SEED with a whole number"}
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w.-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PLAIN = ("config.json", "tokenizer*.json", "vocab.txt", "adapter_config.json", "dnafeat.json")
@@ -49,7 +50,7 @@ def fetch(name: str, what: str, revision: str | None = None) -> tuple[Path, str 
     if not is_hub_name(name):
         raise UsageError(
             f"{what} {name!r} is neither a folder, nor a prefix like s3://bucket/{what}, nor a hub name like owner/{what}"
-            + (", nor the bundled dnafeat-mini" if what == "model" else "")
+            + _ALSO.get(what, "")
         )
     return _from_hub(name, what, revision)
 

@@ -1,0 +1,160 @@
+"""What fine-tuning leaves: a folder or prefix with all that is needed to answer as the training process did.
+
+dnafeat.json                                  what it is: base, labels, settings, metrics, fingerprints of the data, versions
+adapter_config.json, adapter_model.safetensors   method lora: PEFT's format, keys of the bare encoder
+config.json, model.safetensors                method full: the whole encoder
+head.safetensors                              classifier, with its pooler or projector
+projector.safetensors                         head projector: the map to 512 dimensions alone
+tokenizer.json, vocab.txt, tokenizer_config.json   as the base has them
+history.json, curves.png, confusion-SPLIT.png  how training went
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dnafeat import report, storage
+from dnafeat.config import EncodingConfig
+from dnafeat.errors import UsageError, one_line
+from dnafeat.labels import Labels
+from dnafeat.models.adapter import Source
+from dnafeat.models.checkpoint import BUNDLED, Checkpoint
+from dnafeat.models.fetch import fetch, is_hub_name
+from dnafeat.models.finetuned import FineTuned, Head, HeadShape, TokenHead
+
+ABOUT = "dnafeat.json"
+_TOKENIZER = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
+
+
+def read(uri: str) -> dict[str, Any] | None:
+    """`dnafeat.json` of an artifact; None where there is none. Raises UsageError when it cannot be read."""
+    fs, path = storage.filesystem(storage.join(uri, ABOUT))
+    try:
+        if not fs.exists(path):
+            return None
+        with fs.open(path, "rb") as file:
+            about = json.load(file)
+        if not isinstance(about, dict):
+            raise ValueError("it is no JSON object")
+        return about
+    except (*storage.STORAGE_ERRORS, ValueError) as error:
+        raise UsageError(f"{storage.join(uri, ABOUT)} cannot be read: {one_line(error)}") from error
+
+
+def write(uri: str, model: FineTuned, source: Source, about: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    """Writes an artifact, `dnafeat.json` last: without it there is none."""
+    with tempfile.TemporaryDirectory(prefix="dnafeat-") as scratch:
+        folder = Path(scratch)
+        if about["method"] == "lora":
+            _write_adapter(folder, model.encoder, source)
+        elif about["method"] == "full":
+            _write_encoder(folder, model.encoder, source)
+        head = {name: value.detach().contiguous() for name, value in model.head.state_dict().items()}
+        save_file(head, folder / "head.safetensors")
+        projector = getattr(model.head, "projector", None)
+        if projector is not None:
+            save_file(projector.state_dict(), folder / "projector.safetensors")
+        for name in _TOKENIZER:
+            if (source.checkpoint.folder / name).is_file():
+                (folder / name).write_bytes((source.checkpoint.folder / name).read_bytes())
+        (folder / "history.json").write_text(json.dumps(result["history"], indent=1))
+        names = ("mcc", "f1", "accuracy") if about["labels"]["task"] != "regression" else ("spearman", "pearson", "r2")
+        (folder / "curves.png").write_bytes(report.curves(result["history"], names))
+        for split, matrix in result["confusion"].items():
+            title = f"{split}: {sum(map(sum, matrix)):,} {'bases' if about['labels']['task'] == 'token' else 'sequences'}"
+            (folder / f"confusion-{split}.png").write_bytes(report.confusion(matrix, about["labels"]["names"], title))
+        for file in sorted(folder.iterdir()):
+            _put(storage.join(uri, file.name), file.read_bytes())
+    _put(storage.join(uri, ABOUT), json.dumps(about, indent=1).encode())
+
+
+def base_name(base: Checkpoint) -> str:
+    """The name of a base as it is found from any folder."""
+    lies_here = base.name not in BUNDLED and storage.is_local(base.name) and not is_hub_name(base.name)
+    return str(base.folder) if lies_here else base.name
+
+
+def _put(uri: str, content: bytes) -> None:
+    storage.write_whole(uri, lambda out: out.write(content))
+
+
+def _write_adapter(folder: Path, encoder: Any, source: Source) -> None:
+    import peft
+
+    config = encoder.peft_config["default"]
+    state = peft.get_peft_model_state_dict(encoder)
+    config.inference_mode = True
+    # Named here and not before: peft takes the name for a model of its own to load.
+    name = base_name(source.checkpoint)
+    config.base_model_name_or_path = name.partition("@")[0] if is_hub_name(name) else name
+    config.revision = source.checkpoint.revision
+    config.save_pretrained(str(folder))
+    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, folder / "adapter_model.safetensors")
+
+
+def _write_encoder(folder: Path, encoder: nn.Module, source: Source) -> None:
+    """The encoder's keys without a prefix, and the base's config, which describes it still."""
+    state: dict[str, torch.Tensor] = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(source.checkpoint.values, indent=2))
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact on this machine.
+
+    Attributes
+    ----------
+    about : dict
+        `dnafeat.json`.
+    folder : Path
+    """
+
+    name: str
+    about: Mapping[str, Any]
+    folder: Path
+    revision: str | None
+
+    @property
+    def labels(self) -> Labels:
+        return Labels.from_dict(self.about["labels"])
+
+    def head(self) -> Head | TokenHead:
+        """The trained head on the CPU, in eval mode."""
+        shape = self.about["head"]
+        hidden = self.about["base"]["hidden_size"]
+        head: Head | TokenHead = Head(HeadShape(**shape)) if shape else TokenHead(hidden, self.labels.width, 0.0)
+        head.load_state_dict(load_file(self.folder / "head.safetensors"))
+        return head.eval()
+
+    def encoding(self) -> EncodingConfig:
+        """Base, adapter and settings that give the vectors its head was trained on."""
+        method, base = self.about["method"], self.about["base"]
+        name = base["model"]
+        if base["revision"] and is_hub_name(name):
+            name = f"{name.partition('@')[0]}@{base['revision']}"
+        return EncodingConfig.make(
+            {
+                **self.about["encoding"],
+                "model": self.name if method == "full" else name,
+                "adapter": self.name if method == "lora" else None,
+            }
+        )
+
+
+def load(name: str, revision: str | None = None) -> Artifact:
+    """The artifact in a folder or an `s3://` prefix, fetched once a machine. Raises UsageError where there is none."""
+    folder, pin = fetch(name, "artifact", revision)
+    about = read(str(folder))
+    if about is None:
+        raise UsageError(f"{name} holds no {ABOUT}: give the folder that dnafeat finetune wrote")
+    return Artifact(name, about, folder, pin)

@@ -1,0 +1,324 @@
+"""Fine-tuning: labelled sequences to an artifact, on Ray Train with any number of workers. The same command again goes on or is done."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray import train
+from ray.train.torch import TorchTrainer
+
+from dnafeat import artifact, labelled, storage
+from dnafeat import sequence as dna
+from dnafeat.batches import Examples, truncate
+from dnafeat.errors import EncodingError, UsageError, one_line
+from dnafeat.finetuneconfig import FinetuneConfig
+from dnafeat.labels import Labels, token_classes
+from dnafeat.metrics import format_table
+from dnafeat.models.adapter import Source
+from dnafeat.models.finetuned import FineTuned, build, head_shape
+from dnafeat.pipeline import start_ray
+from dnafeat.progress import Steps, steps_shown
+from dnafeat.tokenizers import Tokenizer
+from dnafeat.trainer import Data, finished, train_worker
+from dnafeat.version import digest_of, environment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Everything a run needs, checked before any worker starts.
+
+    Attributes
+    ----------
+    digest : str
+        Of the data, the base and the settings that shape what is learned: names the run.
+    notes : list of str
+        What a person should know of the data.
+    settings : dict
+        What the workers' loop takes.
+    """
+
+    source: Source
+    splits: Mapping[str, labelled.Split]
+    data: Data
+    max_tokens: int
+    truncated: Mapping[str, int]
+    digest: str
+    notes: list[str]
+    settings: Mapping[str, Any]
+
+
+def prepare(config: FinetuneConfig) -> Prepared:
+    """Reads and checks data, labels, base and settings. Raises UsageError for what is wrong, in one sentence."""
+    source = Source.find(config.encoding())
+    found = source.checkpoint
+    if source.adapter is not None:
+        raise UsageError(f"model {config.model} is an adapter: name the model it was made for, which is {found.name}")
+    tokenizer, shape = found.tokenizer(config.kmer or 0), found.config()
+    splits = _splits(config, tokenizer)
+    labels = _labels(config, splits)
+    settings = config.training(labels.task, shape.hidden_size)
+    if labels.task == "token":
+        asked = {"head": config.head != "linear", "pooling": config.pooling, "reverse_complement": config.reverse_complement}
+        for name in (name for name, given in asked.items() if given):
+            raise UsageError(f"{name} is for one label a sequence, and task token has one a base: leave it out")
+    max_tokens = _max_tokens(config, splits["train"], tokenizer, shape.positions)
+    examples, truncated = {}, {}
+    for name, split in splits.items():
+        examples[name], truncated[name] = _examples(config, split, labels, tokenizer, max_tokens, name == "train")
+    weights = labels.class_weights(examples["train"].targets) if config.class_weights else None
+    counted = found.special_tokens_pooled if config.special_tokens is None else config.special_tokens
+    # Here rather than in a worker: settings that do not fit end in a sentence.
+    build(source, config, labels)
+    data = Data(splits=examples, tokenizer=tokenizer, labels=labels, special_tokens=counted, class_weights=weights)
+    digest = digest_of(
+        {
+            **config.shaping(),
+            "learning_rate": settings["learning_rate"],
+            "max_tokens": max_tokens,
+            "data": {name: split.fingerprint for name, split in splits.items()},
+            "weights": found.weights_sha256,
+            "tokenizer": tokenizer.fingerprint,
+        }
+    )[:16]
+    notes = [*labelled.format_overlaps(labelled.overlaps(splits))]
+    for name, count in truncated.items():
+        if count:
+            notes.append(
+                f"{count:,} of {len(splits[name]):,} {name} sequences are longer than {max_tokens} tokens and lose their end: give "
+                f"--max-tokens to keep it"
+            )
+    return Prepared(
+        source=source,
+        splits=splits,
+        data=data,
+        max_tokens=max_tokens,
+        truncated=truncated,
+        digest=digest,
+        notes=notes,
+        settings=settings,
+    )
+
+
+def _splits(config: FinetuneConfig, tokenizer: Tokenizer) -> dict[str, labelled.Split]:
+    named = {"train": config.train, "dev": config.dev, "test": config.test}
+    options: dict[str, Any] = {
+        "label_column": config.label_column,
+        "sequence_column": config.sequence_column,
+        "iupac": config.iupac,
+        "min_bases": tokenizer.min_bases,
+    }
+    found = {name: labelled.read_split(name, file, **options) for name, file in named.items() if file is not None}
+    if "dev" not in found:
+        shares = {"train": 1.0, "dev": config.dev_share} | ({} if "test" in found else {"test": config.test_share})
+        shares["train"] -= sum(share for name, share in shares.items() if name != "train")
+        cut = labelled.random_splits(found.pop("train"), shares, seed=config.seed, stratify=config.task != "token")
+        found = {**cut, **found}
+    return {name: found[name] for name in named if name in found}
+
+
+def _labels(config: FinetuneConfig, splits: Mapping[str, labelled.Split]) -> Labels:
+    split = splits["train"]
+    lengths = [len(sequence) for sequence in split.sequences]
+    return Labels.fit(split.labels, config.task, split.place, lengths=lengths)
+
+
+def _max_tokens(config: FinetuneConfig, split: labelled.Split, tokenizer: Tokenizer, positions: int | None) -> int:
+    """The longest input, special tokens counted: as asked, else what the longest training sequence needs, up to 512."""
+    limit = positions or 512
+    if config.max_tokens is not None:
+        if positions is not None and config.max_tokens > positions:
+            raise UsageError(
+                f"max_tokens {config.max_tokens} is more than the {positions} positions of this model: give {positions} or less"
+            )
+        if config.max_tokens <= tokenizer.specials:
+            raise UsageError(
+                f"max_tokens {config.max_tokens} leaves no room beside the {tokenizer.specials} special tokens: give more"
+            )
+        return config.max_tokens
+    longest = int(np.diff(tokenizer.ragged(split.sequences).offsets).max()) + tokenizer.specials
+    return min(longest, limit)
+
+
+def _examples(
+    config: FinetuneConfig, split: labelled.Split, labels: Labels, tokenizer: Tokenizer, max_tokens: int, training: bool
+) -> tuple[Examples, int]:
+    capacity = max_tokens - tokenizer.specials
+    lengths = [len(sequence) for sequence in split.sequences]
+    targets: Any = labels.encode(split.labels, split.place, lengths=lengths)
+    if labels.task == "token":
+        return _token_examples(split, targets, tokenizer, capacity)
+    tokens, cut = truncate(tokenizer.ragged(split.sequences), capacity)
+    reverse = None
+    if training and config.reverse_complement:
+        turned = [dna.reverse_complement(sequence.encode()).decode() for sequence in split.sequences]
+        reverse, _ = truncate(tokenizer.ragged(turned), capacity)
+    return Examples(tokens, targets, reverse), int(cut.sum())
+
+
+def _token_examples(
+    split: labelled.Split, per_base: list[np.ndarray], tokenizer: Tokenizer, capacity: int
+) -> tuple[Examples, int]:
+    tokens, starts, stops = tokenizer.spans(split.sequences)
+    kept, cut = truncate(tokens, capacity)
+    classes, spans = [], []
+    for i, (a, b) in enumerate(itertools.pairwise(tokens.offsets)):
+        b = min(b, a + capacity)
+        classes.append(token_classes(per_base[i], starts[a:b], stops[a:b]))
+        spans.append(np.stack([starts[a:b], stops[a:b]], axis=1))
+    return Examples(kept, np.concatenate(classes), spans=np.concatenate(spans), per_base=per_base), int(cut.sum())
+
+
+def finetune(config: FinetuneConfig, *, show: bool = True, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Trains, or goes on with, the run that data, base and settings name, and writes its artifact.
+
+    Returns
+    -------
+    dict
+        The artifact's `dnafeat.json`: metrics of each split, steps, seconds, and whether it was there already (`already_trained`).
+
+    Raises
+    ------
+    UsageError
+        Something is wrong with data, base or settings; no worker was started.
+    EncodingError
+        The workers failed more often than they may; the same command goes on from the last checkpoint.
+    """
+    prepared = prepare(config)
+    output = storage.absolute(config.output)
+    known = artifact.read(output)
+    if known is not None:
+        if known.get("digest") != prepared.digest:
+            raise UsageError(f"{config.output} holds the artifact of another run, {known.get('digest')}: give another --output")
+        say(f"{config.output} holds this run's artifact already: nothing to train")
+        return known | {"already_trained": True}
+    storage.check_writable(output)
+    for note in prepared.notes:
+        say(note)
+    start_ray()
+    result, trained = _fit(config, prepared, output, show, say)
+    model: FineTuned = build(prepared.source, config, prepared.data.labels)
+    model.load_trainable(trained)
+    about = _about(config, prepared, result)
+    artifact.write(output, model, prepared.source, about, result)
+    return about | {"already_trained": False}
+
+
+def _fit(
+    config: FinetuneConfig, prepared: Prepared, output: str, show: bool, say: Callable[[str], None]
+) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    gpus = config.gpus_per_worker if config.gpus_per_worker is not None else float(ray.cluster_resources().get("GPU", 0) > 0)
+    cpus = config.cpus_per_worker or max(1, int(ray.cluster_resources().get("CPU", 1)) // config.num_workers)
+    fewest, have = config.min_workers or config.num_workers, ray.cluster_resources().get("CPU", 0)
+    # A cluster may grow, a machine does not: Ray would wait for ever.
+    if fewest * cpus > have and not os.environ.get("RAY_ADDRESS"):
+        raise UsageError(
+            f"{fewest} workers with {cpus} CPU{'s' * (cpus > 1)} each are more than the {have:g} CPUs of this machine hold: "
+            "give fewer --num-workers"
+        )
+    name = f"finetune-{prepared.digest}"
+    place = storage.absolute(config.storage) if config.storage else f"{output}.runs"
+    workers: Any = (config.min_workers, config.num_workers) if config.min_workers else config.num_workers
+    size = len(prepared.data.splits["train"])
+    say(
+        f"run {name}: {size:,} training sequences, {config.num_workers} worker(s) on {'GPU' if gpus else 'CPU'}, batches of "
+        f"{config.batch_size}; checkpoints in {place}"
+    )
+    progress = Steps.remote()  # type: ignore[attr-defined]
+    job = {
+        "config": config,
+        "pins": prepared.source.pins,
+        "settings": prepared.settings,
+        "data": ray.put(prepared.data),
+        "progress": progress,
+        "threads": cpus,
+        "events": storage.join(place, name, "tensorboard") if storage.is_local(place) else None,
+    }
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config=job,
+        scaling_config=train.ScalingConfig(
+            num_workers=workers, use_gpu=bool(gpus), resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+        ),
+        run_config=train.RunConfig(
+            name=name,
+            storage_path=place,
+            checkpoint_config=train.CheckpointConfig(num_to_keep=2),
+            failure_config=train.FailureConfig(max_failures=config.max_failures),
+        ),
+    )
+    try:
+        with steps_shown(progress, show):
+            outcome = trainer.fit()
+    except train.TrainingFailedError as error:
+        raise EncodingError(
+            f"run {name} failed, and the same command goes on from its last checkpoint: {_cause(error)}"
+        ) from error
+    if outcome.checkpoint is None:
+        raise EncodingError(f"run {name} ended without a checkpoint in {place}")
+    with outcome.checkpoint.as_directory() as folder:
+        trained, result = finished(Path(folder))
+    return result, trained
+
+
+def _cause(error: Exception) -> str:
+    """What a failed run failed of, in a few words."""
+    story = str(error)
+    if "actor died" in story or "health check" in story:
+        return "a worker process died, killed or out of memory"
+    told = re.findall(r"^(?!ray\.)[\w.]*(?:Error|Exception|Interrupt): .+$", story, re.MULTILINE)
+    # Workers that wait for a failed one say that its connection was closed.
+    return next((line for line in told if "gloo" not in line and "NCCL" not in line), told[0] if told else one_line(error))
+
+
+def _about(config: FinetuneConfig, prepared: Prepared, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What `dnafeat.json` says."""
+    found, data = prepared.source.checkpoint, prepared.data
+    return {
+        "digest": prepared.digest,
+        "base": {
+            "model": artifact.base_name(found),
+            "revision": found.revision,
+            "weights_sha256": found.weights_sha256,
+            "hidden_size": found.config().hidden_size,
+        },
+        "method": config.method,
+        "head": None if data.per_token else head_shape(config, found.config().hidden_size, data.labels.width).to_dict(),
+        "labels": data.labels.to_dict(),
+        "encoding": {
+            "kmer": config.kmer or 0,
+            "window_tokens": prepared.max_tokens,
+            "truncate": True,
+            "special_tokens": data.special_tokens,
+            "precision": result["precision"],
+        },
+        "metrics": result["metrics"],
+        "rows": {name: len(split) for name, split in prepared.splits.items()},
+        "truncated": dict(prepared.truncated),
+        "fingerprints": {name: split.fingerprint for name, split in prepared.splits.items()},
+        "notes": prepared.notes,
+        "steps": result["steps"],
+        "best_step": result["best_step"],
+        "seconds": result["seconds"],
+        "workers": result["workers"],
+        "device": result["device"],
+        "config": json.loads(json.dumps(config.to_dict())),
+        "environment": environment(),
+    }
+
+
+def format_result(about: Mapping[str, Any], output: str) -> str:
+    """The artifact of a run in a few lines."""
+    done = "was trained already" if about["already_trained"] else f"{about['steps']:,} steps in {about['seconds']:.0f} s"
+    lines = [f"{output}: {about['method']} on {about['base']['model']}, {done}, best at step {about['best_step']:,}", ""]
+    lines += [format_table(about["metrics"]), ""]
+    lines += about["notes"]
+    return "\n".join(lines)
