@@ -1,0 +1,44 @@
+"""Fine-tunes on tasks of the Genome Understanding Evaluation and writes one table beside the published DNABERT-2 scores.
+
+    ray job submit --address http://HEAD:8265 --working-dir . -- \\
+        python jobs/gue.py --data s3://bucket/GUE --tasks all --output s3://bucket/gue --model zhihan1996/DNABERT-2-117M --num-workers 4
+
+    python jobs/gue.py --data GUE --tasks prom_core_tata,mouse_3 --output gue --method lora --head linear     (this machine alone)
+
+`--data` holds the published folders (EMP/H3, prom/prom_300_all, tf/0, mouse/0, virus/covid, splice/reconstructed) or folders named as the
+tasks (emp_H3, tf_0, …), each with train.csv, dev.csv and test.csv. All further flags are those of `dnafeat finetune` and override the
+published settings. Sent again, finished tasks are not trained again.
+"""
+
+import argparse
+import sys
+
+from dnafeat import config as configs
+from dnafeat.cli import guarded
+from dnafeat.finetuneconfig import FinetuneConfig
+
+
+def main() -> int:
+    from dnafeat.gue import format_rows, run
+    from dnafeat.pipeline import stop_ray
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder or s3:// prefix with the tasks")
+    parser.add_argument("--tasks", default="all", help="names with commas, or all that are there (default)")
+    configs.add_options(parser, FinetuneConfig)
+    options = parser.parse_args()
+    settings = {
+        key: value
+        for key, value in configs.given(options, FinetuneConfig).items()
+        if key not in ("train", "dev", "test", "output")
+    }
+    try:
+        rows = run(options.data, options.tasks.split(","), options.output or "gue", settings)
+    finally:
+        stop_ray()
+    print(format_rows(rows))
+    return 0 if all("fault" not in row for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))
