@@ -29,11 +29,20 @@ def test_the_demo_runs_twice_and_the_readme_shows_what_it_stored(
     assert "3,001 sequences encoded" in first
     assert "Nothing was embedded again" not in first
     assert "Nothing was embedded again" in second
-    assert second.count("0 new or changed, 0 closed") == 2
+    assert second.count("0 new or changed, 0 closed") == 3
+    assert "nothing to train" not in first
+    assert "nothing to train" in second
     for said in (first, second):
         shares = [float(line.split("%")[0]) for line in said.splitlines() if "% " in line and "correct by" in line]
         by_vectors, _, majority = shares
         assert by_vectors > majority + 10
+        share = {line.split("%  ")[1]: float(line.split("%")[0]) for line in said.splitlines() if "%  " in line}
+        tuned, frozen = (
+            share["the 5 nearest mean vectors of the fine-tuned adapter"],
+            share["the 5 nearest mean vectors of dnafeat-mini"],
+        )
+        assert tuned > frozen + 8
+        assert share["the fine-tuned model itself"] > share["always the most frequent kind"] + 15
     with capsys.disabled():
         failed, tried = doctest.testfile(str(README), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert tried >= 5
