@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import re
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,8 @@ def test_the_demo_runs_twice_and_the_readme_shows_what_it_stored(
         shares = [float(line.split("%")[0]) for line in said.splitlines() if "% " in line and "correct by" in line]
         by_vectors, _, majority = shares
         assert by_vectors > majority + 10
-        share = {line.split("%  ")[1]: float(line.split("%")[0]) for line in said.splitlines() if "%  " in line}
+        found = (re.fullmatch(r"\s+([\d.]+)%  (.+)", line) for line in said.splitlines())
+        share = {line[2]: float(line[1]) for line in found if line}
         tuned, frozen = (
             share["the 5 nearest mean vectors of the fine-tuned adapter"],
             share["the 5 nearest mean vectors of dnafeat-mini"],
