@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test chaos check format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,8 +23,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## Fine-tune on bundled sequences, embed them into ./demo-store, look at the result
 	@$(BIN)/dnafeat demo --store demo-store
 
-test: setup  ## Run the tests
-	$(BIN)/python -m pytest
+test: setup  ## Run the tests, two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+chaos: setup  ## Try some thousand interleavings of the store's steps with faults (an hour; `make test` tries a few)
+	DNAFEAT_PROTOCOL_EXAMPLES=300 $(BIN)/python -m pytest --timeout 0 tests/test_protocol.py
 
 check: setup  ## Check format, lint and types
 	$(BIN)/ruff format --check .

@@ -24,7 +24,7 @@ from torch import nn
 
 from dnafeat import report, storage
 from dnafeat.config import EncodingConfig
-from dnafeat.errors import UsageError, one_line
+from dnafeat.errors import CheckpointError, UsageError, one_line
 from dnafeat.labels import Labels
 from dnafeat.models.adapter import Source
 from dnafeat.models.checkpoint import BUNDLED, Checkpoint
@@ -136,11 +136,17 @@ class Artifact:
         head.load_state_dict(load_file(self.folder / "head.safetensors"))
         return head.eval()
 
-    def encoding(self) -> EncodingConfig:
-        """Base, adapter and settings that give the vectors its head was trained on."""
+    def encoding(self, model: str | None = None) -> EncodingConfig:
+        """Base, adapter and settings that give the vectors its head was trained on.
+
+        Parameters
+        ----------
+        model : str | None
+            Where the base is now, for methods lora and probe; None: where it was in training.
+        """
         method, base = self.about["method"], self.about["base"]
-        name = base["model"]
-        if base["revision"] and is_hub_name(name):
+        name = model or base["model"]
+        if model is None and base["revision"] and is_hub_name(name):
             name = f"{name.partition('@')[0]}@{base['revision']}"
         return EncodingConfig.make(
             {
@@ -149,6 +155,22 @@ class Artifact:
                 "adapter": self.name if method == "lora" else None,
             }
         )
+
+    def check_base(self, base: Checkpoint) -> None:
+        """Raises CheckpointError where a model is not the one that the artifact was trained on."""
+        trained = self.about["base"]
+        if trained["weights_sha256"] != base.weights_sha256:
+            raise CheckpointError(
+                f"{self.name} was trained on {trained['model']} with other weights than {base.name} has now (sha256 "
+                f"{trained['weights_sha256'][:12]}… and {base.weights_sha256[:12]}…): bring those back, or say with --model where they are"
+            )
+        for name in _TOKENIZER:
+            own, other = self.folder / name, base.folder / name
+            if own.is_file() and not (other.is_file() and other.read_bytes() == own.read_bytes()):
+                raise CheckpointError(
+                    f"{self.name} was trained with another tokenizer than {base.name} has now: {name} differs; bring that back, or say "
+                    f"with --model where the base is"
+                )
 
 
 def load(name: str, revision: str | None = None) -> Artifact:

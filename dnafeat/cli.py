@@ -9,17 +9,19 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from dnafeat import config as configs
 from dnafeat.errors import DnafeatError, DnafeatWarning
 from dnafeat.finetuneconfig import FinetuneConfig
+from dnafeat.nightlyconfig import NightlyConfig
 from dnafeat.predictconfig import PredictConfig
 
 if TYPE_CHECKING:
     from dnafeat.embed import Summary
 
 
+T = TypeVar("T")
 # What `pip install dnafeat` leaves out because reading does not need it.
 _JOB_PACKAGES = (
     "huggingface_hub",
@@ -60,7 +62,7 @@ def guarded(run: Callable[[], int]) -> int:
         print(f"dnafeat: this command needs {error.name}: pip install 'dnafeat[jobs]'", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("dnafeat: interrupted; the same command goes on from what is stored", file=sys.stderr)
+        print("dnafeat: interrupted; send the same command again", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 141
@@ -82,6 +84,15 @@ def _parser() -> argparse.ArgumentParser:
     configs.add_options(embed, configs.EmbedConfig)
     embed.add_argument("--json", action="store_true", help="end with one JSON object on standard output")
     embed.set_defaults(run=run_embed)
+
+    night = commands.add_parser(
+        "nightly",
+        help="embed what is new, and move a channel when all is well",
+        description="Embeds what is new in a source, and points a channel at the version when nothing would be missing there.",
+    )
+    configs.add_options(night, NightlyConfig)
+    night.add_argument("--json", action="store_true", help="end with one JSON object on standard output")
+    night.set_defaults(run=run_nightly)
 
     tune = commands.add_parser(
         "finetune",
@@ -106,6 +117,11 @@ def _parser() -> argparse.ArgumentParser:
     read.add_argument("--version", metavar="V", help="version or channel (default: production, or the only version)")
     read.add_argument("--columns", metavar="C,…", help="vectors and other columns, with commas (default: all stored vectors)")
     read.add_argument("--source", metavar="NAME", help="entries of this source only")
+    read.add_argument(
+        "--as-of",
+        metavar="WHEN",
+        help="the state as of a run (its id or number) or a time in UTC, such as 2026-11-20, whose end it is",
+    )
     read.add_argument("--output", metavar="FILE", required=True, help="Parquet file to write")
     read.set_defaults(run=_read)
 
@@ -114,11 +130,49 @@ def _parser() -> argparse.ArgumentParser:
     versions.add_argument("--json", action="store_true", help="one JSON array on standard output")
     versions.set_defaults(run=_versions)
 
+    runs = commands.add_parser("runs", help="list a store's runs, newest first")
+    _store(runs)
+    runs.add_argument("--json", action="store_true", help="one JSON array on standard output")
+    runs.set_defaults(run=_runs)
+
+    diff = commands.add_parser(
+        "diff",
+        help="compare the vectors of two versions",
+        description="Compares vectors on the sequences that two versions have.",
+    )
+    _store(diff)
+    diff.add_argument("versions", metavar="VERSION", nargs=2, help="version or channel")
+    diff.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    diff.set_defaults(run=_diff)
+
+    rollback = commands.add_parser(
+        "rollback",
+        help="withdraw a published run",
+        description="Withdraws a run: readers see its source as it was in the run before it. A run that is withdrawn already is left so.",
+    )
+    _store(rollback)
+    rollback.add_argument("run_id", metavar="RUN_ID", help="as `dnafeat runs` lists it")
+    rollback.set_defaults(run=_rollback)
+
     publish = commands.add_parser("publish", help="point a channel at a version")
     _store(publish)
     publish.add_argument("--version", metavar="V", required=True, help="version, or the beginning of one")
     publish.add_argument("--channel", metavar="NAME", default="production", help="default: production")
     publish.set_defaults(run=_publish)
+
+    maintain = commands.add_parser("maintain", help="merge a store's small files and delete what it does not need any more")
+    _store(maintain)
+    maintain.add_argument("--dry-run", action="store_true", help="change nothing and say what would be done")
+    maintain.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    maintain.set_defaults(run=_maintain)
+
+    forget = commands.add_parser("forget", help="take a subject out of a store")
+    _store(forget)
+    forget.add_argument(
+        "--where", metavar="COLUMN=VALUE", action="append", default=[], help="entries to forget; given again, both must hold"
+    )
+    forget.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    forget.set_defaults(run=_forget)
 
     models = commands.add_parser("models", help="list the encoder architectures, and what was tested")
     models.set_defaults(run=_models)
@@ -143,17 +197,25 @@ def _store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", metavar="URI", required=True, help="folder or s3:// prefix of the store")
 
 
-def run_embed(options: argparse.Namespace) -> int:
-    from dnafeat.embed import embed
+def _on_ray(job: Callable[[], T]) -> T:
+    """Runs a job and leaves the Ray it started.
+
+    Ray tells of workers that died on standard output, and from a thread: what a script reads there is the summary alone.
+    """
     from dnafeat.pipeline import stop_ray
 
-    config = configs.EmbedConfig.load(options.config, configs.given(options, configs.EmbedConfig))
-    # Ray tells of workers that died on standard output, and from a thread: what a script reads there is the summary alone.
     with contextlib.redirect_stdout(sys.stderr):
         try:
-            summary = embed(config)
+            return job()
         finally:
             stop_ray()
+
+
+def run_embed(options: argparse.Namespace) -> int:
+    from dnafeat.embed import embed
+
+    config = configs.EmbedConfig.load(options.config, configs.given(options, configs.EmbedConfig))
+    summary = _on_ray(lambda: embed(config))
     if options.json:
         print(json.dumps(asdict(summary)))
     else:
@@ -161,30 +223,29 @@ def run_embed(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_nightly(options: argparse.Namespace) -> int:
+    from dnafeat.nightly import describe_channel, nightly
+
+    config = NightlyConfig.load(options.config, configs.given(options, NightlyConfig))
+    night = _on_ray(lambda: nightly(config))
+    print(json.dumps(asdict(night)) if options.json else f"{describe_run(night)}\n{describe_channel(night)}")
+    return 0
+
+
 def run_finetune(options: argparse.Namespace) -> int:
     from dnafeat.finetune import finetune, format_result
-    from dnafeat.pipeline import stop_ray
 
     config = FinetuneConfig.load(options.config, configs.given(options, FinetuneConfig))
-    with contextlib.redirect_stdout(sys.stderr):
-        try:
-            about = finetune(config)
-        finally:
-            stop_ray()
+    about = _on_ray(lambda: finetune(config))
     print(json.dumps({**about, "artifact": config.output}) if options.json else format_result(about, config.output))
     return 0
 
 
 def run_predict(options: argparse.Namespace) -> int:
-    from dnafeat.pipeline import stop_ray
     from dnafeat.predict import format_summary, predict
 
     config = PredictConfig.load(options.config, configs.given(options, PredictConfig))
-    with contextlib.redirect_stdout(sys.stderr):
-        try:
-            summary = predict(config)
-        finally:
-            stop_ray()
+    summary = _on_ray(lambda: predict(config))
     print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
     return 0
 
@@ -201,7 +262,8 @@ def describe_run(summary: Summary) -> str:
     lines = [head, ""]
     lines.append(f"  source   {s.source_name}")
     lines.append(f"  entries  {s.read:,} read, {s.rejected:,} rejected, {s.opened:,} new or changed, {s.closed:,} closed")
-    lines.append(f"  distinct {s.distinct:,} sequences, {s.already_stored:,} already there, {s.encoded:,} encoded")
+    salvaged = f", {s.salvaged:,} taken from a run that had ended" if s.salvaged else ""
+    lines.append(f"  distinct {s.distinct:,} sequences, {s.already_stored:,} already there{salvaged}, {s.encoded:,} encoded")
     if s.encoded:
         rate = f"{s.sequences_per_second:,.1f} sequences/s, {s.tokens_per_second:,.0f} tokens/s, {100 * s.padding_share:.1f} % padding"
         lines.append(f"  encoder  {rate}")
@@ -225,7 +287,7 @@ def _read(options: argparse.Namespace) -> int:
     from dnafeat.store import Store
 
     columns = [name.strip() for name in options.columns.split(",") if name.strip()] if options.columns else None
-    batches = Store(options.store).scan(options.version, columns, options.source)
+    batches = Store(options.store).scan(options.version, columns, options.source, options.as_of)
     first = next(batches)
     rows = 0
 
@@ -265,11 +327,55 @@ def format_versions(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def _runs(options: argparse.Namespace) -> int:
+    from dnafeat.history import format_runs
+    from dnafeat.store import Store
+
+    rows = Store(options.store).history().listing()
+    print(json.dumps(rows, default=str) if options.json else format_runs(rows))
+    return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from dnafeat.drift import diff, format_drift
+    from dnafeat.store import Store
+
+    drift = diff(Store(options.store), *options.versions)
+    print(json.dumps(asdict(drift)) if options.json else format_drift(drift))
+    return 0
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    from dnafeat.rollback import format_rollback, rollback
+    from dnafeat.store import Store
+
+    print(format_rollback(rollback(Store(options.store), options.run_id)))
+    return 0
+
+
 def _publish(options: argparse.Namespace) -> int:
     from dnafeat.store import Store
 
     version = Store(options.store).point(options.channel, options.version)
     print(f"channel {options.channel} points at version {version}")
+    return 0
+
+
+def _maintain(options: argparse.Namespace) -> int:
+    from dnafeat.maintain import format_summary, maintain
+    from dnafeat.store import Store
+
+    summary = maintain(Store(options.store), dry_run=options.dry_run)
+    print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
+    return 0
+
+
+def _forget(options: argparse.Namespace) -> int:
+    from dnafeat.forget import forget, format_summary, parse
+    from dnafeat.store import Store
+
+    summary = forget(Store(options.store), parse(options.where))
+    print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
     return 0
 
 

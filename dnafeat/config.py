@@ -125,6 +125,7 @@ class EmbedConfig(EncodingConfig):
     store: str = option("folder or s3:// prefix of the feature store")
     vectors: tuple[str, ...] = option("vectors to store, with commas", VECTORS)
     source_name: str | None = option("name of the source in the store; a later run under it replaces its entries", None)
+    mode: str = option("replace: entries that are gone from the source are closed; merge: they stay", "replace", shapes=True)
     id_column: str | None = option(
         "column of a table that names its entries (else sequence_id or id, else file name and row)", None, shapes=True
     )
@@ -153,6 +154,7 @@ class EmbedConfig(EncodingConfig):
         strange = [name for name in self.vectors if name not in VECTORS]
         require(not strange, f"vectors names {', '.join(strange)}: there are {', '.join(VECTORS)}")
         require(bool(self.vectors) and len(set(self.vectors)) == len(self.vectors), "vectors names none, or one twice")
+        require(self.mode in ("replace", "merge"), f"mode {self.mode!r} is neither replace nor merge")
         require(self.tile is None or self.tile >= 1, f"tile {self.tile} is no length: give 1 or more bases")
         require(self.stride is None or self.stride >= 1, f"stride {self.stride} is no step: give 1 or more bases")
         require(self.stride is None or self.tile is not None, "stride is given without tile: say how long the tiles are")

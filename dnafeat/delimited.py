@@ -41,7 +41,7 @@ def columns(uri: str, kind: str, id_column: str | None, sequence_column: str | N
     """Reads the header of a table. Raises UsageError for columns that are missing, named twice, without a name or of no use."""
     with storage.open_input(uri) as file:
         found = _csv_schema(file, uri, DELIMITERS[kind]) if kind in DELIMITERS else pq.ParquetFile(file).schema_arrow
-    return _resolve(found, uri, id_column, sequence_column)
+    return columns_of(found, uri, id_column, sequence_column)
 
 
 def read_table(uri: str, kind: str, here: Columns, keys: Sequence[str], label: str) -> Iterator[Piece]:
@@ -61,7 +61,7 @@ def read_table(uri: str, kind: str, here: Columns, keys: Sequence[str], label: s
     return _csv_rows(uri, DELIMITERS[kind], here, keys, label) if kind in DELIMITERS else _parquet_rows(uri, here, keys, label)
 
 
-def _resolve(schema: pa.Schema, uri: str, id_column: str | None, sequence_column: str | None) -> Columns:
+def columns_of(schema: pa.Schema, uri: str, id_column: str | None, sequence_column: str | None) -> Columns:
     names: list[str] = schema.names
     there = ", ".join(map(repr, names))
     for at, name in enumerate(names):

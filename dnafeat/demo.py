@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
+from threadpoolctl import threadpool_limits
 
 from dnafeat import sources
 from dnafeat.cli import describe_run, format_versions
@@ -60,7 +61,9 @@ def demo(store: str) -> None:
     print(format_versions(held.versions().to_pylist()) + "\n")
     print("A few rows (dnafeat.Store(…).read(columns=['mean'])):\n")
     print(_rows(held.read(base, columns=["mean"], source="uci-splice").slice(0, 3)))
-    print("\n" + junctions(tuning, about, held, base, tuned))
+    # The baselines' fits are so small that sharing them out over CPUs with other work takes ten times as long.
+    with threadpool_limits(1):
+        print("\n" + junctions(tuning, about, held, base, tuned))
     tiles = held.read(base, columns=["mean"], source="lambda")
     print("\n" + directions(tiles["sequence_id"].to_pylist(), matrix(tiles["mean"])) + "\n")
     print(f"next: dnafeat embed YOUR.fa --store {store}")

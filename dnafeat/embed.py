@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -9,21 +10,25 @@ import secrets
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
 from dnafeat import pipeline, plan, storage
 from dnafeat import sequence as dna
+from dnafeat.audit import audit
 from dnafeat.config import EmbedConfig, EncodingConfig
 from dnafeat.describe import cutting, describe
-from dnafeat.errors import AuditError, StrictError, UsageError
+from dnafeat.errors import StrictError, UsageError
 from dnafeat.models.adapter import Source
 from dnafeat.publish import Publication
+from dnafeat.salvage import Salvage
 from dnafeat.schema import PROJECTED_WIDTH, VECTORS, arrow_schema
+from dnafeat.shardworkers import EncoderSettings, checked
 from dnafeat.sources import ReadOptions, expand
 from dnafeat.store import Store
+from dnafeat.vectorfiles import Receipt
 from dnafeat.version import FeatureVersion, digest_of, environment
 
 
@@ -43,6 +48,7 @@ class Summary:
     rejected: int
     distinct: int
     already_stored: int
+    salvaged: int
     encoded: int
     opened: int
     closed: int
@@ -83,57 +89,77 @@ def embed(config: EmbedConfig, *, show: bool = True) -> Summary:
     StoreError, ConflictError
         The store cannot be read or written, or was being written by too many others. The same command continues.
     """
-    clock, started = time.monotonic(), datetime.now(UTC)
-    files = expand(config.sources)
-    encoder = Source.find(config)
-    version = _version(config, encoder)
-    tokenizer = encoder.tokenizer(config)
-    store = Store(config.store)
-    store.create()
-    _check_vectors(store, version, config)
-    source_name = config.source_name or default_source_name(config)
-    run_id = config.run_id or f"{started:%Y-%m-%dT%H-%M-%S}-{secrets.token_hex(3)}"
-    before = store.published_run(run_id)
-    publication = Publication(store, run_id, source_name)
-    folder = Path(tempfile.mkdtemp(prefix="dnafeat-"))
-    work = storage.join(store.uri, "work", f"{run_id}-{publication.attempt[:8]}")
+    run = _Run(config, show)
     try:
-        options = ReadOptions(
-            id_column=config.id_column, sequence_column=config.sequence_column, tile=config.tile, stride=config.stride
-        )
-        alphabet = dna.IUPAC if config.iupac else dna.UNAMBIGUOUS
-        checks = plan.Checks(alphabet=alphabet, max_n_share=config.max_n_share, min_bases=tokenizer.min_bases)
-        intake = plan.take_in(files, options, checks, folder)
-        config_digest = digest_of({**config.shaping(), "source_name": source_name, "version": version.digest})
+        with storage.reached(config.store):
+            return run()
+    finally:
+        shutil.rmtree(run.folder, ignore_errors=True)
+        with contextlib.suppress(*storage.STORAGE_ERRORS):
+            # What cannot be removed now `maintain` removes.
+            storage.remove_folder(run.work)
+
+
+class _Run:
+    """One run, from its configuration to its row in `runs`."""
+
+    def __init__(self, config: EmbedConfig, show: bool) -> None:
+        self.clock, self.started = time.monotonic(), datetime.now(UTC)
+        self.config, self.show = config, show
+        self.files = expand(config.sources)
+        self.model = Source.find(config)
+        self.version = _version(config, self.model)
+        self.tokenizer = self.model.tokenizer(config)
+        self.store = Store(config.store)
+        self.store.create()
+        _check_vectors(self.store, self.version, config)
+        self.source_name = config.source_name or default_source_name(config)
+        self.run_id = config.run_id or f"{self.started:%Y-%m-%dT%H-%M-%S}-{secrets.token_hex(3)}"
+        # Before the source is read: whoever is forgotten from now on is not brought back.
+        self.publication = Publication(self.store, self.run_id, self.source_name)
+        self.folder = Path(tempfile.mkdtemp(prefix="dnafeat-"))
+        self.work = storage.join(self.store.uri, "work", f"{self.run_id}-{self.publication.attempt[:8]}")
+
+    def __call__(self) -> Summary:
+        before = self.store.published_run(self.run_id)
+        intake = self.read()
         if before is not None:
-            return _as_before(before, config_digest, intake.fingerprint, store)
-        _refuse_bad(intake, publication, config, folder)
-        planned = store.features.reload().version()
-        distinct, missing = plan.subtract(intake, store, version.digest, folder)
-        settings = pipeline.EncoderSettings(
-            config=replace(_encoding(config), precision=version.precision),
-            pins=encoder.pins,
-            cutting=cutting(version, tokenizer),
-            vectors=config.vectors,
-            version=version.digest,
-        )
-        encoded = _encode(config, version, settings, store, run_id, missing, encoder.projector(config)[1].to_bytes(), work, show)
-        _audit(encoded, missing.rows, store)
-        store.record_version(version.digest, event="created", lineage=version.lineage(), run_id=run_id)
-        committed = publication.commit_features([receipt.file for receipt in encoded.receipts], version.digest, planned)
-        publication.commit_rejects(intake.rejects)
-        number, opened, closed = publication.commit_sequences(intake, folder)
+            return self.as_before(before, intake)
+        _refuse_bad(intake, self.publication, self.config, self.folder)
+        digest = self.version.digest
+        planned = self.store.features.reload().version()
+        salvage = Salvage(self.store, digest, self.config.vectors)
+        wanted = plan.subtract(intake, self.store, digest, self.folder, salvage)
+        encoded = self.encode(wanted)
+        intake = self.without_refused(intake, encoded)
+        receipts = [*encoded.receipts, *salvage.whole(), *salvage.rewritten(self.run_id)]
+        new = wanted.missing.rows - len(encoded.refused)
+        if receipts:
+            audit(
+                self.store,
+                digest,
+                self.version.precision,
+                receipts,
+                rows=new + wanted.salvaged,
+                check=encoded.check,
+                refused=encoded.refused,
+            )
+        self.store.record_version(digest, event="created", lineage=self.version.lineage(), run_id=self.run_id)
+        committed = self.publication.commit_features([receipt.file for receipt in receipts], digest, planned)
+        self.publication.commit_rejects(intake.rejects)
+        number, opened, closed = self.publication.commit_sequences(intake, self.folder, self.config.mode)
         summary = Summary(
-            run_id=run_id,
+            run_id=self.run_id,
             run_number=number,
-            source_name=source_name,
-            feature_version=version.digest,
-            store=config.store,
+            source_name=self.source_name,
+            feature_version=digest,
+            store=self.config.store,
             read=intake.read,
             rejected=intake.rejects.rows,
-            distinct=distinct,
-            already_stored=distinct - missing.rows,
-            encoded=missing.rows,
+            distinct=wanted.distinct - len(encoded.refused),
+            already_stored=wanted.stored,
+            salvaged=wanted.salvaged,
+            encoded=new,
             opened=opened,
             closed=closed,
             files=len(committed),
@@ -141,30 +167,93 @@ def embed(config: EmbedConfig, *, show: bool = True) -> Summary:
             tokens=encoded.tokens,
             windowed=sum(receipt.windowed for receipt in encoded.receipts),
             truncated=sum(receipt.truncated for receipt in encoded.receipts),
-            seconds=round(time.monotonic() - clock, 3),
-            sequences_per_second=encoded.rate(missing.rows),
+            seconds=round(time.monotonic() - self.clock, 3),
+            sequences_per_second=encoded.rate(new),
             tokens_per_second=encoded.rate(encoded.tokens),
             padding_share=round(encoded.padding_share, 5),
         )
-        row = _run_row(summary, config, store) | {
+        row = _run_row(summary, self.config, self.store) | {
             "source_fingerprint": intake.fingerprint,
-            "config_digest": config_digest,
-            "started_at": started,
+            "config_digest": self.config_digest,
+            "started_at": self.started,
         }
-        if not publication.commit_run(row):
+        if not self.publication.commit_run(row):
             # The same run was sent twice and the other attempt was first: what it published is what this one would have.
-            return _as_before(cast(dict, store.published_run(run_id)), config_digest, intake.fingerprint, store)
+            return self.as_before(cast(dict, self.store.published_run(self.run_id)), intake)
         return summary
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        storage.remove_folder(work)
+
+    @property
+    def config_digest(self) -> str:
+        return digest_of({**self.config.shaping(), "source_name": self.source_name, "version": self.version.digest})
+
+    def read(self) -> plan.Intake:
+        """One pass over the source."""
+        config = self.config
+        options = ReadOptions(
+            id_column=config.id_column, sequence_column=config.sequence_column, tile=config.tile, stride=config.stride
+        )
+        alphabet = dna.IUPAC if config.iupac else dna.UNAMBIGUOUS
+        checks = plan.Checks(alphabet=alphabet, max_n_share=config.max_n_share, min_bases=self.tokenizer.min_bases)
+        return plan.take_in(self.files, options, checks, self.folder)
+
+    def encode(self, wanted: plan.Work) -> Encoded:
+        """Encodes the missing sequences, and a sample to compare; Ray is started only when there are any."""
+        missing, config, version = wanted.missing, self.config, self.version
+        if not missing.rows and not wanted.sample.rows:
+            return Encoded([])
+        pipeline.start_ray()
+        gpus = config.gpus_per_actor if config.gpus_per_actor is not None else pipeline.default_gpus()
+        actors = config.num_actors or pipeline.default_actors(gpus)
+        hidden = version.architecture["hidden_size"]
+        width = sum(PROJECTED_WIDTH if name == "projected" else hidden for name in config.vectors)
+        rows = config.shard_rows or plan.shard_rows(missing.rows, actors, row_bytes=4 * width)
+        shards = plan.cut_shards(missing, rows, self.work)
+        check = plan.cut_check(shards, wanted.sample, self.work)
+        # The projector's weights stand beside the vectors they made, so that anyone can project again.
+        weights = storage.join(self.store.uri, "projectors", f"{version.projector_sha256}.safetensors")
+        projector = self.model.projector(config)[1].to_bytes()
+        storage.write_whole(weights, lambda file: file.write(projector))
+        settings = EncoderSettings(
+            config=replace(_encoding(config), precision=version.precision),
+            pins=self.model.pins,
+            cutting=cutting(version, self.tokenizer),
+            vectors=config.vectors,
+            version=version.digest,
+        )
+        receipts = pipeline.encode_shards(
+            [*shards, check],
+            settings,
+            store=self.store.uri,
+            run_id=self.run_id,
+            actors=actors,
+            gpus_per_actor=gpus,
+            show=self.show,
+        )
+        done = list(receipts)
+        return Encoded(done, checked(check.uri), receipts.refused)
+
+    def without_refused(self, intake: plan.Intake, encoded: Encoded) -> plan.Intake:
+        """Entries whose sequences ended every worker that encoded them become rejects."""
+        if not encoded.refused:
+            return intake
+        reason = "encoding it ended the worker process again and again"
+        intake = plan.without(intake, encoded.refused, reason, self.folder)
+        if self.config.strict:
+            _refuse_bad(intake, self.publication, self.config, self.folder)
+        return intake
+
+    def as_before(self, before: dict, intake: plan.Intake) -> Summary:
+        return _as_before(before, self.config_digest, intake.fingerprint, self.store)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """The receipts of a run's shards."""
+    """The receipts of a run's shards, and the vectors of some that were encoded twice."""
 
-    receipts: list[pipeline.Receipt]
+    receipts: list[Receipt]
+    check: str | None = None
+    refused: list[str] = field(default_factory=list)
+    """Digests of sequences that no worker survived."""
 
     @property
     def tokens(self) -> int:
@@ -218,7 +307,7 @@ def _as_before(before: dict, config_digest: str, fingerprint: str, store: Store)
         if before[name] != now:
             raise UsageError(f"run id {run_id} was published from {what}: give this run another --run-id")
     kept = {name: before[name] for name in Summary.__dataclass_fields__ if name in before}
-    done = dict.fromkeys(("encoded", "opened", "closed", "files", "bytes", "tokens", "windowed", "truncated"), 0)
+    done = dict.fromkeys(("salvaged", "encoded", "opened", "closed", "files", "bytes", "tokens", "windowed", "truncated"), 0)
     done["already_stored"] = before["distinct"]
     rates = {"seconds": 0.0, "sequences_per_second": 0.0, "tokens_per_second": 0.0, "padding_share": 0.0}
     return Summary(**{**kept, **done, **rates, "store": store.uri, "already_published": True})
@@ -257,52 +346,3 @@ def _refuse_bad(intake: plan.Intake, publication: Publication, config: EmbedConf
             f"{intake.rejects.rows} of {intake.read} entries were refused and the run is strict, so only they were stored (table rejects, "
             f"run {publication.run_id}): the first is {first['sequence_id']!r} at {first['file']}:{first['row']}: {first['reason']}"
         )
-
-
-def _encode(
-    config: EmbedConfig,
-    version: FeatureVersion,
-    settings: pipeline.EncoderSettings,
-    store: Store,
-    run_id: str,
-    missing: plan.Spill,
-    projector: bytes,
-    work: str,
-    show: bool,
-) -> Encoded:
-    """Encodes the missing sequences; Ray is started only when there are any."""
-    if not missing.rows:
-        return Encoded([])
-    pipeline.start_ray()
-    gpus = config.gpus_per_actor if config.gpus_per_actor is not None else pipeline.default_gpus()
-    actors = config.num_actors or pipeline.default_actors(gpus)
-    hidden = version.architecture["hidden_size"]
-    width = sum(PROJECTED_WIDTH if name == "projected" else hidden for name in config.vectors)
-    rows = config.shard_rows or plan.shard_rows(missing.rows, actors, row_bytes=4 * width)
-    shards = plan.cut_shards(missing, rows, work)
-    # The projector's weights stand beside the vectors they made, so that anyone can project again.
-    weights = storage.join(store.uri, "projectors", f"{version.projector_sha256}.safetensors")
-    storage.write_whole(weights, lambda file: file.write(projector))
-    receipts = pipeline.encode_shards(
-        shards, settings, store=store.uri, run_id=run_id, actors=actors, gpus_per_actor=gpus, show=show
-    )
-    return Encoded(list(receipts))
-
-
-def _audit(encoded: Encoded, wanted: int, store: Store) -> None:
-    """Before anything is committed: every shard once, all rows there, files as large as they claim, numbers finite."""
-    receipts = encoded.receipts
-    rows = sum(receipt.file.rows for receipt in receipts)
-    faults = []
-    if rows != wanted:
-        faults.append(f"{rows} sequences were written and {wanted} were to be")
-    if len({receipt.shard for receipt in receipts}) != len(receipts):
-        faults.append("a shard has two receipts")
-    if strange := sum(receipt.not_finite for receipt in receipts):
-        faults.append(f"{strange} vectors hold a NaN or an infinity")
-    for receipt in receipts:
-        size = storage.size(storage.join(store.features.uri, receipt.file.path))
-        if size != receipt.file.size:
-            faults.append(f"{receipt.file.path} has {size} bytes and was written with {receipt.file.size}")
-    if faults:
-        raise AuditError(f"the audit failed and nothing was published: {'; '.join(faults)}")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from dnafeat.windows import Windows, cut
 
 # Told after each batch: sequences finished, content tokens, tokens computed with padding.
 Report = Callable[[int, int, int], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Encoder:
         How sequences are cut into windows, which `windows.cut` needs in another process.
     hidden_size : int
     batch_tokens : int
-        Tokens computed at a time, padding counted.
+        Tokens computed at a time, padding counted; fewer once memory did not suffice for as many.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Tokenizer, spec: FeatureVersion, projector: nn.Module) -> None:
@@ -161,19 +162,23 @@ class Encoder:
         # A sequence is finished with its last window, of the second strand where there are two.
         last = np.append(np.diff(windows.sequence) > 0, True)[: len(windows)]
         computed = 0
-        for chosen in self._batches(windows.stop - windows.start):
+
+        def pooled_alone(chosen: np.ndarray) -> tuple[int, Tensor, Tensor, Tensor]:
             ids, mask, own = self._batch(windows, chosen)
             hidden = self._states(ids, mask)
-            unit = torch.from_numpy(units[chosen]).to(self.device)
-            total.index_add_(0, unit, torch.bmm(own.float()[:, None], hidden)[:, 0])
             lone = hidden.masked_fill(~own[:, :, None], -torch.inf).amax(1)
-            largest.scatter_reduce_(0, unit[:, None].expand_as(lone), lone, "amax")
             weight = torch.from_numpy(owned[chosen]).to(self.device)
-            cls.index_add_(0, unit, hidden[:, 0] * weight[:, None])
-            computed += ids.numel()
+            return ids.numel(), torch.bmm(own.float()[:, None], hidden)[:, 0], lone, hidden[:, 0] * weight[:, None]
+
+        for chosen, (size, of_total, of_largest, of_cls) in self._batches(windows.stop - windows.start, pooled_alone):
+            unit = torch.from_numpy(units[chosen]).to(self.device)
+            total.index_add_(0, unit, of_total)
+            largest.scatter_reduce_(0, unit[:, None].expand_as(of_largest), of_largest, "amax")
+            cls.index_add_(0, unit, of_cls)
+            computed += size
             if report is not None:
                 forward = windows.strand[chosen] == 0
-                report(int(last[chosen].sum()), int(owned[chosen][forward].sum()), ids.numel())
+                report(int(last[chosen].sum()), int(owned[chosen][forward].sum()), size)
         tokens = np.bincount(units, owned, minlength=n * strands)
         pooled = np.bincount(units, owned + extra, minlength=n * strands)
         mean = total / self._column(pooled)
@@ -199,11 +204,15 @@ class Encoder:
         A window's [CLS] is the first of its tokens, and its content follows. `report` counts each window as a sequence.
         """
         sizes = windows.stop - windows.start
-        for chosen in self._batches(sizes):
+
+        def states(chosen: np.ndarray) -> tuple[int, Tensor]:
             ids, mask, _ = self._batch(windows, chosen)
-            yield chosen, self._states(ids, mask)
+            return ids.numel(), self._states(ids, mask)
+
+        for chosen, (size, hidden) in self._batches(sizes, states):
+            yield chosen, hidden
             if report is not None:
-                report(len(chosen), int(sizes[chosen].sum()), ids.numel())
+                report(len(chosen), int(sizes[chosen].sum()), size)
 
     def attentions(self, sequence: str) -> np.ndarray:
         """Attention probabilities of one sequence, (layers, heads, tokens, tokens) float32, [CLS] and what ends it among the tokens.
@@ -232,14 +241,31 @@ class Encoder:
     def _column(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.device, torch.float32)[:, None]
 
-    def _batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
-        """Window numbers by falling length (the largest batch first shows at once whether memory suffices), up to a budget of tokens."""
+    def _batches(self, lengths: np.ndarray, compute: Callable[[np.ndarray], T]) -> Iterator[tuple[np.ndarray, T]]:
+        """Window numbers by falling length (the largest batch first shows at once whether memory suffices), up to a budget of tokens,
+        and what `compute` makes of them.
+
+        A batch for which memory does not suffice is halved, down to a single window, and so is the budget from then on.
+        """
         order = np.argsort(-lengths, kind="stable")
         i = 0
         while i < len(order):
-            rows = max(1, self.batch_tokens // int(lengths[order[i]] + self.tokenizer.specials))
-            yield order[i : i + rows]
-            i += rows
+            width = int(lengths[order[i]] + self.tokenizer.specials)
+            chosen = order[i : i + max(1, self.batch_tokens // width)]
+            made = None
+            try:
+                made = compute(chosen)
+            except (MemoryError, RuntimeError) as error:
+                if len(chosen) == 1 or not _out_of_memory(error):
+                    raise
+            if made is not None:
+                i += len(chosen)
+                yield chosen, made
+            else:
+                # Not before, for the error holds what the batch had taken.
+                self.batch_tokens = len(chosen) // 2 * width
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
 
     def _batch(self, windows: Windows, chosen: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Ids, mask and what is pooled of some windows, each (rows, longest window): [CLS] content, [SEP] where there is one, padding."""
@@ -258,3 +284,9 @@ class Encoder:
             own |= real & ~content
         to = self.device
         return torch.from_numpy(ids.astype(np.int64)).to(to), torch.from_numpy(real).to(to), torch.from_numpy(own).to(to)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory did not suffice, on an accelerator or beside it; torch says some of it in words alone."""
+    told = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in told)

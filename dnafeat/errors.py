@@ -49,6 +49,10 @@ class ConflictError(DnafeatError):
     exit_code = 3
 
 
+class ForgottenError(ConflictError):
+    """Something was forgotten after the run had read its source, and publishing would bring it back."""
+
+
 class DnafeatWarning(UserWarning):
     """What a user should know and may have meant: shown as one sentence on standard error."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +20,16 @@ from dnafeat import sequence as dna
 from dnafeat.batches import Examples, truncate
 from dnafeat.errors import EncodingError, UsageError, one_line
 from dnafeat.finetuneconfig import FinetuneConfig
-from dnafeat.labels import Labels, token_classes
+from dnafeat.labels import Labels
 from dnafeat.metrics import format_table
 from dnafeat.models.adapter import Source
 from dnafeat.models.finetuned import FineTuned, build, head_shape
-from dnafeat.pipeline import start_ray
+from dnafeat.perbase import token_classes
+from dnafeat.pipeline import causes, start_ray
 from dnafeat.progress import Steps, steps_shown
 from dnafeat.tokenizers import Tokenizer
-from dnafeat.trainer import Data, finished, train_worker
+from dnafeat.trainer import Data
+from dnafeat.trainworker import finished, train_worker
 from dnafeat.version import digest_of, environment
 
 
@@ -183,7 +184,8 @@ def finetune(config: FinetuneConfig, *, show: bool = True, say: Callable[[str], 
     Returns
     -------
     dict
-        The artifact's `dnafeat.json`: metrics of each split, steps, seconds, and whether it was there already (`already_trained`).
+        The artifact's `dnafeat.json`: metrics of each split, measured in float32, steps, seconds, and whether it was there already
+        (`already_trained`).
 
     Raises
     ------
@@ -274,7 +276,7 @@ def _cause(error: Exception) -> str:
     story = str(error)
     if "actor died" in story or "health check" in story:
         return "a worker process died, killed or out of memory"
-    told = re.findall(r"^(?!ray\.)[\w.]*(?:Error|Exception|Interrupt): .+$", story, re.MULTILINE)
+    told = causes(error)
     # Workers that wait for a failed one say that its connection was closed.
     return next((line for line in told if "gloo" not in line and "NCCL" not in line), told[0] if told else one_line(error))
 

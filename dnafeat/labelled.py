@@ -10,14 +10,14 @@ from functools import cached_property
 
 import numpy as np
 
-from dnafeat import digests
+from dnafeat import digests, labelcolumn
 from dnafeat.errors import UsageError
+from dnafeat.labels import Label
 from dnafeat.sequence import IUPAC, UNAMBIGUOUS, digest, problem, reverse_complement
-from dnafeat.sources import ReadOptions, expand, key_columns, read
+from dnafeat.sources import ReadOptions, expand
 
 SPLITS = ("train", "dev", "test")
 
-_LABEL, _ALSO = "label", ("labels", "target", "y")
 _BINS = 10  # strata of a numeric target
 _SHOWN = 40  # letters of a refused sequence
 
@@ -32,8 +32,9 @@ class Split:
         `train`, `dev` or `test`, or what the caller calls rows that are yet to be divided.
     sequences : list of str
         Normalised letters.
-    labels : list of str or None
-        As text, without white space around it; None where the cell is empty.
+    labels : list of str, tuple of str, or None
+        As text, without white space around it; of a Parquet column of lists the distinct names, as they stand there, in order; None
+        where the cell is empty.
     ids : list of str
         The table's, else `<file name>:<row>`. Not checked for being unique.
     files : list of str
@@ -43,7 +44,7 @@ class Split:
 
     name: str
     sequences: list[str]
-    labels: list[str | None]
+    labels: list[Label]
     ids: list[str]
     files: list[str]
     rows: list[int]
@@ -61,7 +62,7 @@ class Split:
         found = hashlib.sha256()
         for sequence, label in zip(self.sequences, self.labels, strict=True):
             # Lengths before the texts: no two lists of rows then give the same bytes.
-            found.update(f"{len(sequence)}:{sequence}{'-' if label is None else f'{len(label)}:{label}'}".encode())
+            found.update(f"{len(sequence)}:{sequence}{_measured(label)}".encode())
         return found.hexdigest()
 
     @cached_property
@@ -69,6 +70,12 @@ class Split:
         """(n,) of dtype S35: a digest, the same for a sequence, all its duplicates and their reverse complements."""
         strands = ((letters, reverse_complement(letters)) for letters in map(str.encode, self.sequences))
         return np.fromiter((digest(min(pair)) for pair in strands), digests.DTYPE, len(self))
+
+
+def _measured(label: Label) -> str:
+    if isinstance(label, tuple):
+        return f"[{''.join(map(_measured, label))}]"
+    return "-" if label is None else f"{len(label)}:{label}"
 
 
 def read_split(
@@ -87,7 +94,8 @@ def read_split(
     name : str
         Of the split.
     label_column : str, optional
-        By default `label`, else the only one there is of `labels`, `target` and `y`, in upper or lower case.
+        By default `label`, else the only one there is of `labels`, `target` and `y`, in upper or lower case. In Parquet it may hold
+        lists of texts or whole numbers: the labels that each row has.
     sequence_column : str, optional
         By default `sequence` or `seq`.
     iupac : bool
@@ -103,10 +111,10 @@ def read_split(
     """
     files = expand([source])
     options = ReadOptions(sequence_column=sequence_column)
-    column = _label_column(files, options, label_column)
+    column = labelcolumn.find(files, options, label_column)
     split = Split(name, [], [], [], [], [])
     alphabet = IUPAC if iupac else UNAMBIGUOUS
-    for batch in read(files, options):
+    for batch, labels in labelcolumn.read(files, options, column):
         file, rows = batch["file"][0].as_py(), batch["row"].to_pylist()
         letters = batch["sequence"].to_pylist()
         for row, raw, fault in zip(rows, letters, batch["problem"].to_pylist(), strict=True):
@@ -116,35 +124,13 @@ def read_split(
                     f"{file}, row {row}, {shown!r}: {fault}; mend the row or take it out, for training leaves out none"
                 )
         split.sequences.extend(map(bytes.decode, letters))
-        split.labels.extend((label.strip() or None) if label else None for label in batch[column].to_pylist())
+        split.labels.extend(labels)
         split.ids.extend(batch["sequence_id"].to_pylist())
         split.files.extend([file] * len(rows))
         split.rows.extend(rows)
     if not len(split):
         raise UsageError(f"{source} has no rows, and {name} needs some; name another file for {name}")
     return split
-
-
-def _label_column(files: Sequence[str], options: ReadOptions, asked: str | None) -> str:
-    every = key_columns(files, options)
-    named = [column for column in every if column == asked] if asked else [c for c in every if c.lower() == _LABEL]
-    found = named if asked or named else [column for column in every if column.lower() in _ALSO]
-    if len(found) > 1:
-        raise UsageError(f"{files[0]} could have its labels in {_listed(found)}; name the label column, or call it {_LABEL!r}")
-    for file in files:
-        here = key_columns([file], options)
-        if not found or found[0] not in here:
-            wanted = found[0] if found else asked or _LABEL
-            there = f"whose further columns are {_listed(here)}" if here else "which has no further column"
-            raise UsageError(
-                f"{file} has no column {wanted!r} for labels besides ids and sequences, {there}; "
-                "give a CSV, TSV or Parquet table that has one, or name its label column"
-            )
-    return found[0]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names))
 
 
 def random_splits(
@@ -207,7 +193,7 @@ def _strata(split: Split, group: np.ndarray, count: int, stratify: bool) -> tupl
     strata = np.zeros(count, np.int64)
     if not stratify:
         return strata, []
-    texts = sorted({label or "" for label in split.labels})
+    texts = _distinct(split.labels)
     pairs, rows = np.unique(group * len(texts) + _codes(split.labels, texts), return_counts=True)
     owner, code = np.divmod(pairs, max(len(texts), 1))
     bounds = np.searchsorted(owner, np.arange(count + 1))
@@ -216,15 +202,20 @@ def _strata(split: Split, group: np.ndarray, count: int, stratify: bool) -> tupl
         listed = code.tolist()
         return main, [tuple(listed[a:b]) for a, b in itertools.pairwise(bounds.tolist())]
     try:
-        values = np.array([float(text) for text in texts])
+        values = np.array([float(str(text)) for text in texts])
     except ValueError:
         return strata, []
     strata[np.argsort(values[main], kind="stable")] = np.arange(count) * _BINS // count
     return strata, []
 
 
-def _codes(labels: Sequence[str | None], texts: Sequence[str]) -> np.ndarray:
-    """Place of each label in `texts`, (n,) int64; None counts as the empty text, which no label is."""
+def _distinct(labels: Sequence[Label]) -> list[Label]:
+    """The labels there are, in order, texts before lists; None counts as the empty text, which no label is."""
+    return sorted({label or "" for label in labels}, key=lambda label: ((), label) if isinstance(label, str) else (label, ""))
+
+
+def _codes(labels: Sequence[Label], texts: Sequence[Label]) -> np.ndarray:
+    """Place of each label in what `_distinct` gives, (n,) int64."""
     place = {text: i for i, text in enumerate(texts)}
     return np.fromiter((place[label or ""] for label in labels), np.int64, len(labels))
 
@@ -245,7 +236,7 @@ class Conflicts:
         Distinct ones, reverse complements taken as one.
     places : (str, str)
         `<file>:<row>` of the two.
-    labels : (str or None, str or None)
+    labels : pair of str, tuple of str, or None
         Theirs.
     opposite : bool
         Whether the second is the reverse complement of the first, and not equal to it.
@@ -253,7 +244,7 @@ class Conflicts:
 
     sequences: int
     places: tuple[str, str]
-    labels: tuple[str | None, str | None]
+    labels: tuple[Label, Label]
     opposite: bool
 
 
@@ -289,7 +280,7 @@ def overlaps(splits: dict[str, Split]) -> Overlap:
     for name, split in splits.items():
         distinct, first, group = np.unique(split.groups, return_index=True, return_inverse=True)
         duplicates[name] = len(split) - len(distinct)
-        codes = _codes(split.labels, sorted({label or "" for label in split.labels}))
+        codes = _codes(split.labels, _distinct(split.labels))
         differing = np.flatnonzero(codes != codes[first[group]])
         if len(differing):
             a, b = int(first[group[differing[0]]]), int(differing[0])
@@ -311,7 +302,7 @@ def format_overlaps(overlap: Overlap) -> list[str]:
         if count
     ]
     for name, found in overlap.conflicts.items():
-        (a, b), (label, other_label) = found.places, ("no label" if one is None else repr(one) for one in found.labels)
+        (a, b), (label, other_label) = found.places, map(_shown, found.labels)
         many = "1 sequence of {} has" if found.sequences == 1 else f"{found.sequences:,} sequences of {{}} have"
         second = "its reverse complement " if found.opposite else ""
         lines.append(f"{many.format(name)} more than one label: {label} at {a}, and {second}{other_label} at {b}")
@@ -321,3 +312,7 @@ def format_overlaps(overlap: Overlap) -> list[str]:
         if count
     )
     return lines
+
+
+def _shown(label: Label) -> str:
+    return repr(list(label) if isinstance(label, tuple) else label) if label else "no label"

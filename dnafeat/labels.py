@@ -1,5 +1,6 @@
 """What a label column means: texts to targets, and logits back to names, for each task of fine-tuning. Neither torch nor Ray.
 
+A label is a text; or, from a list column, the distinct names it holds, in order; or None for an empty cell.
 A `places` argument is a function from a row's number in `texts` to where a person finds it, `train.csv:17`; errors begin with it.
 """
 
@@ -14,13 +15,12 @@ import numpy as np
 from scipy.special import expit, softmax
 
 from dnafeat.errors import UsageError
+from dnafeat.perbase import OUTSIDE, read_per_base, short
 from dnafeat.tasks import TASKS
 
-IGNORED = -100  # the class of a token without bases; torch's cross-entropy leaves it out by default
-OUTSIDE = "none"  # the class of bases outside every interval
+Label = str | tuple[str, ...] | None
 Places = Callable[[int], str]
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_INTERVAL = re.compile(r"\s*(\d+)\s*-\s*(\d+)\s*=\s*(\S|\S.*\S)\s*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,15 @@ class Labels:
         return len(self.names) or 1
 
     @classmethod
-    def fit(cls, texts: Sequence[str | None], task: str | None, places: Places, lengths: Sequence[int] | None = None) -> Labels:
+    def fit(cls, texts: Sequence[Label], task: str | None, places: Places, lengths: Sequence[int] | None = None) -> Labels:
         """From the labels of the training rows.
 
         Parameters
         ----------
-        texts : sequence of str or None
-            As read from a table; white space around a label or a name does not count. multilabel: names with `;` between, an empty
-            text for none of them. token: one character per base, or intervals `start-end=name`, 0-based and half open, with `;`
-            between, bases outside them being of class `none`.
+        texts : sequence of str, tuple of str, or None
+            As read from a table; white space around a label or a name in a text does not count. multilabel: names with `;` between,
+            an empty text for none of them, or the names themselves, which then may have a `;` inside. token: one character per base,
+            or intervals `start-end=name`, 0-based and half open, with `;` between, bases outside them being of class `none`.
         task : str | None
             None: binary for two distinct labels and multiclass for more.
         places : function of int to str
@@ -66,8 +66,9 @@ class Labels:
         Raises
         ------
         UsageError
-            A label is null, empty or no finite number (regression), labels per base do not fit their sequence, all labels are the same,
-            there are more than two of a binary task, or no task is given and the labels look like targets or lists.
+            A label is null, empty, a list (except multilabel) or no finite number (regression), labels per base do not fit their
+            sequence, all labels are the same, there are more than two of a binary task, or no task is given and the labels are lists, or
+            look like lists or targets.
         """
         if task is not None and task not in TASKS:
             raise UsageError(f"there is no task {task!r}: give --task one of {', '.join(TASKS)}")
@@ -95,7 +96,7 @@ class Labels:
         return cls(task, names)
 
     def encode(
-        self, texts: Sequence[str | None], places: Places, lengths: Sequence[int] | None = None
+        self, texts: Sequence[Label], places: Places, lengths: Sequence[int] | None = None
     ) -> np.ndarray | list[np.ndarray]:
         """The targets of any split; parameters and errors as for `fit`, and UsageError for a label that train does not have.
 
@@ -117,7 +118,7 @@ class Labels:
         for i, (names, codes) in enumerate(_rows(texts, self.task, places, lengths)):
             if strange := [name for name in names if name not in index]:
                 raise UsageError(
-                    f"{places(i)}: label {_short(strange[0])!r} is not among those of the training rows, {_listed(self.names)}; correct "
+                    f"{places(i)}: label {short(strange[0])!r} is not among those of the training rows, {_listed(self.names)}; correct "
                     f"it, take the row out, or train on rows that have it"
                 )
             found.append(np.array([index[name] for name in names], np.int64)[codes])
@@ -156,7 +157,10 @@ class Labels:
         return np.where(np.isnan(logits).any(axis=1), -1, np.argmax(logits, axis=1))
 
     def predicted(self, logits: np.ndarray) -> list[str] | np.ndarray:
-        """`choices` as names, with `;` between for multilabel, an empty text for a row with a NaN; for regression as they are."""
+        """`choices` as names, an empty text for a row with a NaN; for regression as they are.
+
+        Multilabel has `;` between; a name from a list column that has one inside is not told apart here, but is by `probabilities`.
+        """
         chosen = self.choices(logits)
         if self.task == "regression":
             return chosen
@@ -201,70 +205,18 @@ def flatten(encoded: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
     return encoded if isinstance(encoded, np.ndarray) else np.concatenate([np.empty(0, np.int64), *encoded])
 
 
-def token_classes(per_base: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """The class that most of a token's bases have, and among equally frequent ones that of the earliest base.
-
-    Parameters
-    ----------
-    per_base : np.ndarray, shape=(bases,), int64
-        0 or more.
-    starts, stops : np.ndarray, shape=(tokens,), int64
-        0-based, half open, within the sequence; tokens may overlap.
-
-    Returns
-    -------
-    np.ndarray, shape=(tokens,), int64
-        `IGNORED` for tokens without bases.
-    """
-    token, base = _spread(starts, stops)
-    k = int(per_base.max(initial=0)) + 1
-    pair, first, count = np.unique(token * k + per_base[base], return_index=True, return_counts=True)
-    owner = pair // k
-    order = np.lexsort((first, -count, owner))
-    some, best = np.unique(owner[order], return_index=True)
-    classes = np.full(len(starts), IGNORED, np.int64)
-    classes[some] = (pair % k)[order][best]
-    return classes
-
-
-def base_values(per_token: np.ndarray, starts: np.ndarray, stops: np.ndarray, bases: int) -> np.ndarray:
-    """Each base's values: those of its token, the mean where several cover it (k-mers), NaN where none does.
-
-    Parameters
-    ----------
-    per_token : np.ndarray, shape=(tokens, k), float
-    starts, stops : np.ndarray, shape=(tokens,), int64
-        0-based, half open, within the sequence.
-    bases : int
-
-    Returns
-    -------
-    np.ndarray, shape=(bases, k), dtype of `per_token`
-    """
-    token, base = _spread(starts, stops)
-    k = per_token.shape[1]
-    cells = (base[:, None] * k + np.arange(k)).ravel()
-    # Sums of what covers a base, not differences of running sums: the values of a single token come back exactly.
-    sums = np.bincount(cells, per_token[token].ravel(), minlength=bases * k).reshape(bases, k)
-    count = np.bincount(base, minlength=bases)[:, None]
-    return np.where(count > 0, sums / np.maximum(count, 1), np.nan).astype(per_token.dtype)
-
-
-def _spread(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every pair of a token and one of its bases, in order, as two int64 arrays."""
-    size = np.maximum(stops - starts, 0)
-    token = np.repeat(np.arange(len(size)), size)
-    within = np.arange(len(token)) - np.repeat(np.cumsum(size) - size, size)
-    return token, starts[token] + within
-
-
 def _rows(
-    texts: Sequence[str | None], task: str, places: Places, lengths: Sequence[int] | None
+    texts: Sequence[Label], task: str, places: Places, lengths: Sequence[int] | None
 ) -> Iterable[tuple[list[str], np.ndarray]]:
     """For each row the names it has, and what stands where as positions among them: (1,), (labels,) or (bases,) int64."""
     if task == "token" and (lengths is None or len(lengths) != len(texts)):
         raise ValueError("labels per base need the length of each sequence")
     for i, text in enumerate(texts):
+        if isinstance(text, tuple):
+            if task != "multilabel":
+                raise _a_list(text, places(i))
+            yield list(text), np.arange(len(text))
+            continue
         length = int(lengths[i]) if task == "token" and lengths is not None else 0
         if task == "multilabel":
             text = text or ""  # a table's empty cell: none of the labels
@@ -274,63 +226,41 @@ def _rows(
                 f"{places(i)}: the label is {'null' if text is None else 'empty'}; fill it in or take the row out{how}"
             )
         if task == "token":
-            yield _per_base(text, length, places(i))
+            yield read_per_base(text, length, places(i))
         else:
             names = sorted({part.strip() for part in text.split(";")} - {""}) if task == "multilabel" else [text.strip()]
             yield names, np.arange(len(names))
 
 
-def _per_base(text: str, length: int, place: str) -> tuple[list[str], np.ndarray]:
-    """The names in one row of task token, and for each base the position of its own among them, (length,) int64."""
-    parts = [part for part in text.split(";") if part.strip()]
-    matches = [match for part in parts if (match := _INTERVAL.fullmatch(part))]
-    if len(matches) < len(parts) or not parts:
-        if len(text) != length:
-            raise UsageError(
-                f"{place}: label {_short(text)!r} is neither one character per base, which would be {length} and not {len(text)}, nor "
-                f"intervals start-end=name with ; between; correct it"
-            )
-        letters, codes = np.unique(np.frombuffer(text.encode("utf-32-le"), "<U1"), return_inverse=True)
-        return letters.tolist(), codes
-    codes = np.full(length, -1)
-    for i, match in enumerate(matches):
-        start, stop = int(match[1]), int(match[2])
-        if not start < stop <= length:
-            raise UsageError(
-                f"{place}: interval {parts[i].strip()!r} does not lie inside the sequence, which has {length} bases; start-end is 0-based "
-                f"and half open, with start below end"
-            )
-        if (before := codes[start:stop].max()) >= 0:
-            raise UsageError(
-                f"{place}: interval {parts[i].strip()!r} overlaps {parts[before].strip()!r}; give each base one class at most"
-            )
-        codes[start:stop] = i
-    names, outside = [match[3] for match in matches], codes < 0
-    codes[outside] = len(names)
-    return names + [OUTSIDE] * bool(outside.any()), codes
+def _a_list(names: tuple[str, ...], place: str) -> UsageError:
+    return UsageError(
+        f"{place}: the label is a list, {short(str(list(names)))}; give --task multilabel, or a column with one label a row"
+    )
 
 
-def _numbers(texts: Sequence[str | None], places: Places) -> np.ndarray:
+def _numbers(texts: Sequence[Label], places: Places) -> np.ndarray:
     """Targets, (n,) float64, or UsageError for the first that is none."""
     values = np.empty(len(texts))
     for i, text in enumerate(texts):
+        if isinstance(text, tuple):
+            raise _a_list(text, places(i))
         if text is None or not text.strip():
             raise UsageError(f"{places(i)}: the target is {'null' if text is None else 'empty'}; fill it in or take the row out")
         number = _NUMBER.fullmatch(text.strip())
         values[i] = float(number[0]) if number else np.nan
         if not abs(values[i]) <= np.finfo(np.float32).max:
             raise UsageError(
-                f"{places(i)}: target {_short(text)!r} is not a finite number that float32 can hold; correct it, or take the row out"
+                f"{places(i)}: target {short(text)!r} is not a finite number that float32 can hold; correct it, or take the row out"
             )
     return values
 
 
-def _guess(names: Sequence[str], texts: Sequence[str | None], places: Places) -> str:
+def _guess(names: Sequence[str], texts: Sequence[Label], places: Places) -> str:
     """Binary or multiclass; UsageError where labels look like lists or like targets and no task was given."""
     for i, text in enumerate(texts):
-        if text and ";" in text:
+        if isinstance(text, str) and ";" in text:
             raise UsageError(
-                f"{places(i)}: label {_short(text)!r} may be a list; give --task multilabel or token, or --task multiclass where it is "
+                f"{places(i)}: label {short(text)!r} may be a list; give --task multilabel or token, or --task multiclass where it is "
                 f"one name"
             )
     numbers = [float(name) for name in names if _NUMBER.fullmatch(name)]
@@ -350,8 +280,4 @@ def _ordered(names: Iterable[str]) -> tuple[str, ...]:
 
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(_short(name) for name in names[:10]) + more
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 40 else text[:39] + "…"
+    return ", ".join(short(name) for name in names[:10]) + more

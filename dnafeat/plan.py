@@ -16,9 +16,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from dnafeat import digests, sources, storage
 from dnafeat import sequence as dna
+from dnafeat.salvage import Salvage
 from dnafeat.schema import arrow_schema
 from dnafeat.spill import Spill
 from dnafeat.store import Store
@@ -35,6 +37,9 @@ _SHARD_FILE_BYTES = 128 * 2**20
 _SHARD_BASES = 8 * 2**20
 _SHARD_MIN_ROWS = 64
 _SHARDS_PER_ACTOR = 4
+# Sequences that the audit has encoded once more: so many of the beginning of each of so many files.
+_SAMPLE_ROWS, _SAMPLE_FILES = 16, 4
+CHECK = "check.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +169,34 @@ def duplicate_ids(intake: Intake) -> Iterator[tuple[str, str, int, str, int]]:
                 places[name] = place
 
 
+def without(intake: Intake, names: Sequence[str], reason: str, folder: Path) -> Intake:
+    """The intake with all entries of some sequences, given by digest, among its rejects."""
+    out = pa.array(names, pa.string())
+    entries = Spill(folder, "entries-left", intake.entries.schema, intake.entries.partitions)
+    sequences = Spill(folder, "sequences-left", intake.sequences.schema, intake.sequences.partitions)
+    rejects = Spill(folder, "rejects-all", intake.rejects.schema)
+    for batch in intake.rejects.batches():
+        rejects.add(batch)
+    for old, new in ((intake.entries, entries), (intake.sequences, sequences)):
+        for i in range(old.partitions):
+            for batch in old.batches(i):
+                named = pc.is_in(batch["sequence_digest"], value_set=out)
+                kept, taken = batch.filter(pc.invert(named)), batch.filter(named)
+                new.add(kept, np.full(len(kept), i))
+                if new is entries and len(taken):
+                    columns = [
+                        taken["file"],
+                        taken["row"],
+                        taken["sequence_id"],
+                        pa.array([reason] * len(taken)),
+                        pa.nulls(len(taken), pa.string()),
+                    ]
+                    rejects.add(pa.RecordBatch.from_arrays(columns, schema=rejects.schema))
+    for spill in (entries, sequences, rejects):
+        spill.close()
+    return Intake(entries, sequences, rejects, intake.keys, intake.fingerprint)
+
+
 def as_rejects(double: Sequence[tuple[str, str, int, str, int]], folder: Path, schema: pa.Schema) -> Spill:
     """Duplicate ids, as `duplicate_ids` gives them, as refused entries."""
     rejects = Spill(folder, "duplicates", schema)
@@ -182,17 +215,56 @@ def as_rejects(double: Sequence[tuple[str, str, int, str, int]], folder: Path, s
     return rejects
 
 
-def subtract(intake: Intake, store: Store, version: str, folder: Path) -> tuple[int, Spill]:
-    """The number of distinct sequences, and those among them that have no vectors of the version, each once, in digest order."""
-    return _each_once(intake, folder, lambda names: not_stored(names, store, version))
+@dataclass(frozen=True)
+class Work:
+    """What a run has to do for the distinct sequences of its source.
+
+    Attributes
+    ----------
+    distinct, stored, salvaged : int
+        Distinct sequences; those with vectors in the store; those that a dead run has encoded.
+    missing : Spill
+        The others, each once, in digest order.
+    sample : Spill
+        Some of the salvaged ones, to be encoded again and compared.
+    """
+
+    distinct: int
+    stored: int
+    salvaged: int
+    missing: Spill
+    sample: Spill
+
+
+def subtract(intake: Intake, store: Store, version: str, folder: Path, salvage: Salvage) -> Work:
+    """Deduplicates a source and takes away what the store has and what can be salvaged."""
+    sample = Spill(folder, "sample", SHARD_SCHEMA)
+    stored = 0
+
+    def needed(names: np.ndarray, letters: pa.Table) -> np.ndarray:
+        nonlocal stored
+        wanted = not_stored(names, store, version)
+        stored += len(names) - int(wanted.sum())
+        at = np.flatnonzero(wanted)
+        found = at[salvage.claim(names[at])]
+        wanted[found] = False
+        chosen = letters.take(pa.array(found[:_SAMPLE_ROWS])).combine_chunks()
+        if sample.rows < _SAMPLE_FILES * _SAMPLE_ROWS:
+            for batch in chosen.to_batches():
+                sample.add(batch)
+        return wanted
+
+    count, missing = _each_once(intake, folder, needed)
+    sample.close()
+    return Work(count, stored, count - stored - missing.rows, missing, sample)
 
 
 def distinct(intake: Intake, folder: Path) -> Spill:
     """The distinct sequences, each once, in digest order."""
-    return _each_once(intake, folder, lambda names: np.ones(len(names), bool))[1]
+    return _each_once(intake, folder, lambda names, letters: np.ones(len(names), bool))[1]
 
 
-def _each_once(intake: Intake, folder: Path, needed: Callable[[np.ndarray], np.ndarray]) -> tuple[int, Spill]:
+def _each_once(intake: Intake, folder: Path, needed: Callable[[np.ndarray, pa.Table], np.ndarray]) -> tuple[int, Spill]:
     """The number of distinct sequences, and those of them whose digests are `needed`, each once, in digest order."""
     chosen = Spill(folder, "distinct", SHARD_SCHEMA)
     count = 0
@@ -200,7 +272,8 @@ def _each_once(intake: Intake, folder: Path, needed: Callable[[np.ndarray], np.n
         table = intake.sequences.table(i)
         names, first = np.unique(digests.to_numpy(table["sequence_digest"]), return_index=True)
         count += len(names)
-        for batch in table.take(pa.array(first[needed(names)])).combine_chunks().to_batches(max_chunksize=8192):
+        table = table.take(pa.array(first))
+        for batch in table.filter(pa.array(needed(names, table))).combine_chunks().to_batches(max_chunksize=8192):
             chosen.add(batch)
     chosen.close()
     return count, chosen
@@ -257,3 +330,17 @@ def cut_shards(missing: Spill, rows: int, work: str) -> list[Shard]:
                 flush()
     flush()
     return shards
+
+
+def cut_check(shards: Sequence[Shard], sample: Spill, work: str) -> Shard:
+    """Writes a shard of sequences that are encoded once more, to be compared: `sample`, and the first of a few of the shards."""
+    chosen = [pa.Table.from_batches([batch]) for batch in sample.batches()]
+    for shard in shards[:: max(1, -(-len(shards) // _SAMPLE_FILES))]:
+        fs, path = storage.filesystem(shard.uri)
+        with fs.open(path, "rb") as file:
+            first = next(pq.ParquetFile(file).iter_batches(_SAMPLE_ROWS))
+        chosen.append(pa.Table.from_batches([first]).cast(SHARD_SCHEMA))
+    whole = pa.concat_tables(chosen).sort_by("sequence_digest")
+    uri = storage.join(work, CHECK)
+    write_parquet(uri, [whole])
+    return Shard(uri, len(whole))

@@ -16,6 +16,9 @@ class PredictConfig(Settings):
         "FASTA, FASTQ, CSV, TSV or Parquet file, folder, glob or s3:// URI; once for each of several", repeated=True
     )
     output: str = option("Parquet file to write, local or s3://; one that is there is replaced")
+    model: str | None = option(
+        "where the base is now: folder, s3:// prefix or hub name (else as the artifact names it); not for method full", None
+    )
     id_column: str | None = option(
         "column of a table that names its entries (else sequence_id or id, else file name and row)", None
     )
@@ -26,7 +29,11 @@ class PredictConfig(Settings):
     windows: bool = option(
         "pool all windows of a sequence longer than the training's (else its first window alone, as in training)", False
     )
-    precision: str | None = option("auto, float32 or bfloat16 (else as trained, and float32 on CPUs)", None)
+    precision: str | None = option(
+        "auto, float32 or bfloat16 (else as trained, and float32 on CPUs); float32 gives the artifact's measures again, bfloat16 agrees "
+        "within about 1e-2",
+        None,
+    )
     num_actors: int | None = option("predicting actors (else one a GPU, or one a CPU)", None)
     gpus_per_actor: float | None = option("GPUs an actor holds; 0: predict on CPUs (else 1 where the cluster has GPUs)", None)
 

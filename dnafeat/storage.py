@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -121,11 +124,110 @@ def write_whole(uri: str, write: Callable[[IO[bytes]], Any]) -> int:
     return target.stat().st_size
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A file that a listing names: path relative to what was listed, size in bytes, time of its last change by the server's clock."""
+
+    path: str
+    size: int
+    modified: datetime
+
+
+def listing(uri: str) -> Iterator[Listed]:
+    """The files below a folder or prefix, hidden ones too; none where it does not exist."""
+    fs, root = filesystem(uri)
+    try:
+        found = fs.find(root, detail=True)
+    except FileNotFoundError:
+        return
+    for path, about in found.items():
+        relative = path[len(root.rstrip("/")) + 1 :]
+        if relative:
+            yield Listed(relative, int(about["size"]), _modified(about))
+
+
+def _modified(about: dict[str, Any]) -> datetime:
+    when = about["LastModified"] if "LastModified" in about else about["mtime"]
+    return when.astimezone(UTC) if isinstance(when, datetime) else datetime.fromtimestamp(when, UTC)
+
+
+def clock(uri: str) -> datetime:
+    """The time now by the clock that stamps files below `uri`, which need not be this machine's."""
+    probe = join(uri, f".clock-{uuid.uuid4().hex}")
+    write_whole(probe, lambda file: file.write(b"dnafeat"))
+    fs, path = filesystem(probe)
+    try:
+        return _modified(fs.info(path))
+    finally:
+        fs.rm(path)
+
+
+def remove(uri: str) -> None:
+    """Removes a file; nothing happens when it is not there."""
+    fs, path = filesystem(uri)
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm_file(path)
+
+
 def remove_folder(uri: str) -> None:
     """Removes a folder or prefix and all below it; nothing happens when it is not there."""
     fs, path = filesystem(uri)
     if fs.exists(path):
         fs.rm(path, recursive=True)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A multipart upload that was begun on S3 and not finished: its parts take room and no listing of files shows them."""
+
+    bucket: str
+    key: str
+    id: str
+    began: datetime
+
+
+def unfinished_uploads(uri: str) -> Iterator[Upload]:
+    """Those below a prefix; none on a local disk."""
+    if not uri.startswith("s3://"):
+        return
+    fs, path = filesystem(uri)
+    bucket, _, prefix = path.partition("/")
+    after: dict[str, str] = {}
+    while True:
+        page = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", **after)
+        for one in page.get("Uploads", ()):
+            yield Upload(bucket, one["Key"], one["UploadId"], one["Initiated"].astimezone(UTC))
+        if not page.get("IsTruncated"):
+            return
+        after = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+
+def abort(upload: Upload) -> None:
+    """Ends an unfinished upload and frees its parts; nothing happens when it has ended meanwhile."""
+    fs, _ = filesystem(f"s3://{upload.bucket}")
+    with contextlib.suppress(FileNotFoundError):
+        fs.call_s3("abort_multipart_upload", Bucket=upload.bucket, Key=upload.key, UploadId=upload.id)
+
+
+def keeps_old_versions(uri: str) -> bool | None:
+    """Whether the bucket keeps the bytes of objects that are deleted or replaced; None where it does not tell. A local disk does not."""
+    if not uri.startswith("s3://"):
+        return False if is_local(uri) else None
+    fs, path = filesystem(uri)
+    try:
+        # Suspended still keeps what was kept while it was enabled.
+        return "Status" in fs.call_s3("get_bucket_versioning", Bucket=path.partition("/")[0])
+    except STORAGE_ERRORS:
+        return None
+
+
+@contextlib.contextmanager
+def reached(uri: str) -> Iterator[None]:
+    """Turns what a disk or a server answers when it is full, gone or refuses into a StoreError; s3fs and botocore have tried again."""
+    try:
+        yield
+    except (OSError, BotoCoreError, ClientError) as error:
+        raise StoreError(f"{uri} cannot be read or written: {one_line(error)}; send the same command again when it can") from error
 
 
 def check_writable(uri: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +14,13 @@ import pyarrow.dataset as ds
 
 from dnafeat import digests, storage
 from dnafeat.errors import StoreError
+from dnafeat.history import LISTED, AsOf, History
+from dnafeat.matrices import end_to_end, fixed, one_array
+from dnafeat.matrices import matrix as matrix
 from dnafeat.schema import TABLES, VECTORS, arrow_schema
-from dnafeat.tables import Refused, Table
+from dnafeat.tables import Change, Table
 
-DEFAULT_CHANNEL = "production"
 _OWN = ("sequence_digest", "bases", "tokens", "windows", "run_id")
-_COMMIT_ATTEMPTS = 20
 
 
 class Store:
@@ -43,32 +44,32 @@ class Store:
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
+    def history(self) -> History:
+        """The runs and the names of versions as they are now."""
+        runs = self.runs.reload().read(list(LISTED))
+        return History(self.uri, runs, self._versions.reload().read())
+
     def versions(self) -> pa.Table:
         """One row for each feature version that has a published run, oldest first.
 
         Columns: `feature_version`, `model`, `adapter`, `precision`, `channels` (list of str), `sources` (list of str), `sequences`
         (rows of `read`), `recorded_at`, `lineage` (JSON).
         """
-        published = self._published()
+        history = self.history()
         self.sequences.reload()
-        events = self._events()
-        created = events.filter(pc.equal(events["event"], "created")).to_pylist()
-        rows, seen = [], set()
-        for event in created:
-            version = event["feature_version"]
-            if version in seen or version not in published:
-                continue
-            seen.add(version)
-            lineage = json.loads(event["lineage"])
+        rows = []
+        for event in history.created():
+            version, lineage = event["feature_version"], json.loads(event["lineage"])
+            state = history.state(version)
             rows.append(
                 {
                     "feature_version": version,
                     "model": lineage["model"],
                     "adapter": lineage["adapter"],
                     "precision": lineage["precision"],
-                    "channels": [name for name, at in self._channels(events).items() if at == version],
-                    "sources": sorted(published[version]),
-                    "sequences": self._entries(published[version], []).num_rows,
+                    "channels": history.pointing_at(version),
+                    "sources": sorted(state),
+                    "sequences": self.count_entries(state),
                     "recorded_at": event["recorded_at"],
                     "lineage": event["lineage"],
                 }
@@ -92,26 +93,23 @@ class Store:
         """The feature version meant: a digest or an unambiguous beginning of one, a channel's name, or None.
 
         None stands for the channel `production`, and without one for the only version there is. Raises StoreError when nothing or
-        more than one thing is meant.
+        more than one thing is meant, or a version whose runs have all been withdrawn.
         """
-        published = sorted(self._published())
-        if not published:
-            raise StoreError(f"no run has been published in {self.uri} yet: fill it with `dnafeat embed`")
-        channels = self._channels(self._events())
-        wanted = channels.get(version if version is not None else DEFAULT_CHANNEL)
-        if wanted in published:
-            return str(wanted)
-        matches = published if version is None else [one for one in published if version and one.startswith(version)]
-        if len(matches) == 1:
-            return matches[0]
-        if version is None:
-            raise StoreError(
-                f"{self.uri} has {len(published)} versions and no channel {DEFAULT_CHANNEL!r}: name one of {', '.join(published)}, "
-                f"or point the channel at one with `dnafeat publish`"
-            )
-        if matches:
-            raise StoreError(f"{version!r} is the beginning of {' and of '.join(matches)} in {self.uri}: give more of it")
-        raise StoreError(f"{self.uri} has no version or channel {version!r}: there are {', '.join([*published, *channels])}")
+        return self.history().resolve(version)
+
+    def lineage(self, version: str) -> dict:
+        """What a version is made of, as it was recorded with it; empty where the store has no such version."""
+        return self.history().lineage(version)
+
+    def channels(self) -> dict[str, str]:
+        """For each channel, the version it points at."""
+        return self.history().channels()
+
+    def lacking(self, channel: str, version: str) -> list[str]:
+        """Sources that the channel's version has and another lacks, sorted; none where the channel points nowhere."""
+        history = self.history()
+        now = history.channels().get(channel)
+        return sorted(set(history.filled_by(now)) - set(history.filled_by(version))) if now else []
 
     def point(self, channel: str, version: str) -> str:
         """Points a channel at a published version, and returns the version's digest."""
@@ -121,42 +119,60 @@ class Store:
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def read(self, version: str | None = None, columns: Sequence[str] | None = None, source: str | None = None) -> pa.Table:
+    def read(
+        self,
+        version: str | None = None,
+        columns: Sequence[str] | None = None,
+        source: str | None = None,
+        as_of: AsOf | None = None,
+    ) -> pa.Table:
         """The entries of a version with their vectors.
 
         Parameters
         ----------
         version : str | None
-            A version or channel; None: the channel `production`, or the only version there is.
+            A version or channel, as they are named now; None: the channel `production`, or the only version there is.
         columns : sequence of str | None
             Any of cls, mean, max, projected, sequence_digest, bases, tokens, windows, run_id; vectors with plus signs between them,
             as in `cls+mean`, come end to end as one column of that name; None: the stored vectors.
         source : str | None
             One source's name; None: all sources that have filled the version.
+        as_of : str | int | datetime.date | None
+            The state as it was when a run was published, by its id or number, or at a time: a datetime (without a zone: UTC), a date
+            (its end, UTC), or either in ISO format; None: the newest. Of each source its last published run up to then counts, less
+            what has been withdrawn or forgotten since.
 
         Returns
         -------
         pyarrow.Table
             `sequence_id`, `source_name`, the keys, and `columns`, in no particular order. A vector column is a fixed-size list of
             float32; `dnafeat.matrix(table["mean"])` is its (n, width) NumPy array.
+
+        Raises
+        ------
+        StoreError
+            Something that was asked for is not there, nothing was published by then, or the store is damaged.
         """
-        batches = list(self.scan(version, columns, source))
+        batches = list(self.scan(version, columns, source, as_of))
         return pa.Table.from_batches(batches)
 
     def scan(
-        self, version: str | None = None, columns: Sequence[str] | None = None, source: str | None = None
+        self,
+        version: str | None = None,
+        columns: Sequence[str] | None = None,
+        source: str | None = None,
+        as_of: AsOf | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """`read` in batches: ids and keys are held in memory, vectors pass through. At least one batch, which may be empty."""
-        digest = self.resolve(version)
-        published = self._published()[digest]
-        if source is not None and source not in published:
-            raise StoreError(f"no source {source!r} has filled version {digest}: there are {', '.join(sorted(published))}")
-        chosen = self._columns(columns, digest)
+        history = self.history()
+        digest = history.resolve(version)
+        state = history.state(digest, as_of, source)
+        chosen = _columns(columns, digest, history.lineage(digest).get("vectors", list(VECTORS)))
         # Loaded after `runs`, both tables hold at least what the published runs name.
         self.features.reload()
         self.sequences.reload()
         keys = [name for name in self.sequences.schema().names if name not in arrow_schema("sequences").names]
-        entries = self._entries({source: published[source]} if source else published, keys).sort_by("sequence_digest")
+        entries = self._entries(state, keys).sort_by("sequence_digest")
         wanted = digests.to_numpy(entries["sequence_digest"])
         distinct, first, count = np.unique(wanted, return_index=True, return_counts=True)
         where, pruned_by = ds.field("feature_version") == digest, [("feature_version", "=", digest)]
@@ -193,51 +209,29 @@ class Store:
         left = entries.take(at).combine_chunks()
         names = [name for name in left.column_names if name != "sequence_digest"]
         names = ["sequence_id", *(name for name in names if name != "sequence_id")]
-        arrays = [_one_array(left[name]) for name in names]
+        arrays = [one_array(left[name]) for name in names]
         for name in chosen:
             parts = [batch[part].take(rows) for part in name.split("+")]
-            arrays.append(_end_to_end([_fixed(part) for part in parts]) if name.split("+")[0] in VECTORS else parts[0])
+            arrays.append(end_to_end([fixed(part) for part in parts]) if name.split("+")[0] in VECTORS else parts[0])
         return pa.RecordBatch.from_arrays(arrays, names=[*names, *chosen])
-
-    def _columns(self, columns: Sequence[str] | None, version: str) -> list[str]:
-        stored = self.lineage(version).get("vectors", list(VECTORS))
-        if columns is None:
-            return [name for name in VECTORS if name in stored]
-        for name in columns:
-            parts = name.split("+")
-            if any(part not in VECTORS for part in parts) and name not in _OWN:
-                raise StoreError(f"no column {name!r} to read: choose among {', '.join(VECTORS + _OWN)} (keys always come along)")
-            if absent := [part for part in parts if part in VECTORS and part not in stored]:
-                raise StoreError(f"version {version} does not store {absent[0]!r} but {', '.join(stored)}: read one of those")
-        return list(dict.fromkeys(columns))
 
     # -- what the tables say -------------------------------------------------------------------------------------------
 
-    def _published(self) -> dict[str, dict[str, int]]:
-        """For each feature version, the number of the last published run of each source."""
-        runs = self.runs.reload().read(["feature_version", "source_name", "run_number"])
-        last: dict[str, dict[str, int]] = {}
-        for row in runs.group_by(["feature_version", "source_name"]).aggregate([("run_number", "max")]).to_pylist():
-            last.setdefault(row["feature_version"], {})[row["source_name"]] = row["run_number_max"]
-        return last
-
-    def _entries(self, published: dict[str, int], keys: Sequence[str]) -> pa.Table:
+    def _entries(self, state: Mapping[str, int], keys: Sequence[str]) -> pa.Table:
         """Rows of `sequences` that stood as of the given run of each source: source_name, sequence_id, sequence_digest, keys."""
-        parts = []
-        for source, number in published.items():
-            where = (ds.field("source_name") == source) & (ds.field("from_run") <= number)
-            where &= ds.field("until_run").is_null() | (ds.field("until_run") > number)
-            columns = ["source_name", "sequence_id", "sequence_digest", *keys]
-            parts.append(self.sequences.read(columns, where, [("source_name", "=", source)]))
+        columns = ["source_name", "sequence_id", "sequence_digest", *keys]
+        parts = [self.sequences.read(columns, _stood(*at), [("source_name", "=", at[0])]) for at in state.items()]
         return pa.concat_tables(parts)
 
-    def _events(self) -> pa.Table:
-        return self._versions.reload().read().sort_by("recorded_at")
+    def count_entries(self, state: Mapping[str, int]) -> int:
+        """How many entries stood as of the given run of each source, at the present snapshot of `sequences`."""
+        return sum(self.sequences.read([], _stood(*at), [("source_name", "=", at[0])]).num_rows for at in state.items())
 
-    @staticmethod
-    def _channels(events: pa.Table) -> dict[str, str]:
-        rows = events.filter(pc.equal(events["event"], "channel")).to_pylist()
-        return {row["name"]: row["feature_version"] for row in rows}
+    def entry_digests(self, state: Mapping[str, int]) -> Iterator[np.ndarray]:
+        """The `sequence_digest` of each of these entries, in arrays of dtype S35."""
+        for at in state.items():
+            for batch in self.sequences.batches(["sequence_digest"], _stood(*at), [("source_name", "=", at[0])], 131_072):
+                yield digests.to_numpy(batch["sequence_digest"])
 
     def published_run(self, run_id: str) -> dict | None:
         """The row of `runs` of that id, or None."""
@@ -252,55 +246,42 @@ class Store:
         for batch in self.features.batches([name], where, pruned_by, 131_072):
             yield digests.to_numpy(batch[name])
 
-    def lineage(self, version: str) -> dict:
-        """What a version is made of, as it was recorded with it; empty where the store has no such version."""
-        events = self._events()
-        made = events.filter(pc.and_(pc.equal(events["event"], "created"), pc.equal(events["feature_version"], version)))
-        return json.loads(made["lineage"][0].as_py()) if len(made) else {}
-
     def record_version(
         self, version: str, *, event: str, name: str | None = None, lineage: str | None = None, run_id: str | None = None
     ) -> None:
-        """Appends an event to `versions`; a version is created once only."""
-        table, app = self._versions, f"dnafeat/{uuid.uuid4().hex}"
-        for _ in range(_COMMIT_ATTEMPTS):
-            known = table.reload().read(["feature_version", "event"])
-            if table.transaction(app) is not None:
-                return
-            if event == "created" and {"feature_version": version, "event": "created"} in known.to_pylist():
-                return
-            row = {"feature_version": version, "event": event, "name": name, "lineage": lineage, "recorded_at": datetime.now(UTC)}
-            file = table.write(pa.Table.from_pylist([{**row, "run_id": run_id}], schema=arrow_schema("versions")), stem=event)
-            try:
-                table.commit([file], transactions={app: 1})
-                return
-            except Refused:
-                continue
-        raise StoreError(f"{table.uri} is being written by too many others at once: try again")
+        """Appends an event to `versions`. A version is created once only, and a run of one number withdrawn once only."""
+        table = self._versions
+
+        def change() -> Change | None:
+            same = (ds.field("feature_version") == version) & (ds.field("event") == event)
+            if event == "withdrawn":
+                same &= ds.field("lineage") == lineage
+            if event != "channel" and len(table.read(["event"], same)):
+                return None
+            # The latest event wins, whatever the clocks of two machines say.
+            last = pc.max(table.read(["recorded_at"])["recorded_at"]).as_py()
+            now = max(datetime.now(UTC), last + timedelta(microseconds=1)) if last else datetime.now(UTC)
+            row = {"feature_version": version, "event": event, "name": name, "lineage": lineage, "recorded_at": now}
+            rows = pa.Table.from_pylist([{**row, "run_id": run_id}], schema=arrow_schema("versions"))
+            return Change(added=[table.write(rows, stem=event)])
+
+        table.settle(f"dnafeat/{uuid.uuid4().hex}", change)
 
 
-def _one_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
-    combined = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
+def _stood(source: str, number: int) -> pc.Expression:
+    """Which rows of `sequences` a source had as of a run number."""
+    where = (ds.field("source_name") == source) & (ds.field("from_run") <= number)
+    return where & (ds.field("until_run").is_null() | (ds.field("until_run") > number))
 
 
-def _fixed(column: pa.Array) -> pa.Array:
-    """A list column as a fixed-size list, without copying the numbers."""
-    if column.null_count:
-        raise StoreError("the store is damaged: rows of one version lack a vector that others of it have")
-    values = column.flatten()
-    return pa.FixedSizeListArray.from_arrays(values, len(values) // len(column) if len(column) else 1)
-
-
-def _end_to_end(columns: Sequence[pa.Array]) -> pa.Array:
-    """Fixed-size lists of the same rows, each row's put end to end."""
-    if len(columns) == 1:
-        return columns[0]
-    whole = np.concatenate([matrix(column) for column in columns], axis=1)
-    return pa.FixedSizeListArray.from_arrays(whole.ravel(), whole.shape[1])
-
-
-def matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """A vector column of `Store.read` as one contiguous (n, width) float32 array."""
-    array = _one_array(column)
-    return np.asarray(array.flatten()).reshape(len(array), array.type.list_size)
+def _columns(columns: Sequence[str] | None, version: str, stored: Sequence[str]) -> list[str]:
+    """The columns to read of a version that stores these vectors."""
+    if columns is None:
+        return [name for name in VECTORS if name in stored]
+    for name in columns:
+        parts = name.split("+")
+        if any(part not in VECTORS for part in parts) and name not in _OWN:
+            raise StoreError(f"no column {name!r} to read: choose among {', '.join(VECTORS + _OWN)} (keys always come along)")
+        if absent := [part for part in parts if part in VECTORS and part not in stored]:
+            raise StoreError(f"version {version} does not store {absent[0]!r} but {', '.join(stored)}: read one of those")
+    return list(dict.fromkeys(columns))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import random
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import IO, Any
 
 import pyarrow as pa
@@ -23,7 +25,7 @@ from deltalake.schema import PrimitiveType
 from deltalake.transaction import AddAction, RemoveAction
 
 from dnafeat import storage
-from dnafeat.errors import StoreError, one_line
+from dnafeat.errors import ConflictError, ForgottenError, StoreError, one_line
 from dnafeat.schema import delta_schema
 
 # Columns with min/max statistics in the log: those that prune files. Never a personal one (ids, keys, rejected text), because the
@@ -40,6 +42,8 @@ _PARTITION = {"features": ["feature_version"]}
 
 
 _ROW_GROUP = 16_384  # rows
+_ATTEMPTS = 20
+_LONGEST_WAIT = 2.0  # seconds between two attempts
 
 
 def plain(name: str) -> str:
@@ -78,17 +82,31 @@ class DataFile:
     nulls: Mapping[str, int]
     partition: Mapping[str, str]
 
-    def added(self) -> AddAction:
+    def added(self, rows_change: bool = True) -> AddAction:
         ends = {"minValues": dict(self.minimum), "maxValues": dict(self.maximum), "nullCount": dict(self.nulls)}
         stats = {"numRecords": self.rows, **ends}
-        return AddAction(self.path, self.size, self.partition, int(time.time() * 1000), True, json.dumps(stats))
+        return AddAction(self.path, self.size, self.partition, int(time.time() * 1000), rows_change, json.dumps(stats))
 
 
-def write_parquet(uri: str, tables: Iterable[pa.Table]) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What one commit does to a table: files that come, paths that go, and what it leaves in the log beside its own id."""
+
+    added: Sequence[DataFile] = ()
+    removed: Sequence[str] = ()
+    transactions: Mapping[str, int] = field(default_factory=dict)
+    number: int = 1
+    """The version under which the commit's own application id is left in the log."""
+    rows_change: bool = True
+    """False: the same rows in other files, which those who follow the table's changes need not look at."""
+
+
+def write_parquet(uri: str, tables: Iterable[pa.Table], footer: Callable[[], Mapping[str, str]] = dict) -> int:
     """One Parquet file, whole or not at all, in the encoding every reader reads; returns its size in bytes.
 
     PLAIN float lists under zstd level 1, dictionaries for strings, no Arrow schema blob (DESIGN.md, "The store"). Each table becomes a
-    row group (a large one several) and is let go before the next is asked for. At least one is needed.
+    row group (a large one several) and is let go before the next is asked for. At least one is needed. `footer` is asked for key-value
+    metadata once the last has been written.
     """
     tables = iter(tables)
     first = next(tables)
@@ -107,6 +125,8 @@ def write_parquet(uri: str, tables: Iterable[pa.Table]) -> int:
         ) as writer:
             for table in itertools.chain([first], tables):
                 writer.write_table(table, row_group_size=_ROW_GROUP)
+            if told := dict(footer()):
+                writer.add_key_value_metadata(told)
 
     return storage.write_whole(uri, write)
 
@@ -214,20 +234,48 @@ class Table:
         # The folder's part of a URI is percent-encoded, ours is not and has no slash but a partition's.
         return [uri.rpartition(f"/{self.name}/")[2] for uri in uris]
 
+    def files(self) -> list[tuple[DataFile, datetime]]:
+        """Files of the snapshot as the log describes them, and when each was added by the clock of who added it."""
+        rows = pa.table(self.snapshot.get_add_actions(flatten=True)).to_pylist()
+        found = []
+        for row in rows:
+            told: dict[str, dict[str, Any]] = {"min": {}, "max": {}, "null_count": {}, "partition": {}}
+            for name, value in row.items():
+                kind, _, column = name.partition(".")
+                if kind in told and value is not None:
+                    told[kind][column] = value
+            about = (row["path"], row["size_bytes"], row["num_records"] or 0, *told.values())
+            found.append((DataFile(*about), datetime.fromtimestamp(row["modification_time"] / 1000, UTC)))
+        return found
+
     def read_file(self, path: str) -> pa.Table:
         """One file of an unpartitioned table, in the table's present schema: columns it lacks come back as nulls."""
-        fs, root = storage.filesystem(storage.join(self.uri, path))
-        with fs.open(root, "rb") as file:
-            table = pq.read_table(file)
-        schema = self.schema()
-        columns = [table[f.name].cast(f.type) if f.name in table.column_names else pa.nulls(len(table), f.type) for f in schema]
-        return pa.Table.from_arrays(columns, schema=schema)
+        return pa.concat_tables([self.schema().empty_table(), *self.pieces(path)])
 
-    def write(self, rows: pa.Table | Iterable[pa.Table], *, stem: str, partition: Mapping[str, str] | None = None) -> DataFile:
+    def pieces(self, path: str) -> Iterator[pa.Table]:
+        """The same a row group at a time."""
+        schema = self.schema()
+        fs, root = storage.filesystem(storage.join(self.uri, path))
+        with self._readable(), fs.open(root, "rb") as opened:
+            file = pq.ParquetFile(opened)
+            for i in range(file.num_row_groups):
+                table = file.read_row_group(i)
+                there = set(table.column_names)
+                columns = [table[f.name].cast(f.type) if f.name in there else pa.nulls(len(table), f.type) for f in schema]
+                yield pa.Table.from_arrays(columns, schema=schema)
+
+    def write(
+        self,
+        rows: pa.Table | Iterable[pa.Table],
+        *,
+        stem: str,
+        partition: Mapping[str, str] | None = None,
+        footer: Callable[[], Mapping[str, str]] = dict,
+    ) -> DataFile:
         """Writes a file below the table without making it part of it.
 
         `stem` begins its name, with `~` and hexadecimals for what a path in Delta's log cannot hold as it is; no two files ever share
-        a name. Rows may come in pieces, which are not held.
+        a name. Rows may come in pieces, which are not held; `footer` is called after the last.
         """
         folder = "".join(f"{column}={value}/" for column, value in (partition or {}).items())
         path = f"{folder}{plain(stem)}-{uuid.uuid4().hex}.parquet"
@@ -245,7 +293,7 @@ class Table:
                     nulls[column] += table[column].null_count
                 yield table
 
-        size = write_parquet(storage.join(self.uri, path), measured())
+        size = write_parquet(storage.join(self.uri, path), measured(), footer)
         low, high = ({column: end(seen) for column, seen in ends.items() if seen} for end in (min, max))
         return DataFile(path, size, count, low, high, nulls, partition or {})
 
@@ -255,6 +303,7 @@ class Table:
         *,
         removed: Iterable[str] = (),
         transactions: Mapping[str, int] | None = None,
+        rows_change: bool = True,
     ) -> None:
         """Adds and removes files in one commit, made from this snapshot and from no other.
 
@@ -265,15 +314,17 @@ class Table:
             Paths in the snapshot.
         transactions : mapping of str to int
             Application ids and versions to leave in the log; `transaction` reads them back.
+        rows_change : bool
+            As in `Change`.
 
         Raises
         ------
         Refused
             The table has moved on since the snapshot, or the reply was lost: `transaction` of the run's own id tells which.
         """
-        actions: list[AddAction | RemoveAction] = [file.added() for file in added]
+        actions: list[AddAction | RemoveAction] = [file.added(rows_change) for file in added]
         now = int(time.time() * 1000)
-        actions += [RemoveAction(path, True, now) for path in removed]
+        actions += [RemoveAction(path, rows_change, now) for path in removed]
         properties = CommitProperties(
             max_commit_retries=0,
             app_transactions=[Transaction(app, version) for app, version in (transactions or {}).items()],
@@ -294,6 +345,76 @@ class Table:
 
     def transaction(self, app: str) -> int | None:
         return self.snapshot.transaction_version(app)
+
+    def settle(self, app: str, change: Callable[[], Change | None]) -> int | None:
+        """Commits what `change` makes of the newest snapshot, once, whoever else commits at the same time.
+
+        `change` is asked anew whenever somebody else was faster, and what it returns is committed from the snapshot it looked at or
+        not at all; it may itself raise Refused to be asked again. The commit leaves `app` in the log, so that one whose reply was lost
+        is recognised and not made twice.
+
+        Parameters
+        ----------
+        app : str
+            Application id of this one commit.
+        change : callable
+            Returns None when there is nothing to do.
+
+        Returns
+        -------
+        int | None
+            The number left under `app`; None where nothing was committed.
+
+        Raises
+        ------
+        ConflictError
+            Others were faster again and again.
+        ForgottenError
+            A file to be added was taken out before it was part of the table: the log has it as removed, and it may be deleted already.
+        """
+        for attempt in range(_ATTEMPTS):
+            self.reload()
+            number = self.transaction(app)
+            if number is not None:
+                return number
+            try:
+                wanted = change()
+                if wanted is None:
+                    return None
+                self._check_not_removed(wanted.added)
+                transactions = {app: wanted.number, **wanted.transactions}
+                self.commit(wanted.added, removed=wanted.removed, transactions=transactions, rows_change=wanted.rows_change)
+                return wanted.number
+            except Refused:
+                time.sleep(random.uniform(0, min(_LONGEST_WAIT, 0.02 * 2**attempt)))
+        raise ConflictError(
+            f"{_ATTEMPTS} commits to {self.uri} were overtaken by others: send the same command again, what was written is kept"
+        )
+
+    def _check_not_removed(self, added: Sequence[DataFile]) -> None:
+        """Whoever deletes a file that is not part of the table has it removed in the log first, so that it cannot become part of it."""
+        if gone := {file.path for file in added} & self.removed_paths() if added else set():
+            raise ForgottenError(
+                f"{len(gone)} files were taken out of {self.uri} before they could be committed, by `dnafeat forget` or because they were "
+                f"too old: send the run again"
+            )
+
+    def removed_paths(self) -> set[str]:
+        """Files that were part of the table and are not any more, for as long as the log knows them (a week, by Delta's default)."""
+        with self._readable():
+            return set(self.snapshot.vacuum(retention_hours=0, dry_run=True, enforce_retention_duration=False))
+
+    def uncommitted(self) -> list[storage.Listed]:
+        """Parquet files below the table's folder that are not part of the snapshot, and that the log does not know as removed."""
+        known = set(self.paths()) | self.removed_paths()
+        found = []
+        for listed in storage.listing(self.uri):
+            parts = listed.path.split("/")
+            # What Delta and other tools keep for themselves begins with an underscore, what is not yet whole with a dot.
+            ours = parts[-1].endswith(".parquet") and not any(part.startswith(("_", ".")) for part in parts)
+            if ours and listed.path not in known:
+                found.append(listed)
+        return found
 
     def add_string_columns(self, names: Iterable[str]) -> None:
         """Adds nullable string columns that are not there yet. Raises StoreError where a column of the name has another type."""

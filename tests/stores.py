@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dnafeat import plan, storage
+from dnafeat import plan, storage, vectorfiles
 from dnafeat import sequence as dna
 from dnafeat.publish import Publication
+from dnafeat.salvage import Salvage
 from dnafeat.schema import VECTORS, arrow_schema
 from dnafeat.sources import ReadOptions
 from dnafeat.store import Store
@@ -113,14 +114,16 @@ class Run:
         run_id: str | None = None,
         keys: Iterable[str] | None = None,
         shard_rows: int = 1000,
+        mode: str = "replace",
     ) -> None:
         self.store = Store(store) if isinstance(store, str) else store
         self.source, self.version, self.run_id = source, version, run_id or f"run-{uuid.uuid4().hex[:8]}"
-        self.shard_rows = shard_rows
+        self.shard_rows, self.mode = shard_rows, mode
         self.started = datetime.now(UTC)
         self.folder = folder / uuid.uuid4().hex
         self.folder.mkdir()
         self.file = write_csv(self.folder / "source.csv", entries, keys)
+        self.store.create()
         self.publication = Publication(self.store, self.run_id, source)
         self.committed: list = []
         self.number = self.opened = self.closed = 0
@@ -128,22 +131,31 @@ class Run:
 
     def encode(self) -> Run:
         """Plans, and writes the vector files without making them part of the store."""
-        self.store.create()
+        return self.plan().write()
+
+    def plan(self) -> Run:
+        """Reads the source, and finds what is to be encoded."""
         spills = self.folder / "spills"
         spills.mkdir()
         self.intake = plan.take_in([self.file], ReadOptions(), plan.Checks(), spills)
         self.planned = self.store.features.reload().version()
-        self.distinct, self.missing = plan.subtract(self.intake, self.store, self.version.digest, spills)
+        self.salvage = Salvage(self.store, self.version.digest, VECTORS)
+        self.work = plan.subtract(self.intake, self.store, self.version.digest, spills, self.salvage)
+        return self
+
+    def write(self) -> Run:
+        """Writes what is missing, and the claimed rows of salvaged files."""
         self.files = []
-        for shard in plan.cut_shards(self.missing, self.shard_rows, str(self.folder / "work")):
+        for shard in plan.cut_shards(self.work.missing, self.shard_rows, str(self.folder / "work")):
             digests = pq.read_table(shard.uri)["sequence_digest"].to_pylist()
-            self.files.append(
-                self.store.features.write(
-                    feature_rows(digests, self.version, self.run_id),
-                    stem=f"{self.run_id}-{storage.name(shard.uri)[6:11]}",
-                    partition={"feature_version": self.version.digest},
-                )
+            receipt = vectorfiles.write(
+                self.store.features,
+                [feature_rows(digests, self.version, self.run_id)],
+                stem=f"{self.run_id}-{storage.name(shard.uri)[6:11]}",
+                version=self.version.digest,
             )
+            self.files.append(receipt.file)
+        self.files += [receipt.file for receipt in (*self.salvage.whole(), *self.salvage.rewritten(self.run_id))]
         return self
 
     def step(self, name: str) -> None:
@@ -168,7 +180,7 @@ class Run:
         self.committed = self.publication.commit_features(self.files, self.version.digest, self.planned)
 
     def _sequences(self) -> None:
-        self.number, self.opened, self.closed = self.publication.commit_sequences(self.intake, self.folder / "spills")
+        self.number, self.opened, self.closed = self.publication.commit_sequences(self.intake, self.folder / "spills", self.mode)
 
     def _run(self) -> None:
         self.published = self.publication.commit_run(self.row())
@@ -186,14 +198,14 @@ class Run:
             "finished_at": datetime.now(UTC),
             "read": self.intake.read,
             "rejected": self.intake.rejects.rows,
-            "distinct": self.distinct,
-            "already_stored": self.distinct - self.missing.rows,
-            "encoded": self.missing.rows,
+            "distinct": self.work.distinct,
+            "already_stored": self.work.stored,
+            "encoded": self.work.missing.rows,
             "opened": self.opened,
             "closed": self.closed,
             "files": len(self.committed),
             "bytes": sum(file.size for file in self.committed),
-            "tokens": 2 * self.missing.rows,
+            "tokens": 2 * self.work.missing.rows,
             "seconds": 0.0,
             "features_version": self.store.features.reload().version(),
             "sequences_version": self.store.sequences.reload().version(),

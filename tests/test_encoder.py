@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -794,3 +795,88 @@ def test_encoding_twice_gives_the_same_bits(encoder: Encoder) -> None:
     first, second = encoder.encode(SEQUENCES), encoder.encode(SEQUENCES)
     for column in COLUMNS:
         np.testing.assert_array_equal(getattr(first, column), getattr(second, column))
+
+
+# Memory.
+
+
+def torch_says(tokens: int) -> None:
+    raise torch.OutOfMemoryError(f"CUDA out of memory. {tokens} tokens are too many.")
+
+
+def host_says(tokens: int) -> None:
+    torch.empty(2**57)  # torch's own words for it
+
+
+def numpy_says(tokens: int) -> None:
+    raise MemoryError(f"Unable to allocate an array for {tokens} tokens")
+
+
+def limited(encoder: Encoder, limit: int, monkeypatch: pytest.MonkeyPatch, fail: Callable[[int], None] = torch_says) -> list[int]:
+    """Gives an encoder a model that has room for so many tokens, and returns where the sizes it was asked for will stand."""
+    asked: list[int] = []
+    forward = encoder.model.forward
+
+    def forward_if_it_fits(ids: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        asked.append(ids.numel())
+        if ids.numel() > limit:
+            fail(ids.numel())
+        return forward(ids, *rest, **options)
+
+    monkeypatch.setattr(encoder.model, "forward", forward_if_it_fits)
+    return asked
+
+
+@pytest.mark.parametrize("fail", [torch_says, host_says, numpy_says])
+@pytest.mark.parametrize("strands", ["forward", "both"])
+def test_a_batch_that_does_not_fit_into_memory_is_halved_and_the_vectors_stay(
+    folder: Path, strands: str, fail: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"window_tokens": 32, "overlap_tokens": 9, "strands": strands}
+    encoder = load(folder, batch_tokens=10**6, **options)
+    asked = limited(encoder, 200, monkeypatch, fail)
+    reports: list[tuple[int, int, int]] = []
+    found = encoder.encode(SEQUENCES, lambda *report: reports.append(report))
+    assert 100 < encoder.batch_tokens <= 200
+    close(found, load(folder, **options).encode(SEQUENCES))
+    same_batches = load(folder, batch_tokens=encoder.batch_tokens, **options).encode(SEQUENCES)
+    for column in COLUMNS:
+        np.testing.assert_allclose(getattr(found, column), getattr(same_batches, column), atol=1e-6, rtol=0, err_msg=column)
+    failed = [tokens for tokens in asked if tokens > 200]
+    assert all(2 * later <= sooner + 32 for sooner, later in itertools.pairwise(failed))
+    assert [tokens for _, _, tokens in reports] == asked[len(failed) :]  # none fails once one has fitted
+    assert sum(sequences for sequences, _, _ in reports) == len(SEQUENCES)
+    asked.clear()
+    encoder.encode(SEQUENCES)
+    assert max(asked) <= 200
+
+
+def test_states_of_a_batch_that_does_not_fit_come_in_smaller_ones(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load(folder, batch_tokens=10**6)
+    windows = cut(SEQUENCES, encoder.tokenizer, encoder.cutting)
+    whole = {number: row for chosen, hidden in encoder.states(windows) for number, row in zip(chosen, hidden, strict=True)}
+    limited(encoder, 700, monkeypatch)
+    halved = list(encoder.states(windows))
+    assert len(halved) > 2
+    assert sorted(number for chosen, _ in halved for number in chosen) == sorted(whole)
+    for chosen, hidden in halved:
+        for number, row in zip(chosen, hidden, strict=True):
+            size = 1 + windows.stop[number] - windows.start[number]
+            torch.testing.assert_close(row[:size], whole[number][:size], atol=1e-5, rtol=0)
+
+
+def test_a_window_that_does_not_fit_alone_and_other_errors_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = load(folder)
+    asked = limited(encoder, 40, monkeypatch)
+    with pytest.raises(torch.OutOfMemoryError):
+        encoder.encode([models.dna(500), models.dna(500, 1), "ACGT"])
+    assert asked[-1] > 40
+
+    def breaks(tokens: int) -> None:
+        raise RuntimeError("something else is wrong")
+
+    encoder = load(folder)
+    asked = limited(encoder, 10, monkeypatch, breaks)
+    with pytest.raises(RuntimeError, match="something else"):
+        encoder.encode(["ACGT" * 8] * 4)
+    assert len(asked) == 1

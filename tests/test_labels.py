@@ -1,9 +1,8 @@
-"""Labels: what is fitted, encoded and given back for each task, every refusal, and tokens to bases and back against slow loops."""
+"""Labels: what is fitted, encoded and given back for each task, and every refusal."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import FrozenInstanceError
 from typing import Any
 
@@ -14,10 +13,12 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
 from dnafeat.errors import UsageError
-from dnafeat.labels import IGNORED, TASKS, Labels, base_values, flatten, token_classes
+from dnafeat.labels import Label, Labels, flatten
+from dnafeat.perbase import IGNORED
+from dnafeat.tasks import TASKS
 
 pytestmark = pytest.mark.filterwarnings("error")
-Texts = list[str | None]
+Texts = list[Label]
 
 
 def train(i: int) -> str:
@@ -110,6 +111,27 @@ def test_multilabel_marks_what_a_row_has() -> None:
     assert isinstance(encoded, np.ndarray)
     assert encoded.dtype == np.float32
     assert encoded.tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0]]
+
+
+def test_a_list_of_names_is_the_set_of_labels_of_a_row_and_its_names_stay_as_they_are() -> None:
+    labels = fit([("a;b", "c"), (), ("10", " a"), ("9",), "c; 9"], "multilabel")
+    assert labels.names == (" a", "10", "9", "a;b", "c")
+    encoded = labels.encode([("a;b",), (), ("10", " a", "c"), "c;10"], dev)
+    assert np.array_equal(encoded, [[0, 0, 0, 1, 0], [0] * 5, [1, 1, 0, 0, 1], [0, 1, 0, 0, 1]])
+    assert labels.predicted(np.array([[-1, 1, -1, 1, -1]])) == ["10;a;b"]
+    assert Labels.from_dict(json.loads(json.dumps(labels.to_dict()))) == labels
+    with pytest.raises(UsageError, match=r"^dev.csv:2: label 'a' is not among those of the training rows,  a, 10, 9, a;b, c;"):
+        labels.encode([("c",), "a;b"], dev)
+    assert fit([("2",), ("10",)], "multilabel").names == ("2", "10")
+
+
+@pytest.mark.parametrize("task", [None, "binary", "multiclass", "regression", "token"])
+def test_a_list_is_refused_where_a_row_has_one_label(task: str | None) -> None:
+    with pytest.raises(UsageError) as error:
+        fit(["1", ("x", "y;z")], task, [1, 1])
+    assert str(error.value) == (
+        "train.csv:2: the label is a list, ['x', 'y;z']; give --task multilabel, or a column with one label a row"
+    )
 
 
 def test_one_label_that_some_rows_have_is_a_multilabel_task() -> None:
@@ -465,75 +487,3 @@ def test_a_regression_has_no_class_weights() -> None:
     with pytest.raises(UsageError) as error:
         EVERY["regression"].class_weights(np.zeros(2, np.float32))
     assert str(error.value) == "class weights need classes, and --task regression has none; leave them out"
-
-
-# Tokens and bases
-
-
-def test_a_token_has_the_class_of_most_of_its_bases() -> None:
-    per_base = np.array([0, 1, 1, 2, 0, 0, 2, 1])
-    #                    tie to 0 | 1 | tie of 1 and 2 | none | 0 | tie to 2
-    starts, stops = np.array([0, 0, 2, 4, 3, 6]), np.array([2, 3, 4, 4, 6, 8])
-    assert token_classes(per_base, starts, stops).tolist() == [0, 1, 1, IGNORED, 0, 2]
-
-
-def test_a_tie_goes_to_the_earliest_base_even_of_a_later_class() -> None:
-    assert token_classes(np.array([1, 2, 2, 1, 0, 0]), np.array([0, 1]), np.array([6, 6])).tolist() == [1, 2]
-
-
-def test_a_base_has_the_mean_of_the_tokens_that_cover_it() -> None:
-    values = np.array([[1, 10], [3, 30], [8, 80]], np.float32)
-    found = base_values(values, np.array([0, 1, 5]), np.array([3, 4, 6]), 7)
-    nan = [np.nan, np.nan]
-    np.testing.assert_array_equal(found, [[1, 10], [2, 20], [2, 20], [3, 30], nan, [8, 80], nan])
-    assert found.dtype == np.float32
-
-
-@st.composite
-def tokenised(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Classes per base, and any tokens: in or out of order, overlapping, empty, none at all."""
-    per_base = draw(st.lists(st.integers(0, 3), max_size=12))
-    edge = st.integers(0, len(per_base))
-    tokens = draw(st.lists(st.tuples(edge, edge), max_size=8))
-    spans = np.array(tokens, np.int64).reshape(-1, 2)
-    return np.array(per_base, np.int64), spans[:, 0], spans[:, 1]
-
-
-@given(tokenised())
-def test_token_classes_are_as_defined(case: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
-    per_base, starts, stops = case
-    expected = []
-    for start, stop in zip(starts, stops, strict=True):
-        own = per_base[start:stop].tolist()
-        # Counter.most_common keeps the order of first meeting among equal counts.
-        expected.append(Counter(own).most_common(1)[0][0] if own else IGNORED)
-    found = token_classes(per_base, starts, stops)
-    assert found.dtype == np.int64
-    assert found.tolist() == expected
-
-
-@given(tokenised(), st.integers(1, 3), st.sampled_from([np.float32, np.float64]))
-def test_base_values_are_as_defined(case: tuple[np.ndarray, np.ndarray, np.ndarray], k: int, dtype: type) -> None:
-    per_base, starts, stops = case
-    values: np.ndarray = np.random.default_rng(0).normal(size=(len(starts), k)).astype(dtype)
-    found = base_values(values, starts, stops, len(per_base))
-    assert found.shape == (len(per_base), k)
-    assert found.dtype == dtype
-    for base, row in enumerate(found):
-        own = [value for value, start, stop in zip(values, starts, stops, strict=True) if start <= base < stop]
-        if len(own) == 1:
-            assert np.array_equal(row, own[0])
-        elif own:
-            np.testing.assert_allclose(row, np.mean(own, axis=0), rtol=1e-5, atol=1e-7)
-        else:
-            assert np.isnan(row).all()
-
-
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=8), st.data())
-def test_classes_constant_within_tokens_survive_the_way_to_tokens_and_back(sizes: list[int], data: st.DataObject) -> None:
-    classes = np.array(data.draw(st.lists(st.integers(0, 3), min_size=len(sizes), max_size=len(sizes))))
-    stops = np.cumsum(sizes)
-    per_base = np.repeat(classes, sizes)
-    per_token = token_classes(per_base, stops - sizes, stops)
-    assert np.array_equal(per_token, classes)
-    assert np.array_equal(base_values(np.eye(4)[per_token], stops - sizes, stops, len(per_base)).argmax(1), per_base)

@@ -21,6 +21,8 @@ from stores import A, B, Entry, digest, fill, write_csv
 from dnafeat import entries, plan
 from dnafeat import sequence as dna
 from dnafeat.errors import UsageError
+from dnafeat.salvage import Salvage
+from dnafeat.schema import VECTORS
 from dnafeat.sources import ReadOptions
 from dnafeat.spill import Spill
 from dnafeat.store import Store
@@ -44,9 +46,9 @@ def spilled(spill: Spill) -> list[dict]:
 
 def missing(intake: plan.Intake, store: Store, folder: Path, version: str = A.digest) -> tuple[int, list[dict]]:
     folder.mkdir()
-    distinct, spill = plan.subtract(intake, store, version, folder)
-    assert spill.rows == len(spilled(spill))
-    return distinct, spilled(spill)
+    work = plan.subtract(intake, store, version, folder, Salvage(store, version, VECTORS))
+    assert work.missing.rows == len(spilled(work.missing)) == work.distinct - work.stored - work.salvaged
+    return work.distinct, spilled(work.missing)
 
 
 @pytest.fixture
@@ -425,6 +427,8 @@ import sys, tracemalloc
 from pathlib import Path
 import pyarrow as pa
 from dnafeat import entries, plan, spill
+from dnafeat.salvage import Salvage
+from dnafeat.schema import VECTORS
 from dnafeat.sources import ReadOptions
 from dnafeat.store import Store
 
@@ -437,10 +441,10 @@ store.create()
 tracemalloc.start()
 intake = plan.take_in([source], ReadOptions(), plan.Checks(), folder)
 assert list(plan.duplicate_ids(intake)) == []
-distinct, missing = plan.subtract(intake, store, "version", folder)
-assert distinct == missing.rows == intake.entries.rows
-shards = plan.cut_shards(missing, 200, str(folder / "work"))
-assert sum(shard.rows for shard in shards) == distinct
+work = plan.subtract(intake, store, "version", folder, Salvage(store, "version", VECTORS))
+assert work.distinct == work.missing.rows == intake.entries.rows
+shards = plan.cut_shards(work.missing, 200, str(folder / "work"))
+assert sum(shard.rows for shard in shards) == work.distinct
 print(tracemalloc.get_traced_memory()[1], pa.default_memory_pool().max_memory())
 """
 

@@ -1,15 +1,21 @@
-"""Prediction on real Ray: what the trained network itself answers, for every entry, in the order of the input."""
+"""Prediction: what the trained network itself answers, for every entry, in the order of the input.
+
+Everything but Ray is always real. Tests that ask for `on_ray` run on it; the others have tokenising and actor in this process.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
-import subprocess
+import pickle
+import runpy
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,17 +34,23 @@ from dnafeat.cli import main
 from dnafeat.encoder import Encoder
 from dnafeat.errors import AuditError, CheckpointError, EncodingError, StoreError, StrictError, UsageError
 from dnafeat.finetuneconfig import FinetuneConfig
-from dnafeat.labels import base_values
+from dnafeat.models.adapter import Source
 from dnafeat.models.finetuned import FineTuned, build
-from dnafeat.predict import Summary, _in_order, intervals, predict
+from dnafeat.perbase import base_values
+from dnafeat.predict import Summary, _in_order, predict
 from dnafeat.predictconfig import PredictConfig
+from dnafeat.predictor import Predictor
+from dnafeat.shardworkers import EncoderSettings, ShardActor, Tokenised
 from dnafeat.trainer import Data
+from dnafeat.windows import cut
 
+# Workers say on their own that k-mers are unusual; here they are this process.
+pytestmark = pytest.mark.filterwarnings("ignore:with kmer")
 JOB = Path(__file__).parent.parent / "jobs" / "predict.py"
-LABELS = {
+LABELS: dict[str, tuple[Any, ...]] = {
     "binary": ("0", "1"),
     "multiclass": ("exon", "intron", "neither"),
-    "multilabel": ("x", "y;z", "x;z"),
+    "multilabel": (["x"], ["y;z", "w"], []),
     "regression": ("1.5", "3", "7"),
     "token": ("0-9=gene", "5-20=gene"),
 }
@@ -49,11 +61,55 @@ SEQUENCES = {f"s{i}": one for i, one in enumerate([*LETTERS, LETTERS[2].replace(
 DISTINCT, LONG = 6, 2
 
 
-@pytest.fixture(scope="module", autouse=True)
-def two_cpus() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=128 * 2**20, log_to_driver=False)
-    yield
+@pytest.fixture(scope="module")
+def ray_of_two(s3_server: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Ray with two CPUs, whose workers find the S3 server; where they and this process are to keep what they fetch."""
+    cache = tmp_path_factory.mktemp("cache")
+    # Ray's workers have the environment that they were started in.
+    with s3_server.found(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DNAFEAT_CACHE", str(cache))
+        ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=128 * 2**20, log_to_driver=False)
+    yield cache
     ray.shutdown()
+
+
+@pytest.fixture
+def on_ray(ray_of_two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DNAFEAT_CACHE", str(ray_of_two))
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "on_ray" not in request.fixturenames:
+        monkeypatch.setenv("DNAFEAT_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(plan, "_SHARD_MIN_ROWS", 2)
+        monkeypatch.setattr(pipeline, "start_ray", lambda: None)
+        monkeypatch.setattr(pipeline, "default_gpus", lambda: 0.0)
+        monkeypatch.setattr(pipeline, "default_actors", lambda gpus: 2)
+        monkeypatch.setattr(pipeline, "run_shards", without_ray)
+        monkeypatch.setattr(ShardActor, "__init__", with_encoder)
+
+
+def with_encoder(self: ShardActor, settings: EncoderSettings, threads: int, progress: Any) -> None:
+    """An actor that nobody but its own process asks for its progress."""
+    self.encoder, self.progress = Encoder.load(settings.config, settings.pins), progress
+    assert self.encoder.version.digest == settings.version
+
+
+def without_ray(
+    shards: Sequence[plan.Shard], settings: EncoderSettings, actor: Any, arguments: Sequence[Any], **_: Any
+) -> Iterator[pa.Table]:
+    """`pipeline.run_shards` with one actor, what it is made of pickled as for a worker, and the last shard first."""
+    settings, arguments = pickle.loads(pickle.dumps((settings, tuple(arguments))))
+    made = actor(settings, *arguments, 1, SimpleNamespace(add=SimpleNamespace(remote=lambda sequences, tokens: None)))
+    tokenizer = Source.find(settings.config, settings.pins).tokenizer(settings.config)
+    for shard in reversed(shards):
+        table = pq.read_table(shard.uri)
+        letters = table["sequence"].cast(pa.string()).to_pylist()
+        names = table["sequence_digest"].combine_chunks()
+        yield made.shard(
+            Tokenised(shard.uri, names, np.array(list(map(len, letters))), cut(letters, tokenizer, settings.cutting))
+        )
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +148,9 @@ class Trained:
 
 def trained(uri: Path | str, base: Path, task: str = "multiclass", **settings: Any) -> Trained:
     """An artifact without training: every weight that training may change has been moved at random."""
-    labelled = Path(tempfile.mkdtemp()) / "labelled.csv"
-    rows = [f"{dna(40, seed=100 + i)},{label}" for i, label in enumerate(LABELS[task])]
-    labelled.write_text("\n".join(["sequence,label", *rows]) + "\n")
+    labelled = Path(tempfile.mkdtemp()) / "labelled.parquet"
+    letters = [dna(40, seed=100 + i) for i in range(len(LABELS[task]))]
+    pq.write_table(pa.table({"sequence": letters, "label": list(LABELS[task])}), labelled)
     files = {"train": str(labelled), "dev": str(labelled), "output": str(uri)}
     config = FinetuneConfig(**files, model=str(base), task=task, max_tokens=MAX_TOKENS, **settings)
     prepared = finetune.prepare(config)
@@ -114,6 +170,28 @@ def trained(uri: Path | str, base: Path, task: str = "multiclass", **settings: A
     result |= {"steps": 1, "best_step": 1, "seconds": 0.0, "workers": 1}
     artifact.write(str(uri), model, prepared.source, finetune._about(config, prepared, result), result)
     return made
+
+
+Make = Callable[..., Trained]
+
+
+@pytest.fixture(scope="module")
+def make(base: Path, kmer_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """An artifact with these settings, the same for all tests, which leave it as it is."""
+    known: dict[str, Trained] = {}
+
+    def get(model: str = "BPE", **settings: Any) -> Trained:
+        name = f"{model} {sorted(settings.items())}"
+        if name not in known:
+            known[name] = trained(tmp_path_factory.mktemp("artifact"), {"BPE": base, "k-mers": kmer_base}[model], **settings)
+        return known[name]
+
+    return get
+
+
+def copied(made: Trained, folder: Path) -> Trained:
+    """The same artifact in a place of its own, to be damaged."""
+    return replace(made, uri=str(shutil.copytree(made.uri, folder)))
 
 
 def normal(letters: str) -> str:
@@ -166,8 +244,8 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_entry_gets_what_the_trained_network_answers(way: str, base: Path, tmp_path: Path) -> None:
-    made = trained(tmp_path / "artifact", base, **WAYS[way])
+def test_every_entry_gets_what_the_trained_network_answers(way: str, make: Make, tmp_path: Path) -> None:
+    made = make(**WAYS[way])
     table, summary = run(made, tmp_path)
     check(table, made)
     long = sum(np.diff(made.data.tokenizer.ragged([one]).offsets)[0] > MAX_TOKENS - 2 for one in LETTERS[:4] + LETTERS[5:])
@@ -177,8 +255,8 @@ def test_every_entry_gets_what_the_trained_network_answers(way: str, base: Path,
 
 
 @pytest.mark.parametrize("method", ["lora", "full", "probe"])
-def test_dnabert_with_k_mers(method: str, kmer_base: Path, tmp_path: Path) -> None:
-    made = trained(tmp_path / "artifact", kmer_base, method=method, pooling="cls+mean")
+def test_dnabert_with_k_mers(method: str, make: Make, tmp_path: Path) -> None:
+    made = make("k-mers", method=method, pooling="cls+mean")
     table, summary = run(made, tmp_path, SEQUENCES | {"short": "AC"})
     assert (summary.rows, summary.refused, summary.truncated) == (10, 1, 3)
     assert "2 bases are too few" in str(summary.first_refused)
@@ -186,9 +264,10 @@ def test_dnabert_with_k_mers(method: str, kmer_base: Path, tmp_path: Path) -> No
     assert set(table.slice(9).to_pylist()[0].values()) == {"short", None}
 
 
-def test_one_actor_and_two_answer_the_same(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("on_ray")
+def test_one_actor_and_two_answer_the_same(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "_SHARD_MIN_ROWS", 7)
-    made = trained(tmp_path / "artifact", base)
+    made = make(task="multiclass", method="lora")
     many = {f"s{i}": dna(20 + i % 60, seed=i % 60) for i in range(100)}
     one, summary = run(made, tmp_path, many, num_actors=1)
     two, _ = run(made, tmp_path, many, num_actors=2)
@@ -198,8 +277,8 @@ def test_one_actor_and_two_answer_the_same(base: Path, tmp_path: Path, monkeypat
     check(two, made, many)
 
 
-def test_all_windows_are_pooled_where_asked_for(base: Path, tmp_path: Path) -> None:
-    made = trained(tmp_path / "artifact", base, method="full", pooling="cls+mean+max")
+def test_all_windows_are_pooled_where_asked_for(make: Make, tmp_path: Path) -> None:
+    made = make(method="full", pooling="cls+mean+max")
     table, summary = run(made, tmp_path, windows=True)
     assert (summary.truncated, summary.windowed) == (0, LONG)
     found = artifact.load(made.uri)
@@ -213,8 +292,8 @@ def test_all_windows_are_pooled_where_asked_for(base: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["BPE", "k-mers"])
-def test_labels_of_bases_come_as_intervals(kind: str, base: Path, kmer_base: Path, tmp_path: Path) -> None:
-    made = trained(tmp_path / "artifact", kmer_base if kind == "k-mers" else base, task="token")
+def test_labels_of_bases_come_as_intervals(kind: str, make: Make, tmp_path: Path) -> None:
+    made = make(kind, task="token")
     table, summary = run(made, tmp_path)
     assert summary.truncated >= LONG
     assert table.schema.equals(pa.schema([("sequence_id", pa.string()), ("predicted", pa.string())]))
@@ -236,19 +315,14 @@ def test_labels_of_bases_come_as_intervals(kind: str, base: Path, kmer_base: Pat
         run(made, tmp_path, windows=True)
 
 
-def test_intervals() -> None:
-    assert intervals(np.array([0, 0, 1, -1, -1, 1, 0]), ("a", "b")) == "0-2=a;2-3=b;5-6=b;6-7=a"
-    assert intervals(np.array([1]), ("a", "b")) == "0-1=b"
-
-
 BAD = (
     "sequence_id,sequence,mean\ngood,ACGTACGT,1\nstrange,ACGXT,2\ntoo,many,fields,here\n,ACGT,\n"
     "good,GATTACA,\nnn,NNNNNNACGT,\nlast,ACGTACGT,\n"
 )
 
 
-def test_refused_entries_keep_their_rows(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = trained(tmp_path / "artifact", base)
+def test_refused_entries_keep_their_rows(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = make(task="multiclass", method="lora")
     source, output = tmp_path / "bad.csv", tmp_path / "new" / "out.parquet"
     source.write_text(BAD)
     command = ["predict", made.uri, "--input", str(source), "--output", str(output)]
@@ -275,8 +349,8 @@ def test_refused_entries_keep_their_rows(base: Path, tmp_path: Path, capsys: pyt
     assert pq.read_table(output)["predicted"].null_count == 3  # the file before was replaced
 
 
-def test_input_that_is_refused_as_a_whole_needs_no_ray(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = trained(tmp_path / "artifact", base, task="regression", method="probe")
+def test_input_that_is_refused_as_a_whole_needs_no_ray(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make(**WAYS["probe, k-mers before BPE"])
     monkeypatch.setattr(pipeline, "start_ray", lambda: pytest.fail("Ray was started for nothing"))
     table, summary = run(made, tmp_path, {"a": "XX", "b": ""})
     assert (summary.rows, summary.refused, summary.sequences) == (2, 2, 0)
@@ -284,12 +358,9 @@ def test_input_that_is_refused_as_a_whole_needs_no_ray(base: Path, tmp_path: Pat
     assert table.schema.field("predicted").type == pa.float64()
 
 
-def test_several_inputs_stand_in_the_order_given(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = trained(tmp_path / "artifact", base)
-    pq.write_table(
-        pa.table({"key": ["p1", "p2"], "dna": ["ACGTAC", "!"], "row": [[1.0], [2.0]]}).drop_columns(["row"]),
-        tmp_path / "z.parquet",
-    )
+def test_several_inputs_stand_in_the_order_given(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = make(task="multiclass", method="lora")
+    pq.write_table(pa.table({"key": ["p1", "p2"], "dna": ["ACGTAC", "!"]}), tmp_path / "z.parquet")
     (tmp_path / "a.tsv").write_text("key\tdna\tfile\nt1\tGGGTTT\tx\n")
     files = [str(tmp_path / name) for name in ("z.parquet", "a.tsv")]
     out = str(tmp_path / "out.parquet")
@@ -327,23 +398,30 @@ def _small(batches: Any) -> Any:
     return cut
 
 
-@pytest.mark.parametrize("method", ["lora", "full", "probe"])
-def test_everything_may_lie_on_s3(
-    method: str, s3: S3, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("DNAFEAT_CACHE", str(tmp_path / "cache"))
-    # Ray's workers have the environment that they were started in.
-    ray.shutdown()
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=128 * 2**20, log_to_driver=False)
-    prefix = s3.uri("prefix")
-    made = trained(f"{prefix}/artifact", base, method=method)
+@pytest.mark.usefixtures("on_ray")
+def test_everything_may_lie_on_s3(s3: S3, make: Make, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _from_s3(s3, make(task="multiclass", method="lora"), base, capsys)
+
+
+@pytest.mark.parametrize("method", ["full", "probe"])
+def test_other_methods_on_s3(method: str, s3: S3, make: Make, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _from_s3(s3, make(method=method), base, capsys)
+
+
+def _from_s3(s3: S3, made: Trained, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prefix, client = s3.uri("prefix"), s3.client()
+    for folder, name in ((Path(made.uri), "artifact"), (base, "base")):
+        for file in folder.iterdir():
+            client.pipe(f"{prefix}/{name}/{file.name}", file.read_bytes())
     source, output = f"{prefix}/input.fa", f"{prefix}/out/predictions.parquet"
-    s3.client().pipe(source, "".join(f">{name}\n{letters}\n" for name, letters in SEQUENCES.items()).encode())
-    assert main(["predict", made.uri, "--input", source, "--output", output, "--json"]) == 0
+    client.pipe(source, "".join(f">{name}\n{letters}\n" for name, letters in SEQUENCES.items()).encode())
+    command = ["predict", f"{prefix}/artifact", "--input", source, "--output", output, "--json"]
+    whole = json.loads(Path(made.uri, "dnafeat.json").read_text())["method"] == "full"
+    assert main(command if whole else [*command, "--model", f"{prefix}/base"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["output"] == output
-    with s3.client().open(output, "rb") as file:
+    with client.open(output, "rb") as file:
         check(pq.read_table(file), made)
-    assert [name.rpartition("/")[2] for name in s3.client().find(f"{prefix}/out")] == ["predictions.parquet"]
+    assert [name.rpartition("/")[2] for name in client.find(f"{prefix}/out")] == ["predictions.parquet"]
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -356,8 +434,10 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return lines[0]
 
 
-def test_what_is_no_artifact_is_refused_in_one_sentence(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    made = trained(tmp_path / "artifact", base, method="probe")
+def test_what_is_no_artifact_is_refused_in_one_sentence(
+    make: Make, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = copied(make(method="probe"), tmp_path / "artifact")
     source, out = fasta(tmp_path / "a.fa", {"a": "ACGT"}), str(tmp_path / "out.parquet")
     flags = ["--input", source, "--output", out]
     assert "holds no dnafeat.json: give the folder that dnafeat finetune wrote" in refusal(capsys, str(base), *flags)
@@ -382,16 +462,45 @@ def test_what_is_no_artifact_is_refused_in_one_sentence(base: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("method", ["lora", "probe"])
-def test_a_base_that_has_changed_is_refused(method: str, tmp_path: Path) -> None:
-    base = random_folder(tmp_path / "base")
-    made = trained(tmp_path / "artifact", base, method=method)
+def test_a_base_that_has_moved_is_named_with_model(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, artifact_, moved = random_folder(tmp_path / "base"), tmp_path / "artifact", tmp_path / "moved"
+    made = trained(artifact_, base, method=method)
+    before, _ = run(made, tmp_path)
+    base.rename(moved)
+    flags = ["--input", str(tmp_path / "input.fa"), "--output", str(tmp_path / "out.parquet")]
+    said = refusal(capsys, made.uri, *flags)
+    assert f"{made.uri} was trained on {base}, which is not found: say with --model where that is now (model" in said
+    after, _ = run(made, tmp_path, model=str(moved))
+    assert after.equals(before)
+    # A relative name has to mean the same in every worker.
+    monkeypatch.chdir(tmp_path)
+    assert Predictor.find(made.uri, windows=False, model="moved").encoding.model == str(moved)
+    base.mkdir()
+    assert f"{base}, which is not found: say with --model" in refusal(capsys, made.uri, *flags)
+    for wrong in (base, artifact_):
+        assert "is it the folder of a model?" in refusal(capsys, made.uri, *flags, "--model", str(wrong))
+    assert "is neither a folder" in refusal(capsys, made.uri, *flags, "--model", str(tmp_path / "none"))
     random_folder(base, seed=1)
-    with pytest.raises(CheckpointError, match="with other weights"):
-        run(made, tmp_path)
+    for model in (None, str(base)):
+        with pytest.raises(CheckpointError, match=r"with other weights than .* has now .* or say with --model where they are"):
+            run(made, tmp_path, model=model)
+    tokenizer = json.loads((moved / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"].reverse()
+    (moved / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(CheckpointError, match=r"with another tokenizer than .*moved has now: tokenizer\.json differs"):
+        run(made, tmp_path, model=str(moved))
 
 
-def test_logits_that_are_no_numbers_write_nothing(base: Path, tmp_path: Path) -> None:
-    made = trained(tmp_path / "artifact", base)
+def test_an_artifact_with_all_weights_takes_no_model(make: Make, base: Path, tmp_path: Path) -> None:
+    made = make(method="full")
+    with pytest.raises(UsageError, match=r"has all weights itself: leave --model out"):
+        run(made, tmp_path, model=str(base))
+
+
+def test_logits_that_are_no_numbers_write_nothing(make: Make, tmp_path: Path) -> None:
+    made = copied(make(task="multiclass", method="lora"), tmp_path / "artifact")
     head = load_file(Path(made.uri, "head.safetensors"))
     head["classifier.weight"][0, 0] = torch.nan
     save_file(head, Path(made.uri, "head.safetensors"))
@@ -400,6 +509,7 @@ def test_logits_that_are_no_numbers_write_nothing(base: Path, tmp_path: Path) ->
     assert not list(tmp_path.glob("predictions*"))
 
 
+@pytest.mark.usefixtures("on_ray")
 def test_a_failure_leaves_the_output_that_was_there_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = random_folder(tmp_path / "base")
     made = trained(tmp_path / "artifact", base, method="probe")
@@ -423,10 +533,14 @@ def test_a_failure_leaves_the_output_that_was_there_and_nothing_else(tmp_path: P
         predict(replace(config, input=(fasta(tmp_path / "a.fa", {"a": "!"}),), output=str(tmp_path / "file" / "x")), show=False)
 
 
-def test_the_job_file_is_the_command(base: Path, tmp_path: Path) -> None:
-    made = trained(tmp_path / "artifact", base, method="probe")
+def test_the_job_file_is_the_command(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "out.parquet"
-    command = [sys.executable, str(JOB), made.uri, "--input", fasta(tmp_path / "a.fa", {"a": "!"}), "--output", str(output)]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout.splitlines()[-1])["refused"] == 1
+    flags = ["--input", fasta(tmp_path / "a.fa", {"a": "!"}), "--output", str(output), "--json"]
+    monkeypatch.setattr(sys, "argv", [str(JOB), make(method="probe").uri, *flags])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(JOB), run_name="__main__")
+    assert ended.value.code == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["refused"] == 1
     assert pq.read_table(output).num_rows == 1

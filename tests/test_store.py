@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +143,27 @@ def test_a_version_nobody_has_filled_is_refused_with_those_there_are(local: Stor
         local.point("production", wanted)
     with pytest.raises(StoreError):
         local.read(wanted)
+
+
+def test_the_event_that_came_last_wins_where_clocks_differ(two: Store) -> None:
+    two.point("production", A.digest)
+    ahead = two._versions.reload().read()
+    at = ahead.schema.get_field_index("recorded_at")
+    times = pa.array([datetime.now(UTC) + timedelta(hours=1)] * len(ahead), ahead.schema.field(at).type)
+    later = two._versions.write(ahead.set_column(at, ahead.schema.field(at), times), stem="ahead")
+    two._versions.commit([later], removed=two._versions.paths())
+    two.point("production", B.digest)
+    assert two.channels() == {"production": B.digest}
+    assert two.resolve() == B.digest
+
+
+def test_sources_that_a_channel_would_lose_are_lacking(two: Store) -> None:
+    assert two.lacking("production", B.digest) == []
+    two.point("production", A.digest)
+    assert two.lacking("production", B.digest) == ["two"]
+    assert two.lacking("production", A.digest) == []
+    two.point("production", B.digest)
+    assert two.lacking("production", A.digest) == []
 
 
 def test_a_beginning_that_two_versions_share_is_called_ambiguous(tmp_path: Path) -> None:

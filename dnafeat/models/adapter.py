@@ -176,6 +176,15 @@ class Source:
         return self.checkpoint.revision, self.adapter.revision if self.adapter else None
 
 
+def wrap(model: nn.Module, config: Any) -> Any:
+    """`peft.get_peft_model`, without its warning that it asks transformers' models by an old name: that is nothing to the user."""
+    import peft
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return peft.get_peft_model(model, config)
+
+
 def attach(model: nn.Module, adapter: Adapter) -> nn.Module:
     """The encoder wrapped by peft with the adapter beside its weights, in eval mode.
 
@@ -200,10 +209,7 @@ def attach(model: nn.Module, adapter: Adapter) -> nn.Module:
             config.target_modules = _bare(config.target_modules)
         elif config.target_modules is not None:
             config.target_modules = [_bare(name) for name in config.target_modules]
-        with warnings.catch_warnings():
-            # peft asks transformers' models by an old name, which is nothing to the user.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            wrapped = peft.get_peft_model(model, config)
+        wrapped = wrap(model, config)
     except (KeyError, ValueError, TypeError, OSError) as error:
         raise CheckpointError(f"adapter {adapter.name} does not fit this encoder: {one_line(error)}") from error
     own: dict[str, Tensor] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from dnafeat.errors import UsageError, one_line
 from dnafeat.finetuneconfig import FinetuneConfig
 from dnafeat.labels import Labels
-from dnafeat.models.adapter import Source
+from dnafeat.models.adapter import Source, wrap
 from dnafeat.models.checkpoint import Checkpoint, load_encoder
 from dnafeat.models.heads import Pooler
 from dnafeat.projection import Projector
@@ -196,7 +195,6 @@ def lora_config(found: Checkpoint, config: FinetuneConfig) -> Any:
 
 def add_lora(encoder: nn.Module, found: Checkpoint, config: FinetuneConfig) -> nn.Module:
     """The encoder with fresh LoRA matrices, which alone are trained."""
-    import peft
 
     settings = lora_config(found, config)
     linear = sorted({_ending(name) for name, module in encoder.named_modules() if isinstance(module, nn.Linear)})
@@ -208,10 +206,7 @@ def add_lora(encoder: nn.Module, found: Checkpoint, config: FinetuneConfig) -> n
     if lost:
         raise UsageError(f"LoRA target {lost[0]!r} matches no module of {found.name}: there are {', '.join(linear)}")
     try:
-        with warnings.catch_warnings():
-            # peft asks transformers' models by an old name, which is nothing to the user.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            return peft.get_peft_model(encoder, settings)
+        return wrap(encoder, settings)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise UsageError(f"LoRA does not fit {found.name}: {one_line(error)}; there are {', '.join(linear)}") from error
 

@@ -1,0 +1,242 @@
+"""The pipeline on real Ray, where workers die: what they were doing is done again, and what ends every one of them is left out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from models import dna, random_folder
+
+from dnafeat import attempts, pipeline, storage
+from dnafeat.config import EncodingConfig
+from dnafeat.encoder import Encoder
+from dnafeat.errors import EncodingError
+from dnafeat.plan import CHECK, SHARD_SCHEMA, Shard
+from dnafeat.schema import VECTORS
+from dnafeat.sequence import digest
+from dnafeat.shardworkers import EncoderSettings, EncodeShards, ShardActor, Tokenised, checked
+from dnafeat.tables import Table
+from dnafeat.vectorfiles import Receipt, read_receipt
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_cpus() -> Iterator[None]:
+    """Ray of this module's own, with two CPUs and what it takes for a GPU, whatever the machine has."""
+    ray.init(
+        address="local", num_cpus=2, num_gpus=1, include_dashboard=False, object_store_memory=128 * 2**20, log_to_driver=False
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    return Encoder.load(config(tmp_path_factory))
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> EncoderSettings:
+    return EncoderSettings(
+        config=config(tmp_path_factory),
+        pins=(None, None),
+        cutting=encoder.cutting,
+        vectors=VECTORS,
+        version=encoder.version.digest,
+    )
+
+
+def config(factory: pytest.TempPathFactory) -> EncodingConfig:
+    folder = factory.getbasetemp() / "model"
+    if not folder.exists():
+        random_folder(folder)
+    return EncodingConfig.make({"model": str(folder), "precision": "float32"})
+
+
+def cut_shard(folder: Path, name: str, sequences: Sequence[str]) -> Shard:
+    """A work shard as the plan writes it."""
+    named = sorted((digest(one.encode()), one.encode()) for one in sequences)
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = [pa.array(column, f.type) for column, f in zip(zip(*named, strict=True), SHARD_SCHEMA, strict=True)]
+    pq.write_table(pa.Table.from_arrays(columns, schema=SHARD_SCHEMA), folder / name)
+    return Shard(str(folder / name), len(sequences))
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer deaths are waited for, since each takes seconds; how many it would be says test_attempts."""
+
+    def change(_: Any) -> None:
+        attempts._CARELESS, attempts._ATTEMPTS, attempts._STARTS = 1, 2, 2
+
+    def start() -> ray.actor.ActorHandle:
+        progress = ordinary()
+        ray.get(progress.__ray_call__.remote(change))
+        return progress
+
+    ordinary = pipeline.start
+    monkeypatch.setattr(pipeline, "start", start)
+
+
+def encode(
+    shards: Sequence[Shard], settings: EncoderSettings, store: Path, actor: type[EncodeShards], monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Receipt], list[str]]:
+    """Receipts and refused digests of a run with two actors of a class of the test's own."""
+    monkeypatch.setattr(pipeline, "EncodeShards", actor)
+    receipts = pipeline.encode_shards(shards, settings, store=str(store), run_id="run", actors=2, gpus_per_actor=0, show=False)
+    return list(receipts), receipts.refused
+
+
+# Classes are made in functions, so that Ray sends them as they are: its workers cannot import this file.
+
+
+def deadly(encoder: Encoder, poison: Sequence[str], once: str, deaths: Path) -> type[EncodeShards]:
+    """An actor whose process ends when it encodes some sequences, and the first time it encodes another; each death leaves a file."""
+    tokens = {tuple(encoder.tokenizer.ragged([one]).ids.tolist()): one for one in (*poison, once)}
+
+    class Deadly(EncodeShards):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            alive = self.encoder.encode_windows
+
+            def encode_windows(windows: Any, report: Any = None) -> Any:
+                for start, stop in zip(windows.start, windows.stop, strict=True):
+                    found = tokens.get(tuple(windows.ids[start:stop].tolist()))
+                    if found is not None and not (found == once and (deaths / once).exists()):
+                        (deaths / (once if found == once else str(os.getpid()))).touch()
+                        os.kill(os.getpid(), signal.SIGKILL)
+                return alive(windows, report)
+
+            self.encoder.encode_windows = encode_windows  # type: ignore[method-assign]
+
+    return Deadly
+
+
+def test_sequences_that_end_every_worker_are_left_out_and_told_and_all_others_are_written(
+    encoder: Encoder, settings: EncoderSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequences = [dna(40 + i, seed=i) for i in range(16)]
+    poison, once = [sequences[3], sequences[6]], sequences[8]
+    shards = [
+        cut_shard(tmp_path / "work", "shard-00000.parquet", sequences[:6]),
+        cut_shard(tmp_path / "work", "shard-00001.parquet", sequences[6:7]),  # nothing else in it
+        cut_shard(tmp_path / "work", "shard-00002.parquet", sequences[7:11]),
+        cut_shard(tmp_path / "work", "shard-00003.parquet", sequences[11:]),
+        cut_shard(tmp_path / "work", CHECK, sequences[5:8]),
+    ]
+    (tmp_path / "deaths").mkdir()
+    receipts, refused = encode(
+        shards, settings, tmp_path / "store", deadly(encoder, poison, once, tmp_path / "deaths"), monkeypatch
+    )
+    assert sorted(refused) == sorted(digest(one.encode()) for one in poison)
+    assert {receipt.shard: receipt.refused for receipt in receipts} == {
+        "shard-00000.parquet": (digest(poison[0].encode()),),
+        "shard-00002.parquet": (),
+        "shard-00003.parquet": (),
+    }
+    assert (tmp_path / "deaths" / once).exists()
+    # 3 and 2 for the two that are refused, 1 for the other; up to 3 more where the sample, which has one, was encoded meanwhile.
+    assert 6 <= len(list((tmp_path / "deaths").iterdir())) <= 9
+
+    written = pa.concat_tables([pq.read_table(tmp_path / "store" / "features" / receipt.file.path) for receipt in receipts])
+    good = [one for one in sequences if one not in poison]
+    assert sorted(written["sequence_digest"].to_pylist()) == sorted(digest(one.encode()) for one in good)
+    assert sum(receipt.file.rows for receipt in receipts) == len(good)
+    expected = encoder.encode(good)
+    place = [written["sequence_digest"].to_pylist().index(digest(one.encode())) for one in good]
+    for name in VECTORS:
+        np.testing.assert_allclose(np.array(written[name].to_pylist())[place], getattr(expected, name), atol=1e-5, rtol=0)
+
+    sample = pq.read_table(checked(shards[-1].uri))
+    assert set(sample["sequence_digest"].to_pylist()) == {digest(sequences[i].encode()) for i in (5, 7)}
+    first = next(receipt for receipt in receipts if receipt.refused)
+    assert Receipt.from_json(first.to_json()) == first
+    again = read_receipt(Table(str(tmp_path / "store"), "features"), first.file.path, first.file.size, settings.version)
+    assert again is not None
+    assert again.refused == first.refused
+
+
+def unloadable() -> type[EncodeShards]:
+    class Unloadable(EncodeShards):
+        def __init__(self, *arguments: Any) -> None:
+            Encoder.load = classmethod(lambda *_: os.kill(os.getpid(), signal.SIGKILL))  # type: ignore[method-assign,assignment]
+            super().__init__(*arguments)
+
+    return Unloadable
+
+
+def failing(error: Exception) -> type[EncodeShards]:
+    class Failing(EncodeShards):
+        def shard(self, shard: Tokenised) -> pa.Table:
+            raise error
+
+    return Failing
+
+
+def without_space() -> type[EncodeShards]:
+    class WithoutSpace(EncodeShards):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+
+            def write_whole(uri: str, write: Any) -> int:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            storage.write_whole = write_whole  # in the actor's process, which is this run's alone
+
+    return WithoutSpace
+
+
+@pytest.mark.parametrize(
+    ("actor", "says"),
+    [
+        (unloadable(), "2 processes in a row died before they began a shard, so the model cannot be loaded"),
+        (failing(ValueError("something is wrong\nand more of it")), "ValueError: something is wrong;"),
+        (without_space(), "{store}/features cannot be written: [Errno 28] No space left on device;"),
+        (EncodeShards, "{work}/none.parquet cannot be read: "),
+    ],
+    ids=["unloadable", "failing", "without space", "unreadable"],
+)
+def test_what_ends_a_run_is_one_sentence(
+    actor: type[EncodeShards],
+    says: str,
+    settings: EncoderSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    shards = [cut_shard(tmp_path / "work", "shard-00000.parquet", ["ACGTACGT", "GATTACA"])]
+    if actor is EncodeShards:
+        shards = [Shard(str(tmp_path / "work" / "none.parquet"), 1)]
+    with pytest.raises(EncodingError) as error:
+        encode(shards, settings, tmp_path / "store", actor, monkeypatch)
+    sentence = str(error.value)
+    assert sentence.startswith("the encoding stopped and nothing was published: ")
+    assert says.format(store=tmp_path / "store", work=tmp_path / "work") in sentence
+    assert "\n" not in sentence
+    assert "dnafeat.errors" not in sentence
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_shard_that_ends_every_worker_of_another_kind_ends_the_run_and_is_named(
+    settings: EncoderSettings, tmp_path: Path
+) -> None:
+    class Answers(ShardActor):
+        def shard(self, shard: Tokenised) -> pa.Table:
+            if len(shard.digests) == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return pa.table({"rows": [len(shard.digests)]})
+
+    shards = [
+        cut_shard(tmp_path, "shard-00000.parquet", ["ACGTACGT"]),
+        cut_shard(tmp_path, "shard-00001.parquet", ["GATTACA", "ACGT"]),
+    ]
+    with pytest.raises(EncodingError, match=r"shard-00001\.parquet was begun 2 times"):
+        list(pipeline.run_shards(shards, settings, Answers, (), actors=1, gpus_per_actor=1, show=False))
