@@ -26,8 +26,8 @@ demo: setup  ## Fine-tune on bundled sequences, embed them into ./demo-store, lo
 test: setup  ## Run the tests, two files at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-chaos: setup  ## Try some thousand interleavings of the store's steps with faults (an hour; `make test` tries a few)
-	DNAFEAT_PROTOCOL_EXAMPLES=300 $(BIN)/python -m pytest --timeout 0 tests/test_protocol.py
+chaos: setup  ## Kill 30 nights at random moments, and try thousands of interleavings with faults (an hour; `make test` tries a few)
+	DNAFEAT_CHAOS_KILLS=30 DNAFEAT_PROTOCOL_EXAMPLES=300 $(BIN)/python -m pytest -s --timeout 0 tests/test_chaos.py tests/test_protocol.py
 
 check: setup  ## Check format, lint and types
 	$(BIN)/ruff format --check .

@@ -227,7 +227,9 @@ def reached(uri: str) -> Iterator[None]:
     try:
         yield
     except (OSError, BotoCoreError, ClientError) as error:
-        raise StoreError(f"{uri} cannot be read or written: {one_line(error)}; send the same command again when it can") from error
+        raise StoreError(
+            f"{uri} cannot be read or written: {one_line(error)}; send the same command again when it can"
+        ) from error
 
 
 def check_writable(uri: str) -> None:

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import ray
 from conftest import S3
 from models import dna, random_folder
+from stores import digest
 
 import dnafeat
 from dnafeat import pipeline
@@ -372,3 +375,31 @@ def test_without_json_the_summary_says_what_was_done_and_what_to_try_next(
     assert main(["read", "--store", store, "--columns", "median", "--output", output]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert [("nope" in errors[0]), ("no store" in errors[1]), ("median" in errors[2])] == [True] * 3
+
+
+def test_a_sequence_that_no_worker_survives_is_refused_and_the_others_are_stored(
+    model: str, tmp_path: Path, two_cpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the pipeline says of such a sequence (tests/test_pipeline.py) becomes rejects, one for each entry that carries it."""
+    source = fasta(tmp_path / "a.fa", {"a": "ACGTACGTAC", "b": "GGGCCCAATT", "again": "ACGTACGTAC", "c": "TTTTTACGAC"})
+    poison = digest("ACGTACGTAC")
+    real = pipeline.encode_shards
+
+    def without(shards: list, *arguments: Any, **options: Any) -> pipeline.Receipts:
+        for shard in shards:
+            rows = pq.read_table(shard.uri)
+            pq.write_table(rows.filter(pc.not_equal(rows["sequence_digest"], poison)), shard.uri)
+        receipts = real(shards, *arguments, **options)
+        receipts.refused.append(poison)
+        return receipts
+
+    monkeypatch.setattr(pipeline, "encode_shards", without)
+    config = EmbedConfig(sources=(source,), store=str(tmp_path / "store"), model=model)
+    summary = embed(config, show=False)
+    assert (summary.read, summary.rejected, summary.distinct, summary.encoded, summary.opened) == (4, 2, 2, 2, 2)
+    assert vectors(config.store).keys() == {"b", "c"}
+    rejects = dnafeat.Store(config.store).rejects.read().to_pylist()
+    assert sorted((row["sequence_id"], row["row"], row["reason"]) for row in rejects) == [
+        ("a", 1, "encoding it ended the worker process again and again"),
+        ("again", 5, "encoding it ended the worker process again and again"),
+    ]

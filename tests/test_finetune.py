@@ -366,12 +366,12 @@ def test_one_worker_learns_what_two_learn(both: dict[str, Any], local: Local, tm
     one, two = history(output, "loss"), history(both["output"], "loss")
     assert list(one) == list(two) == list(range(1, STEPS + 1))
     assert [one[step] for step in range(1, 6)] == pytest.approx([two[step] for step in range(1, 6)], abs=1e-5)
-    assert list(one.values()) == pytest.approx(list(two.values()), abs=1e-3)
+    assert list(one.values()) == pytest.approx(list(two.values()), abs=1e-4)
     assert about["digest"] == json.loads(both["out"])["digest"]
     for file in ("adapter_model.safetensors", "head.safetensors"):
         ours, theirs = load_file(output / file), load_file(both["output"] / file)
         for name, value in ours.items():
-            torch.testing.assert_close(value, theirs[name], rtol=0, atol=2e-3)
+            torch.testing.assert_close(value, theirs[name], rtol=0, atol=5e-4)
     # They moved much further than that.
     assert (
         max(
