@@ -238,11 +238,11 @@ def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
 
 
 def test_the_entries_a_run_stores_are_shaped_by_what_reads_and_refuses_them_alone() -> None:
-    reading = {"id_column", "sequence_column", "tile", "stride", "iupac", "max_n_share", "strict"}
+    reading = {"id_column", "sequence_column", "tile", "stride", "iupac", "max_n_share", "strict", "mode"}
     assert set(EmbedConfig(**BASE).shaping()) == reading
     one, other = EmbedConfig(**BASE), EmbedConfig(**{**BASE, "store": "other", "run_id": "x", "num_actors": 3, "shard_rows": 5})
     assert one.shaping() == other.shaping()
-    for name, value in {"tile": 10, "iupac": True, "max_n_share": 0.1, "id_column": "x", "strict": True}.items():
+    for name, value in {"tile": 10, "iupac": True, "max_n_share": 0.1, "id_column": "x", "strict": True, "mode": "merge"}.items():
         assert EmbedConfig(**{**BASE, name: value}).shaping() == {**one.shaping(), name: value}
 
 

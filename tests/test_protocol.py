@@ -25,7 +25,7 @@ from dnafeat.maintain import maintain
 from dnafeat.rollback import rollback
 from dnafeat.store import Store
 
-EXAMPLES = int(os.environ.get("DNAFEAT_PROTOCOL_EXAMPLES", "15"))
+EXAMPLES = int(os.environ.get("DNAFEAT_PROTOCOL_EXAMPLES", "10"))
 POOL = ["ACGT" + letters for letters in ("A", "C", "G", "T", "AA", "CC", "GG", "TT")]
 SUBJECTS = ("s1", "s2", "s3")
 SOURCES = ("one", "two")
