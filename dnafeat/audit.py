@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from dnafeat import digests, storage, vectorfiles
 from dnafeat.errors import AuditError
+from dnafeat.matrices import fixed, matrix, one_array
 from dnafeat.schema import VECTORS
 from dnafeat.store import Store
 from dnafeat.tables import DataFile, Table
@@ -157,7 +158,8 @@ def _sample(table: Table, files: Sequence[DataFile], precision: str, check: str,
         compared += len(rows)
         for name in VECTORS:
             if name in rows.column_names:
-                one, other = _matrix(rows[name]), _matrix(again[name])[at]
+                one, other = (matrix(fixed(one_array(part[name]))) for part in (rows, again))
+                other = other[at]
                 distance = float((np.abs(one - other).max(1) / np.maximum(np.abs(other).max(1), 1e-12)).max())
                 worst, where = max((worst, where), (distance, f"{name} vector of {file.path}"))
     faults = []
@@ -166,8 +168,3 @@ def _sample(table: Table, files: Sequence[DataFile], precision: str, check: str,
     if worst > _TOLERANCE[precision]:
         faults.append(f"sample: encoded again, a {where} differs by {worst:.2g} of its largest number")
     return faults
-
-
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """A list column whose rows are all as long, (rows, width)."""
-    return np.asarray(column.combine_chunks().flatten()).reshape(len(column), -1)

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from dnafeat import config as configs
 from dnafeat.errors import DnafeatError, DnafeatWarning
@@ -78,39 +78,38 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dnafeat", description="A DNA feature store filled by jobs on Ray.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    embed = commands.add_parser(
-        "embed", help="embed sequences into a store", description="Embeds what a store does not have yet."
+    _job(
+        commands,
+        "embed",
+        configs.EmbedConfig,
+        run_embed,
+        "embed sequences into a store",
+        "Embeds what a store does not have yet.",
     )
-    configs.add_options(embed, configs.EmbedConfig)
-    embed.add_argument("--json", action="store_true", help="end with one JSON object on standard output")
-    embed.set_defaults(run=run_embed)
-
-    night = commands.add_parser(
+    _job(
+        commands,
         "nightly",
-        help="embed what is new, and move a channel when all is well",
-        description="Embeds what is new in a source, and points a channel at the version when nothing would be missing there.",
+        NightlyConfig,
+        run_nightly,
+        "embed what is new, and move a channel when all is well",
+        "Embeds what is new in a source, and points a channel at the version when nothing would be missing there.",
     )
-    configs.add_options(night, NightlyConfig)
-    night.add_argument("--json", action="store_true", help="end with one JSON object on standard output")
-    night.set_defaults(run=run_nightly)
-
-    tune = commands.add_parser(
+    _job(
+        commands,
         "finetune",
-        help="fine-tune an encoder on labelled sequences",
-        description="Trains an encoder with a head, and measures it.",
+        FinetuneConfig,
+        run_finetune,
+        "fine-tune an encoder on labelled sequences",
+        "Trains an encoder with a head, and measures it.",
     )
-    configs.add_options(tune, FinetuneConfig)
-    tune.add_argument("--json", action="store_true", help="end with one JSON object on standard output")
-    tune.set_defaults(run=run_finetune)
-
-    predict = commands.add_parser(
+    _job(
+        commands,
         "predict",
-        help="predict labels with what finetune wrote",
-        description="Writes labels and probabilities of sequences to a Parquet file.",
+        PredictConfig,
+        run_predict,
+        "predict labels with what finetune wrote",
+        "Writes labels and probabilities of sequences to a Parquet file.",
     )
-    configs.add_options(predict, PredictConfig)
-    predict.add_argument("--json", action="store_true", help="end with one JSON object on standard output")
-    predict.set_defaults(run=run_predict)
 
     read = commands.add_parser("read", help="write a version's vectors to a Parquet file")
     _store(read)
@@ -191,6 +190,21 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--store", metavar="URI", default="demo-store", help="default: ./demo-store")
     demo.set_defaults(run=_demo)
     return parser
+
+
+def _job(
+    commands: Any,
+    name: str,
+    config: type[configs.Settings],
+    run: Callable[[argparse.Namespace], int],
+    help: str,
+    description: str,
+) -> None:
+    """A command whose flags are the fields of a configuration."""
+    parser = commands.add_parser(name, help=help, description=description)
+    configs.add_options(parser, config)
+    parser.add_argument("--json", action="store_true", help="end with one JSON object on standard output")
+    parser.set_defaults(run=run)
 
 
 def _store(parser: argparse.ArgumentParser) -> None:

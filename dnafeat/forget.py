@@ -43,12 +43,10 @@ until the log entry expires (after 30 days, by Delta's default).
 
 from __future__ import annotations
 
-import contextlib
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -57,21 +55,14 @@ import pyarrow.parquet as pq
 
 from dnafeat import digests, storage, vectorfiles
 from dnafeat.errors import StoreError, UsageError
-from dnafeat.publish import FORGOTTEN, forgotten
+from dnafeat.rewriting import BATCH_ROWS, EVERY, NONE, Draft, patiently, raised, settle, take_vectors, without
 from dnafeat.schema import arrow_schema
 from dnafeat.store import Store
-from dnafeat.tables import Change, DataFile, Refused, Table, write_parquet
+from dnafeat.tables import Change, DataFile, Table, write_parquet
 
-T = TypeVar("T")
-Draft = Callable[[DataFile], DataFile]
-_BATCH_ROWS = 131_072
-_EVERY = pc.scalar(True)
 _OWN = ("source_name", "sequence_id", "sequence_digest")
-_NONE = np.empty(0, digests.DTYPE)
 # What reading a file raises that is gone, or that nobody of ours has written.
 _UNREADABLE = (*storage.STORAGE_ERRORS, pa.ArrowException, KeyError, StoreError)
-# How often a snapshot is loaded anew because files of it are gone: `maintain` deletes replaced ones at once after a forget.
-_READINGS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,124 +164,6 @@ def forget(store: Store, where: Mapping[str, str]) -> Summary:
         )
 
 
-# -- what others use too ---------------------------------------------------------------------------------------------------
-
-
-def patiently(read: Callable[[], T]) -> T:
-    """What `read` returns, which loads a snapshot; it is asked again where files are deleted under it."""
-    for _ in range(_READINGS):
-        with contextlib.suppress(OSError, StoreError):
-            return read()
-    return read()
-
-
-def settle(table: Table, change: Callable[[Draft], Change | None]) -> int | None:
-    """`Table.settle` under an id of its own, for commits that may be overtaken by others of their kind.
-
-    `change` gets a function to hand every file to that it writes: those that are not committed in the end are deleted. It is asked again,
-    too, where files are deleted under it.
-    """
-    drafts: set[str] = set()
-    added: set[str] = set()
-    failures = 0
-
-    def draft(file: DataFile) -> DataFile:
-        drafts.add(file.path)
-        return file
-
-    def watched() -> Change | None:
-        nonlocal added, failures
-        added = set()
-        try:
-            wanted = change(draft)
-        except (OSError, StoreError) as error:
-            failures += 1
-            if failures > _READINGS:
-                raise
-            raise Refused from error
-        # From here on it is not known whether they were committed.
-        added = {file.path for file in wanted.added} if wanted else set()
-        return wanted
-
-    try:
-        return table.settle(f"dnafeat/{uuid.uuid4().hex}", watched)
-    finally:
-        for path in drafts - added:
-            storage.remove(storage.join(table.uri, path))
-
-
-def raised(table: Table) -> dict[str, int]:
-    """The transaction that counts one thing more that was forgotten in a table."""
-    return {FORGOTTEN: forgotten(table) + 1}
-
-
-def named(sequences: Table, wanted: np.ndarray) -> np.ndarray:
-    """Which of the sorted digests `wanted`, (n,) of dtype S35, stand in `sequences` at its snapshot, in any row: (n,) bool."""
-    there = np.zeros(len(wanted), bool)
-    if len(wanted):
-        for batch in sequences.batches(["sequence_digest"], _EVERY, [], _BATCH_ROWS):
-            there[digests.present(wanted, digests.to_numpy(batch["sequence_digest"]))] = True
-    return there
-
-
-def take_vectors(store: Store, candidates: Callable[[DataFile], np.ndarray], *, forgotten: bool) -> tuple[int, set[str]]:
-    """Takes vectors that no entry names out of `features`, by rewriting their files.
-
-    The names are looked up after `features` was loaded, and the commit is made from that: a run that names a digest meanwhile seals its
-    vectors with a commit of its own, which refuses this one. Digests mean the same in every version, and a version that reads the
-    vectors of its parent has the same entries; what is named therefore keeps its vectors in the parent, too.
-
-    Parameters
-    ----------
-    store : Store
-    candidates : callable
-        From a file of `features` to the sorted digests, (n,) of dtype S35, whose rows may go from it.
-    forgotten : bool
-        Whether the replaced files are to be deleted by the next `maintain`, and not after a week.
-
-    Returns
-    -------
-    (rows, paths)
-        Rows taken out, and the files that are not part of `features` any more.
-    """
-    table = store.features
-    held: dict[str, np.ndarray] = {}
-    rewritten: dict[tuple[str, bytes], DataFile | None] = {}
-    rows, removed = 0, set[str]()
-
-    def change(draft: Draft) -> Change | None:
-        nonlocal rows, removed
-        rows, removed, added = 0, set(), []
-        no_more = table.removed_paths()
-        hits: dict[str, tuple[DataFile, np.ndarray]] = {}
-        for file, _ in table.files():
-            wanted = candidates(file)
-            if file.path not in held:
-                own = vectorfiles.read_digests(table, file.path) if len(wanted) else _NONE
-                held[file.path] = wanted[digests.present(wanted, own)]
-            if len(held[file.path]):
-                hits[file.path] = file, held[file.path]
-        if not hits:
-            return None
-        everything = np.unique(np.concatenate([mine for _, mine in hits.values()]))
-        kept = everything[named(store.sequences.reload(), everything)]
-        for path, (file, mine) in hits.items():
-            gone = np.setdiff1d(mine, kept)
-            if not len(gone):
-                continue
-            key = path, gone.tobytes()
-            new = rewritten.get(key)
-            if key not in rewritten or (new is not None and new.path in no_more):
-                new = _without(table, file, gone)
-                rewritten[key] = draft(new) if new is not None else None
-            rows, removed = rows + len(gone), removed | {path}
-            added += [new] if new is not None else []
-        return Change(added=added, removed=sorted(removed), transactions=raised(table) if forgotten else {}) if removed else None
-
-    settle(table, change)
-    return rows, removed
-
-
 # -- steps -----------------------------------------------------------------------------------------------------------------
 
 
@@ -302,15 +175,15 @@ def _gather(store: Store, where: Mapping[str, str]) -> tuple[set[tuple[str, str]
     """The entries that meet the conditions: (source_name, sequence_id) pairs, and the sorted digests that no other entry names."""
     columns = list(dict.fromkeys((*_OWN, *where)))
     pairs: set[tuple[str, str]] = set()
-    names = [_NONE]
-    for batch in store.sequences.reload().batches(columns, _EVERY, [], _BATCH_ROWS):
+    names = [NONE]
+    for batch in store.sequences.reload().batches(columns, EVERY, [], BATCH_ROWS):
         mine = batch.filter(pa.array(_matches(batch, where)))
         pairs.update(zip(mine["source_name"].to_pylist(), mine["sequence_id"].to_pylist(), strict=True))
         names.append(np.unique(digests.to_numpy(mine["sequence_digest"])))
     wanted = np.unique(np.concatenate(names))
     others = np.zeros(len(wanted), bool)
     if len(wanted):
-        for batch in store.sequences.batches(columns, _EVERY, [], _BATCH_ROWS):
+        for batch in store.sequences.batches(columns, EVERY, [], BATCH_ROWS):
             rest = batch.filter(pa.array(~_matches(batch, where)))
             others[digests.present(wanted, digests.to_numpy(rest["sequence_digest"]))] = True
     return pairs, wanted[~others]
@@ -412,13 +285,6 @@ def _within(sorted_digests: np.ndarray) -> Callable[[DataFile], np.ndarray]:
     return inside
 
 
-def _without(table: Table, file: DataFile, gone: np.ndarray) -> DataFile | None:
-    """A vector file without some digests, as a new file that is not part of the table; None where no row stays."""
-    version = file.partition["feature_version"]
-    receipt = vectorfiles.rewrite(table, [file], lambda _, own: ~np.isin(own, gone), stem="kept", version=version)
-    return receipt.file if receipt else None
-
-
 def _take_uncommitted(store: Store, gone: np.ndarray) -> int:
     """Has the vector files that no commit names, and that hold some of the digests, removed; their other rows are written anew."""
     table = store.features
@@ -435,7 +301,7 @@ def _take_uncommitted(store: Store, gone: np.ndarray) -> int:
                 if receipt is None or not np.isin(vectorfiles.read_digests(table, listed.path), gone).any():
                     continue
                 if listed.path not in rewritten:
-                    rewritten[listed.path] = _without(table, receipt.file, gone)
+                    rewritten[listed.path] = without(table, receipt.file, gone)
             except _UNREADABLE:
                 continue
             removed.append(listed.path)
@@ -487,7 +353,7 @@ def _notes(store: Store, where: Mapping[str, str]) -> list[str]:
     told_in = {"runs": ["run_id", "source_name", "config"], "versions": ["name", "lineage", "run_id"]}
     for name, columns in told_in.items():
         count = 0
-        for batch in Table(store.uri, name).batches(columns, _EVERY, [], _BATCH_ROWS):
+        for batch in Table(store.uri, name).batches(columns, EVERY, [], BATCH_ROWS):
             told = [_words(pa.chunked_array([batch[column]]), value) for column in columns for value in where.values()]
             count += int(np.any(told, axis=0).sum())
         if count:

@@ -41,8 +41,8 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from dnafeat import digests, storage, vectorfiles
 from dnafeat.errors import DnafeatWarning, StoreError, one_line
-from dnafeat.forget import Draft, patiently, settle, take_vectors
 from dnafeat.publish import forgotten
+from dnafeat.rewriting import NONE, Draft, patiently, settle, take_vectors
 from dnafeat.salvage import ABANDONED_AFTER
 from dnafeat.schema import TABLES
 from dnafeat.spill import Spill
@@ -68,7 +68,6 @@ _RANGE = {"features": "sequence_digest", "sequences": "source_name"}
 _LOG_FILES = 20  # since the last checkpoint
 _ATTEMPTS = 6
 _PARTITION_ROWS = 1_000_000
-_NONE = np.empty(0, digests.DTYPE)
 # Files that `storage.write_whole` and the probes of `storage` leave behind when they are killed.
 _HIDDEN = re.compile(r"\.(clock|writable)-[0-9a-f]{32}|\..+\.[0-9a-f]{32}")
 
@@ -229,9 +228,7 @@ class _Maintenance:
         if not unnamed.digests:
             return 0
         if not self.dry_run:
-            rows, paths = take_vectors(
-                self.store, lambda file: unnamed.digests.get(file.path, _NONE), forgotten=unnamed.forgotten
-            )
+            rows, paths = take_vectors(self.store, lambda file: unnamed.digests.get(file.path, NONE), forgotten=unnamed.forgotten)
             self.replaced["features"] |= paths
             self.files["features"] = self.tables["features"].reload().files()
             return rows

@@ -107,15 +107,12 @@ class Salvage:
     def _find(self) -> list[Receipt]:
         """Whole files below the version's folder that were never part of the table, in digest order."""
         table = self._table
-        known = set(table.paths([("feature_version", "=", self._version)])) | table.removed_paths()
         oldest = storage.clock(table.uri) - ABANDONED_AFTER / 2
         found = []
-        for listed in storage.listing(storage.join(table.uri, f"feature_version={self._version}")):
-            path = f"feature_version={self._version}/{listed.path}"
-            # A hidden file is one that its writer has not come to the end of.
-            if path in known or listed.modified < oldest or storage.name(path).startswith("."):
+        for listed in table.uncommitted(f"feature_version={self._version}"):
+            if listed.modified < oldest:
                 continue
-            receipt = vectorfiles.read_receipt(table, path, listed.size, self._version)
+            receipt = vectorfiles.read_receipt(table, listed.path, listed.size, self._version)
             if receipt is not None and set(receipt.norms) == self._columns and not receipt.not_finite:
                 found.append(receipt)
         return sorted(found, key=lambda one: one.file.minimum["sequence_digest"])

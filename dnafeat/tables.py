@@ -10,7 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import IO, Any
 
@@ -404,11 +404,15 @@ class Table:
         with self._readable():
             return set(self.snapshot.vacuum(retention_hours=0, dry_run=True, enforce_retention_duration=False))
 
-    def uncommitted(self) -> list[storage.Listed]:
-        """Parquet files below the table's folder that are not part of the snapshot, and that the log does not know as removed."""
+    def uncommitted(self, within: str = "") -> list[storage.Listed]:
+        """Parquet files below the table's folder that are not part of the snapshot, and that the log does not know as removed.
+
+        `within` is the folder of a partition, to list that alone; paths are relative to the table's all the same.
+        """
         known = set(self.paths()) | self.removed_paths()
         found = []
-        for listed in storage.listing(self.uri):
+        for listed in storage.listing(storage.join(self.uri, within) if within else self.uri):
+            listed = replace(listed, path=f"{within}/{listed.path}" if within else listed.path)
             parts = listed.path.split("/")
             # What Delta and other tools keep for themselves begins with an underscore, what is not yet whole with a dot.
             ours = parts[-1].endswith(".parquet") and not any(part.startswith(("_", ".")) for part in parts)

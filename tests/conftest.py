@@ -181,3 +181,13 @@ def s3(s3_server: S3) -> Iterator[S3]:
 def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a store can be made, on the local disk and on S3."""
     return str(tmp_path / "store") if request.param == "local" else request.getfixturevalue("s3").uri()
+
+
+@pytest.fixture(scope="module")
+def two_cpus() -> Iterator[None]:
+    """Ray of a module's own, with two CPUs whatever the machine has; the jobs use the Ray that runs."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=128 * 2**20, log_to_driver=False)
+    yield
+    ray.shutdown()

@@ -87,6 +87,12 @@ def write_csv(path: Path, entries: Iterable[Entry], keys: Iterable[str] | None =
     return str(path)
 
 
+def fasta(path: Path, sequences: Mapping[str, str]) -> str:
+    """Sequences by name as a FASTA file."""
+    path.write_text("".join(f">{name}\n{letters}\n" for name, letters in sequences.items()))
+    return str(path)
+
+
 class Run:
     """A run that can be stopped between any two of its steps.
 

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ import psutil
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-import ray
 from conftest import S3
 from models import dna, random_folder
-from stores import digest
+from stores import digest, fasta
 
 import dnafeat
 from dnafeat import pipeline
@@ -35,19 +33,6 @@ JOB = Path(__file__).parent.parent / "jobs" / "embed.py"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(random_folder(tmp_path_factory.mktemp("models") / "tiny"))
-
-
-@pytest.fixture(scope="module")
-def two_cpus() -> Iterator[None]:
-    """Ray of this module's own, with two CPUs whatever the machine has; `embed` uses the Ray that runs."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=128 * 2**20, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-def fasta(file: Path, sequences: dict[str, str]) -> str:
-    file.write_text("".join(f">{name}\n{letters}\n" for name, letters in sequences.items()))
-    return str(file)
 
 
 def vectors(store: str, **selection: Any) -> dict[str, dict[str, np.ndarray]]:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,6 @@ import numpy as np
 import peft
 import psutil
 import pytest
-import ray
 import torch
 import transformers
 from accelerate.state import AcceleratorState
@@ -89,14 +88,6 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]
         task: {name: table(folder / f"{task}-{name}.csv", task, size, i) for i, (name, size) in enumerate(sizes.items())}
         for task in LABELS
     }
-
-
-@pytest.fixture(scope="module")
-def two_cpus() -> Iterator[None]:
-    """Ray of this module's own, with two CPUs whatever the machine has; `finetune` uses the Ray that runs."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=128 * 2**20, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 class Local:

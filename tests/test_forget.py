@@ -16,7 +16,7 @@ import pytest
 from conftest import S3
 from stores import STEPS, A, B, Entry, Run, digest, every_row, expected, feature_rows, fill, rows
 
-from dnafeat import cli, plan, storage, vectorfiles
+from dnafeat import cli, plan, rewriting, storage, vectorfiles
 from dnafeat import forget as module
 from dnafeat import maintain as maintenance
 from dnafeat.errors import ConflictError, ForgottenError, UsageError
@@ -367,7 +367,7 @@ def test_a_run_that_names_a_digest_while_its_vectors_are_taken_out_keeps_them_or
     store = str(tmp_path / "store")
     fill(store, [*OTHERS, *MINE], tmp_path)
     other = [Entry("new", "AAAA", {"subject": "S2"})]
-    real, runs = module.named, []
+    real, runs = rewriting.named, []
 
     def meanwhile(*arguments: Any) -> Any:
         found = real(*arguments)
@@ -376,7 +376,7 @@ def test_a_run_that_names_a_digest_while_its_vectors_are_taken_out_keeps_them_or
             runs.append(fill(store, other, tmp_path, source="other"))
         return found
 
-    monkeypatch.setattr(module, "named", meanwhile)
+    monkeypatch.setattr(rewriting, "named", meanwhile)
     done = forget(Store(store), {"subject": "S17"})
     assert done.vectors == 1
     assert runs[0].published
@@ -387,7 +387,7 @@ def test_vectors_that_go_between_names_and_seal_are_missed_by_the_run(tmp_path: 
     store = str(tmp_path / "store")
     fill(store, [*OTHERS, *MINE], tmp_path)
     other = [Entry("new", "AAAA", {"subject": "S2"})]
-    real, seal = module.named, Publication._seal
+    real, seal = rewriting.named, Publication._seal
     late: list[Run] = []
 
     def meanwhile(*arguments: Any) -> Any:
@@ -400,7 +400,7 @@ def test_vectors_that_go_between_names_and_seal_are_missed_by_the_run(tmp_path: 
         return found
 
     monkeypatch.setattr(Publication, "_seal", lambda *_: None)
-    monkeypatch.setattr(module, "named", meanwhile)
+    monkeypatch.setattr(rewriting, "named", meanwhile)
     assert forget(Store(store), {"subject": "S17"}).vectors == 2
     with pytest.raises(ConflictError, match="taken out"):
         seal(late[0].publication, late[0].intake)

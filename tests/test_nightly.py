@@ -6,13 +6,12 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from models import dna, random_folder
+from stores import fasta
 
 import dnafeat
 from dnafeat import embed as embedding
@@ -28,19 +27,6 @@ JOB = Path(__file__).parent.parent / "jobs" / "nightly.py"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(random_folder(tmp_path_factory.mktemp("models") / "tiny", num_hidden_layers=1))
-
-
-@pytest.fixture(scope="module")
-def two_cpus() -> Iterator[None]:
-    """Ray of this module's own, with two CPUs whatever the machine has; `embed` uses the Ray that runs."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=128 * 2**20, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
-def fasta(file: Path, sequences: dict[str, str]) -> str:
-    file.write_text("".join(f">{name}\n{letters}\n" for name, letters in sequences.items()))
-    return str(file)
 
 
 def night(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, Any]:
