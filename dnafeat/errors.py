@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# What S3 answers that refuses or fails.
+_ANSWER = re.compile(r"<Code>([^<]+)</Code>\s*<Message>([^<]+)</Message>")
+
 
 class DnafeatError(Exception):
     """Base of every error that is shown as a sentence and not as a traceback."""
@@ -31,6 +37,12 @@ class StoreError(DnafeatError):
     exit_code = 2
 
 
+class UnreachableError(StoreError):
+    """Storage does not answer, answers that it cannot now, or is full. The same command continues when it can."""
+
+    exit_code = 6
+
+
 class EncodingError(DnafeatError):
     """The workers could not finish. Nothing is published; the same command tries again."""
 
@@ -58,6 +70,14 @@ class DnafeatWarning(UserWarning):
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of another library's message, for use inside a sentence."""
-    lines = str(error).strip().splitlines()
+    """What another library's message says, in one line, for use inside a sentence."""
+    text = _COLOUR.sub("", str(error)).strip()
+    if answer := _ANSWER.search(text):
+        code, message = answer.groups()
+        return f"{message.rstrip('.')} ({code})"
+    if getattr(error.__cause__, "operation_name", "").startswith("Head") and isinstance(error, OSError) and error.errno != 2:
+        # The answer to a HEAD has no body that would say why.
+        return f"{error}, which S3 answers to credentials that are wrong or expired, too"
+    # deltalake tells a cause below what it caused, each behind an arrow.
+    lines = text.rpartition("\u21b3")[2].strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

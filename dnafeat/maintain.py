@@ -47,7 +47,7 @@ from dnafeat.salvage import ABANDONED_AFTER
 from dnafeat.schema import TABLES
 from dnafeat.spill import Spill
 from dnafeat.store import Store
-from dnafeat.tables import Change, DataFile, Table
+from dnafeat.tables import Change, DataFile, Table, again
 
 RETENTION = timedelta(days=7)
 """How long replaced files stay for readers of older snapshots."""
@@ -288,7 +288,7 @@ class _Maintenance:
         count = forgotten(table)
         at_once = _lately_forgotten(table) or collected
         hours = 0 if at_once else self.retention
-        found = set(table.snapshot.vacuum(retention_hours=hours, dry_run=True, enforce_retention_duration=False))
+        found = set(again(lambda: table.snapshot.vacuum(retention_hours=hours, dry_run=True, enforce_retention_duration=False)))
         if self.dry_run and hours == 0:
             found |= self.replaced[name]
         there = {path for path in found if f"{name}/{path}" in self.listed}
@@ -375,7 +375,7 @@ class _Maintenance:
             if sum(re.fullmatch(r"\d{20}\.json", log) is not None and int(log[:20]) > last for log in logs) >= _LOG_FILES:
                 done += 1
                 if not self.dry_run:
-                    table.reload().snapshot.create_checkpoint()
+                    again(table.reload().snapshot.create_checkpoint)
         return done
 
 
@@ -479,7 +479,7 @@ def _delete_replaced(table: Table, hours: int) -> None:
     """Delta's own vacuum; never `full`, which takes the files of running jobs."""
     for attempt in range(_ATTEMPTS):
         try:
-            table.reload().snapshot.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False)
+            again(lambda: table.reload().snapshot.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False))
             return
         except CommitFailedError:
             # The two commits that say what it did were overtaken.

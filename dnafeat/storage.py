@@ -12,13 +12,18 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import fsspec
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from fsspec.core import url_to_fs
 
-from dnafeat.errors import StoreError, UsageError, one_line
+from dnafeat.errors import StoreError, UnreachableError, UsageError, one_line
 
 # What botocore, s3fs and fsspec raise when a server refuses or cannot be reached.
 STORAGE_ERRORS = (OSError, ValueError, ImportError, BotoCoreError, ClientError)
+# Of these, what does not pass by itself.
+_LASTING = (
+    *(UsageError, ValueError, ImportError, NoCredentialsError, PartialCredentialsError),
+    *(FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError),
+)
 
 _COMPRESSION = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz"}
 
@@ -88,6 +93,8 @@ def size(uri: str) -> int:
     fs, path = filesystem(uri)
     try:
         return int(fs.size(path))
+    except FileNotFoundError:
+        raise UsageError(f"{uri} does not exist") from None
     except STORAGE_ERRORS as error:
         raise UsageError(f"{uri} cannot be read: {one_line(error)}") from error
 
@@ -122,6 +129,20 @@ def write_whole(uri: str, write: Callable[[IO[bytes]], Any]) -> int:
     finally:
         hidden.unlink(missing_ok=True)
     return target.stat().st_size
+
+
+def create(uri: str) -> IO[bytes]:
+    """A new file for writing that others find once it is closed, and whose folder is made if need be: for what nobody looks for before."""
+    fs, path = filesystem(uri)
+    if is_local(uri):
+        Path(uri).parent.mkdir(parents=True, exist_ok=True)
+    return fs.open(path, "wb")
+
+
+def read_range(uri: str, start: int, end: int) -> bytes:
+    """The bytes of a file from `start` to before `end`."""
+    fs, path = filesystem(uri)
+    return fs.cat_file(path, start=start, end=end)
 
 
 @dataclass(frozen=True)
@@ -221,13 +242,19 @@ def keeps_old_versions(uri: str) -> bool | None:
         return None
 
 
+def fault(error: BaseException) -> type[StoreError]:
+    """The error to raise for a failure of storage: it passes by itself, or what was asked for is wrong."""
+    lasting = isinstance(error, _LASTING) and "expired" not in str(error)
+    return StoreError if lasting else UnreachableError
+
+
 @contextlib.contextmanager
 def reached(uri: str) -> Iterator[None]:
-    """Turns what a disk or a server answers when it is full, gone or refuses into a StoreError; s3fs and botocore have tried again."""
+    """Turns what a disk or a server answers when it is full, gone or refuses into `fault`; s3fs and botocore have tried again."""
     try:
         yield
     except (OSError, BotoCoreError, ClientError) as error:
-        raise StoreError(
+        raise fault(error)(
             f"{uri} cannot be read or written: {one_line(error)}; send the same command again when it can"
         ) from error
 
@@ -240,7 +267,7 @@ def check_writable(uri: str) -> None:
         fs, path = filesystem(probe)
         fs.rm(path)
     except (UsageError, *STORAGE_ERRORS) as error:
-        raise StoreError(f"the store {uri} cannot be written: {one_line(error)}") from error
+        raise fault(error)(f"the store {uri} cannot be written: {one_line(error)}") from error
 
 
 def delta_options(uri: str) -> dict[str, str]:

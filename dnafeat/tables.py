@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import random
@@ -12,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -44,6 +45,10 @@ _PARTITION = {"features": ["feature_version"]}
 _ROW_GROUP = 16_384  # rows
 _ATTEMPTS = 20
 _LONGEST_WAIT = 2.0  # seconds between two attempts
+_READINGS = 6  # of what breaks off again and again
+_BROKEN_OFF = "response body", "reading a body"  # words of object_store's and of its HTTP library's
+
+T = TypeVar("T")
 
 
 def plain(name: str) -> str:
@@ -52,7 +57,24 @@ def plain(name: str) -> str:
 
 
 class Refused(Exception):
-    """Somebody committed to the table since the snapshot: reload, check again, and try again."""
+    """Somebody committed to the table since the snapshot, or it is not known whether the commit is there: reload, check and try again."""
+
+
+def broken_off(error: Exception) -> bool:
+    """Whether the connection was lost in the middle of a reply: the one fault that deltalake does not try again by itself."""
+    return isinstance(error, OSError | DeltaError) and any(words in str(error) for words in _BROKEN_OFF)
+
+
+def again(call: Callable[[], T]) -> T:
+    """What `call` returns, which does the same however often it is called; it is called again where a reply breaks off."""
+    for attempt in range(_READINGS - 1):
+        try:
+            return call()
+        except (DeltaError, OSError) as error:
+            if not broken_off(error):
+                raise
+            time.sleep(random.uniform(0, 0.1 * 2**attempt))
+    return call()
 
 
 @dataclass(frozen=True)
@@ -131,35 +153,53 @@ def write_parquet(uri: str, tables: Iterable[pa.Table], footer: Callable[[], Map
     return storage.write_whole(uri, write)
 
 
+@functools.lru_cache(maxsize=4)
+def _at_version(uri: str, version: int, **options: str) -> DeltaTable:
+    # Many tasks of a process look at the same snapshot, which is read from the log once.
+    return DeltaTable(uri, version=version, storage_options=options)
+
+
+def _snapshot(uri: str, version: int | None, **options: str) -> DeltaTable:
+    return DeltaTable(uri, storage_options=options) if version is None else _at_version(uri, version, **options)
+
+
 class Table:
-    """A table at one snapshot. `reload` moves to the newest; a commit makes the snapshot stale, so reload after it."""
+    """A table at one snapshot, also in another process that it is sent to.
+
+    `reload` moves to the newest; a commit makes the snapshot stale, so reload after it.
+    """
 
     def __init__(self, store: str, name: str) -> None:
         self.name = name
         self.uri = storage.join(store, name)
         self._options = storage.delta_options(store)
         self._snapshot: DeltaTable | None = None
+        self._version: int | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs to see the same snapshot."""
+        return {**self.__dict__, "_snapshot": None, "_version": self._snapshot and self._snapshot.version()}
 
     @property
     def snapshot(self) -> DeltaTable:
         if self._snapshot is None:
             try:
-                self._snapshot = DeltaTable(self.uri, storage_options=self._options)
+                self._snapshot = again(lambda: _snapshot(self.uri, self._version, **self._options))
             except TableNotFoundError:
                 raise StoreError(f"there is no store at {self.uri.rpartition('/')[0]}: fill one with `dnafeat embed`") from None
             except (DeltaError, OSError) as error:
-                raise StoreError(f"{self.uri} cannot be read: {one_line(error)}") from error
+                raise storage.fault(error)(f"{self.uri} cannot be read: {one_line(error)}") from error
         return self._snapshot
 
     def reload(self) -> Table:
-        self._snapshot = None
+        self._snapshot = self._version = None
         return self
 
     def exists(self) -> bool:
         try:
-            return DeltaTable.is_deltatable(self.uri, storage_options=self._options)
+            return again(lambda: DeltaTable.is_deltatable(self.uri, storage_options=self._options))
         except (DeltaError, OSError) as error:
-            raise StoreError(f"{self.uri} cannot be read: {one_line(error)}") from error
+            raise storage.fault(error)(f"{self.uri} cannot be read: {one_line(error)}") from error
 
     def create(self) -> None:
         """Makes the empty table unless it is there; two that do so at the same time both end well."""
@@ -167,22 +207,23 @@ class Table:
             return
         columns = ",".join(_STATISTICS[self.name])
         try:
-            DeltaTable.create(
-                self.uri,
-                delta_schema(self.name),
-                mode="error",
-                partition_by=_PARTITION.get(self.name),
-                # Other tools that rewrite the table must not put ids into the log either.
-                configuration={"delta.dataSkippingStatsColumns": columns}
-                if columns
-                else {"delta.dataSkippingNumIndexedCols": "0"},
-                storage_options=self._options,
-                # Without this a second creation is put on top of the first, and undoes what came between.
-                commit_properties=CommitProperties(max_commit_retries=0),
-            )
+            again(lambda: self._create(columns))
         except (DeltaError, OSError) as error:
             if not self.exists():
-                raise StoreError(f"{self.uri} cannot be created: {one_line(error)}") from error
+                raise storage.fault(error)(f"{self.uri} cannot be created: {one_line(error)}") from error
+
+    def _create(self, columns: str) -> None:
+        DeltaTable.create(
+            self.uri,
+            delta_schema(self.name),
+            mode="error",
+            partition_by=_PARTITION.get(self.name),
+            # Other tools that rewrite the table must not put ids into the log either.
+            configuration={"delta.dataSkippingStatsColumns": columns} if columns else {"delta.dataSkippingNumIndexedCols": "0"},
+            storage_options=self._options,
+            # Without this a second creation is put on top of the first, and undoes what came between.
+            commit_properties=CommitProperties(max_commit_retries=0),
+        )
 
     def schema(self) -> pa.Schema:
         """The table's own columns as they are now, caller's keys included."""
@@ -206,7 +247,7 @@ class Table:
     ) -> pa.Table:
         """Rows of the snapshot. Raises StoreError when a file of it is gone or cannot be read."""
         with self._readable():
-            return self.dataset(pruned_by).to_table(columns=columns, filter=where)
+            return again(lambda: self.dataset(pruned_by).to_table(columns=columns, filter=where))
 
     def batches(
         self,
@@ -216,17 +257,37 @@ class Table:
         rows: int,
     ) -> Iterator[pa.RecordBatch]:
         """The same in batches of at most `rows` rows, none of them empty."""
-        with self._readable():
+        given = 0
+
+        def rest() -> Iterator[pa.RecordBatch]:
+            """What was not given yet: a scan has one order, so that one begun anew is taken up where the last broke off."""
+            seen = 0
             for batch in self.dataset(pruned_by).to_batches(columns=columns, filter=where, batch_size=rows):
-                if len(batch):
-                    yield batch
+                first, seen = max(given - seen, 0), seen + len(batch)
+                if first < len(batch):
+                    yield batch.slice(first)
+
+        with self._readable():
+            scan = rest()
+
+            def following() -> pa.RecordBatch | None:
+                nonlocal scan
+                try:
+                    return next(scan, None)
+                except OSError:
+                    scan = rest()
+                    raise
+
+            while (batch := again(following)) is not None:
+                given += len(batch)
+                yield batch
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:
         try:
             yield
         except (OSError, pa.ArrowInvalid) as error:
-            raise StoreError(f"{self.uri} cannot be read: {one_line(error)}") from error
+            raise storage.fault(error)(f"{self.uri} cannot be read: {one_line(error)}") from error
 
     def paths(self, pruned_by: Sequence[tuple[str, str, Any]] | None = None) -> list[str]:
         """Files of the snapshot, relative to the table's folder."""
@@ -340,7 +401,9 @@ class Table:
         except CommitFailedError as error:
             raise Refused(one_line(error)) from error
         except (DeltaError, OSError) as error:
-            raise StoreError(f"{self.uri} cannot be committed to: {one_line(error)}") from error
+            if broken_off(error):
+                raise Refused(one_line(error)) from error
+            raise storage.fault(error)(f"{self.uri} cannot be committed to: {one_line(error)}") from error
         self.reload()
 
     def transaction(self, app: str) -> int | None:
@@ -402,7 +465,7 @@ class Table:
     def removed_paths(self) -> set[str]:
         """Files that were part of the table and are not any more, for as long as the log knows them (a week, by Delta's default)."""
         with self._readable():
-            return set(self.snapshot.vacuum(retention_hours=0, dry_run=True, enforce_retention_duration=False))
+            return set(again(lambda: self.snapshot.vacuum(retention_hours=0, dry_run=True, enforce_retention_duration=False)))
 
     def uncommitted(self, within: str = "") -> list[storage.Listed]:
         """Parquet files below the table's folder that are not part of the snapshot, and that the log does not know as removed.
@@ -439,6 +502,8 @@ class Table:
                 [Field(name, PrimitiveType("string")) for name in missing],
                 commit_properties=CommitProperties(max_commit_retries=0),
             )
-        except CommitFailedError as error:
-            raise Refused(one_line(error)) from error
+        except (DeltaError, OSError) as error:
+            if isinstance(error, CommitFailedError) or broken_off(error):
+                raise Refused(one_line(error)) from error
+            raise
         self.reload()
