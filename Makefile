@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos check format clean
+.PHONY: help setup demo test chaos scale check format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -27,7 +27,10 @@ test: setup  ## Run the tests, two files at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 chaos: setup  ## Kill 30 nights at random moments, and try thousands of interleavings with faults (an hour; `make test` tries a few)
-	DNAFEAT_CHAOS_KILLS=30 DNAFEAT_PROTOCOL_EXAMPLES=300 $(BIN)/python -m pytest -s --timeout 0 tests/test_chaos.py tests/test_protocol.py
+	DNAFEAT_CHAOS_KILLS=30 DNAFEAT_CHAOS_SEQUENCES=3000 DNAFEAT_PROTOCOL_EXAMPLES=300 $(BIN)/python -m pytest -s --timeout 0 tests/test_chaos.py tests/test_protocol.py
+
+scale: setup  ## Two nights of SCALE_ENTRIES made-up entries (50 million; 60 GB in SCALE_FOLDER, an hour), stage by stage
+	$(BIN)/python tests/scale.py --entries $(or $(SCALE_ENTRIES),50000000) --folder $(or $(SCALE_FOLDER),scale-store)
 
 check: setup  ## Check format, lint and types
 	$(BIN)/ruff format --check .
@@ -39,4 +42,4 @@ format: setup  ## Format and mend what lint can mend
 	$(BIN)/ruff check --fix .
 
 clean:  ## Remove the virtual environment, the demo store and caches
-	rm -rf $(VENV) demo-store demo-store-artifact* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-store demo-store-artifact* scale-store .pytest_cache .mypy_cache .ruff_cache .hypothesis

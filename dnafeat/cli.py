@@ -40,7 +40,7 @@ _JOB_PACKAGES = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Exit codes: 0 done, 1 refused by --strict, 2 the command or its input is wrong, 3 overtaken by other
-    commits, 4 the audit failed, 5 workers failed, 130 interrupted."""
+    commits, 4 the audit failed, 5 workers failed, 6 storage cannot be reached or is full, 130 interrupted."""
     parser = _parser()
     options = parser.parse_args(arguments)
     return guarded(lambda: options.run(options))
@@ -282,6 +282,8 @@ def describe_run(summary: Summary) -> str:
         rate = f"{s.sequences_per_second:,.1f} sequences/s, {s.tokens_per_second:,.0f} tokens/s, {100 * s.padding_share:.1f} % padding"
         lines.append(f"  encoder  {rate}")
         lines.append(f"  written  {s.files:,} files, {s.bytes / 1e6:,.1f} MB")
+    if s.seconds >= 60:
+        lines.append(f"  time     {', '.join(f'{stage} {seconds:,.1f} s' for stage, seconds in s.stages.items())}")
     if s.windowed or s.truncated:
         lines.append(f"  long     {s.windowed:,} sequences in several windows, {s.truncated:,} truncated")
     if s.rejected:

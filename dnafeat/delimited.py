@@ -7,7 +7,7 @@ import io
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 import pyarrow as pa
@@ -30,21 +30,30 @@ _EMPTY = "Empty CSV file"  # pyarrow's words
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns of a table are what; `keys` are all that are neither the id nor the sequence, in the table's order."""
+    """Which columns of a table are what; `keys` are all that are neither the id nor the sequence, in the table's order.
+
+    Of a Parquet file `groups` are the bytes of its row groups, unpacked.
+    """
 
     sequence_id: str | None
     sequence: str
     keys: tuple[str, ...]
+    groups: tuple[int, ...] = ()
 
 
 def columns(uri: str, kind: str, id_column: str | None, sequence_column: str | None) -> Columns:
     """Reads the header of a table. Raises UsageError for columns that are missing, named twice, without a name or of no use."""
     with storage.open_input(uri) as file:
-        found = _csv_schema(file, uri, DELIMITERS[kind]) if kind in DELIMITERS else pq.ParquetFile(file).schema_arrow
-    return columns_of(found, uri, id_column, sequence_column)
+        if kind in DELIMITERS:
+            return columns_of(_csv_schema(file, uri, DELIMITERS[kind]), uri, id_column, sequence_column)
+        parquet = pq.ParquetFile(file)
+    groups = (parquet.metadata.row_group(i).total_byte_size for i in range(parquet.num_row_groups))
+    return replace(columns_of(parquet.schema_arrow, uri, id_column, sequence_column), groups=tuple(groups))
 
 
-def read_table(uri: str, kind: str, here: Columns, keys: Sequence[str], label: str) -> Iterator[Piece]:
+def read_table(
+    uri: str, kind: str, here: Columns, keys: Sequence[str], label: str, groups: range | None = None
+) -> Iterator[Piece]:
     """The rows of a table as entries, in order.
 
     A row with too few or too many fields, without an id, or with an id or key that is not UTF-8 is an entry with a problem.
@@ -57,8 +66,14 @@ def read_table(uri: str, kind: str, here: Columns, keys: Sequence[str], label: s
         The key columns of the run; those the table lacks are null.
     label : str
         The file's name in `<label>:<row>`, the id of a row when the table has no id column.
+    groups : range or None
+        These row groups of a Parquet file alone.
     """
-    return _csv_rows(uri, DELIMITERS[kind], here, keys, label) if kind in DELIMITERS else _parquet_rows(uri, here, keys, label)
+    return (
+        _csv_rows(uri, DELIMITERS[kind], here, keys, label)
+        if kind in DELIMITERS
+        else _parquet_rows(uri, here, keys, label, groups)
+    )
 
 
 def columns_of(schema: pa.Schema, uri: str, id_column: str | None, sequence_column: str | None) -> Columns:
@@ -192,7 +207,7 @@ def _explained(error: Exception, uri: str) -> UsageError:
     return UsageError(f"{uri} cannot be read as a table: {message}")
 
 
-def _parquet_rows(uri: str, here: Columns, keys: Sequence[str], label: str) -> Iterator[Piece]:
+def _parquet_rows(uri: str, here: Columns, keys: Sequence[str], label: str, some: range | None) -> Iterator[Piece]:
     wanted = [here.sequence, *([here.sequence_id] if here.sequence_id else []), *here.keys]
     with storage.open_input(uri) as file:
         parquet = pq.ParquetFile(file)
@@ -201,8 +216,9 @@ def _parquet_rows(uri: str, here: Columns, keys: Sequence[str], label: str) -> I
         # Column chunks are numbered by leaf; with nested columns refused a leaf is a column.
         longest = max((g.column(at).total_uncompressed_size // max(g.num_rows, 1) for g in groups), default=0)
         size = max(1, min(MAX_ENTRIES, MAX_BYTES // max(longest, 1)))
-        row = 1
-        for batch in parquet.iter_batches(batch_size=size, columns=wanted, use_threads=False):
+        some = range(len(groups)) if some is None else some
+        row = 1 + sum(g.num_rows for g in groups[: some.start])
+        for batch in parquet.iter_batches(batch_size=size, row_groups=list(some), columns=wanted, use_threads=False):
             yield from _pieces(batch, range(row, row + batch.num_rows), here, keys, label)
             row += batch.num_rows
 

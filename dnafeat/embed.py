@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import secrets
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import cast
 
 from dnafeat import pipeline, plan, storage
@@ -20,13 +19,15 @@ from dnafeat import sequence as dna
 from dnafeat.audit import audit
 from dnafeat.config import EmbedConfig, EncodingConfig
 from dnafeat.describe import cutting, describe
-from dnafeat.errors import StrictError, UsageError
+from dnafeat.errors import AuditError, EncodingError, StoreError, StrictError, UsageError
 from dnafeat.models.adapter import Source
 from dnafeat.publish import Publication
+from dnafeat.raytasks import over_tasks
 from dnafeat.salvage import Salvage
 from dnafeat.schema import PROJECTED_WIDTH, VECTORS, arrow_schema
 from dnafeat.shardworkers import EncoderSettings, checked
-from dnafeat.sources import ReadOptions, expand
+from dnafeat.sources import ReadOptions, expand, look
+from dnafeat.spread import here
 from dnafeat.store import Store
 from dnafeat.vectorfiles import Receipt
 from dnafeat.version import FeatureVersion, digest_of, environment
@@ -36,7 +37,8 @@ from dnafeat.version import FeatureVersion, digest_of, environment
 class Summary:
     """What a run did. Sequences are distinct ones; entries are what the source names. Rates count the encoding alone.
 
-    Of the sequences it encoded, `windowed` took several windows and `truncated` were encoded without their end.
+    Of the sequences it encoded, `windowed` took several windows and `truncated` were encoded without their end. `stages` are the seconds
+    that reading, planning, encoding, audit and publishing took; the rest of `seconds` is the beginning.
     """
 
     run_id: str
@@ -61,6 +63,7 @@ class Summary:
     sequences_per_second: float
     tokens_per_second: float
     padding_share: float
+    stages: dict[str, float]
     already_published: bool = False
 
 
@@ -93,6 +96,11 @@ def embed(config: EmbedConfig, *, show: bool = True) -> Summary:
     try:
         with storage.reached(config.store):
             return run()
+    except (StoreError, EncodingError, AuditError):
+        # Whoever forgets a subject takes away what runs have read or cut before.
+        with contextlib.suppress(StoreError):
+            run.publication.check_forgotten()
+        raise
     finally:
         shutil.rmtree(run.folder, ignore_errors=True)
         with contextlib.suppress(*storage.STORAGE_ERRORS):
@@ -117,37 +125,45 @@ class _Run:
         self.run_id = config.run_id or f"{self.started:%Y-%m-%dT%H-%M-%S}-{secrets.token_hex(3)}"
         # Before the source is read: whoever is forgotten from now on is not brought back.
         self.publication = Publication(self.store, self.run_id, self.source_name)
-        self.folder = Path(tempfile.mkdtemp(prefix="dnafeat-"))
+        self.folder = tempfile.mkdtemp(prefix="dnafeat-")
         self.work = storage.join(self.store.uri, "work", f"{self.run_id}-{self.publication.attempt[:8]}")
+        self.spills, self.each = self.folder, here
+        self.stages: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Counts the seconds of a block."""
+        began = time.monotonic()
+        yield
+        self.stages[name] = round(time.monotonic() - began, 3)
 
     def __call__(self) -> Summary:
         before = self.store.published_run(self.run_id)
-        intake = self.read()
+        with self.stage("reading"):
+            intake = self.read()
         if before is not None:
             return self.as_before(before, intake)
-        _refuse_bad(intake, self.publication, self.config, self.folder)
-        digest = self.version.digest
-        planned = self.store.features.reload().version()
-        salvage = Salvage(self.store, digest, self.config.vectors)
-        wanted = plan.subtract(intake, self.store, digest, self.folder, salvage)
-        encoded = self.encode(wanted)
-        intake = self.without_refused(intake, encoded)
-        receipts = [*encoded.receipts, *salvage.whole(), *salvage.rewritten(self.run_id)]
-        new = wanted.missing.rows - len(encoded.refused)
-        if receipts:
-            audit(
-                self.store,
-                digest,
-                self.version.precision,
-                receipts,
-                rows=new + wanted.salvaged,
-                check=encoded.check,
-                refused=encoded.refused,
-            )
-        self.store.record_version(digest, event="created", lineage=self.version.lineage(), run_id=self.run_id)
-        committed = self.publication.commit_features([receipt.file for receipt in receipts], digest, planned)
-        self.publication.commit_rejects(intake.rejects)
-        number, opened, closed = self.publication.commit_sequences(intake, self.folder, self.config.mode)
+        with self.stage("planning"):
+            self.refuse_bad(intake)
+            digest = self.version.digest
+            planned = self.store.features.reload().version()
+            salvage = Salvage(self.store, digest, self.config.vectors)
+            wanted = plan.subtract(intake, self.store, digest, self.spills, salvage, self.each)
+        with self.stage("encoding"):
+            encoded = self.encode(wanted)
+            intake = self.without_refused(intake, encoded)
+            receipts = [*encoded.receipts, *salvage.whole(), *salvage.rewritten(self.run_id)]
+            new = wanted.missing.rows - len(encoded.refused)
+        with self.stage("audit"):
+            if receipts:
+                rows = new + wanted.salvaged
+                precision = self.version.precision
+                audit(self.store, digest, precision, receipts, rows=rows, check=encoded.check, refused=encoded.refused)
+        with self.stage("publishing"):
+            self.store.record_version(digest, event="created", lineage=self.version.lineage(), run_id=self.run_id)
+            committed = self.publication.commit_features([receipt.file for receipt in receipts], digest, planned)
+            self.publication.commit_rejects(intake.rejects)
+            number, opened, closed = self.publication.commit_sequences(intake, self.spills, self.config.mode)
         summary = Summary(
             run_id=self.run_id,
             run_number=number,
@@ -171,6 +187,7 @@ class _Run:
             sequences_per_second=encoded.rate(new),
             tokens_per_second=encoded.rate(encoded.tokens),
             padding_share=round(encoded.padding_share, 5),
+            stages=self.stages,
         )
         row = _run_row(summary, self.config, self.store) | {
             "source_fingerprint": intake.fingerprint,
@@ -194,7 +211,16 @@ class _Run:
         )
         alphabet = dna.IUPAC if config.iupac else dna.UNAMBIGUOUS
         checks = plan.Checks(alphabet=alphabet, max_n_share=config.max_n_share, min_bases=self.tokenizer.min_bases)
-        return plan.take_in(self.files, options, checks, self.folder)
+        layout = look(self.files, options)
+        if plan.is_large(layout):
+            self.spread()
+        return plan.take_in(layout, checks, self.spills, each=self.each)
+
+    def spread(self) -> None:
+        """Lets the plan's steps be tasks, which meet on the store's own storage."""
+        pipeline.start_ray()
+        self.spills, self.each = storage.join(self.work, "plan"), over_tasks(self.show)
+        self.publication.each = self.each
 
     def encode(self, wanted: plan.Work) -> Encoded:
         """Encodes the missing sequences, and a sample to compare; Ray is started only when there are any."""
@@ -207,7 +233,7 @@ class _Run:
         hidden = version.architecture["hidden_size"]
         width = sum(PROJECTED_WIDTH if name == "projected" else hidden for name in config.vectors)
         rows = config.shard_rows or plan.shard_rows(missing.rows, actors, row_bytes=4 * width)
-        shards = plan.cut_shards(missing, rows, self.work)
+        shards = plan.cut_shards(missing, rows, self.work, self.each)
         check = plan.cut_check(shards, wanted.sample, self.work)
         # The projector's weights stand beside the vectors they made, so that anyone can project again.
         weights = storage.join(self.store.uri, "projectors", f"{version.projector_sha256}.safetensors")
@@ -237,10 +263,29 @@ class _Run:
         if not encoded.refused:
             return intake
         reason = "encoding it ended the worker process again and again"
-        intake = plan.without(intake, encoded.refused, reason, self.folder)
+        intake = plan.without(intake, encoded.refused, reason, self.spills, self.each)
         if self.config.strict:
-            _refuse_bad(intake, self.publication, self.config, self.folder)
+            self.refuse_bad(intake)
         return intake
+
+    def refuse_bad(self, intake: plan.Intake) -> None:
+        """Ends the run, with its rejects stored, where ids are not unique or `strict` forbids any reject."""
+        double = plan.duplicate_ids(intake, self.each)
+        if double:
+            self.publication.commit_rejects(plan.as_rejects(double, self.spills, intake.rejects.schema))
+            name, file, row, other_file, other_row = double[0]
+            more = f" (and {len(double) - 1} more such)" if len(double) > 1 else ""
+            raise UsageError(
+                f"sequence_id {name!r} stands twice, at {file}:{row} and at {other_file}:{other_row}{more}: make ids unique in the "
+                f"source, or name another column with --id-column"
+            )
+        if self.config.strict and intake.rejects.rows:
+            self.publication.commit_rejects(intake.rejects)
+            first = next(intake.rejects.batches()).slice(0, 1).to_pylist()[0]
+            raise StrictError(
+                f"{intake.rejects.rows} of {intake.read} entries were refused and the run is strict, so only they were stored (table "
+                f"rejects, run {self.run_id}): the first is {first['sequence_id']!r} at {first['file']}:{first['row']}: {first['reason']}"
+            )
 
     def as_before(self, before: dict, intake: plan.Intake) -> Summary:
         return _as_before(before, self.config_digest, intake.fingerprint, self.store)
@@ -310,7 +355,7 @@ def _as_before(before: dict, config_digest: str, fingerprint: str, store: Store)
     done = dict.fromkeys(("salvaged", "encoded", "opened", "closed", "files", "bytes", "tokens", "windowed", "truncated"), 0)
     done["already_stored"] = before["distinct"]
     rates = {"seconds": 0.0, "sequences_per_second": 0.0, "tokens_per_second": 0.0, "padding_share": 0.0}
-    return Summary(**{**kept, **done, **rates, "store": store.uri, "already_published": True})
+    return Summary(**{**kept, **done, **rates, "store": store.uri, "stages": {}, "already_published": True})
 
 
 def _encoding(config: EmbedConfig) -> EncodingConfig:
@@ -325,24 +370,4 @@ def _check_vectors(store: Store, version: FeatureVersion, config: EmbedConfig) -
         raise UsageError(
             f"version {version.digest} of {store.uri} keeps {', '.join(kept)}, and this run would keep {', '.join(config.vectors)}: "
             f"give --vectors {','.join(kept)}"
-        )
-
-
-def _refuse_bad(intake: plan.Intake, publication: Publication, config: EmbedConfig, folder: Path) -> None:
-    """Ends the run, with its rejects stored, where ids are not unique or `strict` forbids any reject."""
-    double = list(itertools.islice(plan.duplicate_ids(intake), 1000))
-    if double:
-        publication.commit_rejects(plan.as_rejects(double, folder, intake.rejects.schema))
-        name, file, row, other_file, other_row = double[0]
-        more = f" (and {len(double) - 1} more such)" if len(double) > 1 else ""
-        raise UsageError(
-            f"sequence_id {name!r} stands twice, at {file}:{row} and at {other_file}:{other_row}{more}: make ids unique in the source, "
-            f"or name another column with --id-column"
-        )
-    if config.strict and intake.rejects.rows:
-        publication.commit_rejects(intake.rejects)
-        first = next(intake.rejects.batches()).slice(0, 1).to_pylist()[0]
-        raise StrictError(
-            f"{intake.rejects.rows} of {intake.read} entries were refused and the run is strict, so only they were stored (table rejects, "
-            f"run {publication.run_id}): the first is {first['sequence_id']!r} at {first['file']}:{first['row']}: {first['reason']}"
         )

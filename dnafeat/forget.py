@@ -9,7 +9,8 @@ What is done, in this order, and each step may be done again:
    here on nobody brings the subject back; a run that began later has read a source without it (that is up to whoever calls this).
 2. The subject's rows of `sequences` are looked up: their ids, and those of their digests that no other entry names.
 3. `rejects`: refused entries that belong to the subject.
-4. Work shards under `work/`, and vector files that no commit names yet (`salvage`): the digests of step 2.
+4. Work shards under `work/`, and vector files that no commit names yet (`salvage`): the digests of step 2. What runs that are spread over
+   a cluster have spilled there while they plan goes as a whole: they are refused anyway, and it holds ids and keys.
 5. `sequences`: the subject's rows, in all intervals.
 6. `features`: the digests of step 2, in all versions.
 
@@ -21,7 +22,8 @@ Who else may be at work meanwhile:
 
 * A run that began before step 1. If it has committed to `sequences` already, its rows are found in step 2. If not, it is refused
   there, or at `rejects` before: ForgottenError, exit code 3. What it adds to `features` before it is refused is named by no entry:
-  `maintain` collects it. Shards of it that step 4 has shortened fail its audit. The file of refused entries that it has written and
+  `maintain` collects it. Shards that step 4 has shortened fail its audit, and spills that are gone end it, which it tells as
+  ForgottenError, too. The file of refused entries that it has written and
   cannot commit is deleted by the next `maintain`, or within a week where that came before.
 * A run that began between step 1 and step 5 is refused as well, since 3 and 5 raise the count once more: `maintain` looks at the count
   to see which tables hold files to delete, and it may have been there in between.
@@ -57,6 +59,7 @@ from dnafeat import digests, storage, vectorfiles
 from dnafeat.errors import StoreError, UsageError
 from dnafeat.rewriting import BATCH_ROWS, EVERY, NONE, Draft, patiently, raised, settle, take_vectors, without
 from dnafeat.schema import arrow_schema
+from dnafeat.spill import SUFFIX
 from dnafeat.store import Store
 from dnafeat.tables import Change, DataFile, Table, write_parquet
 
@@ -317,13 +320,15 @@ def _take_uncommitted(store: Store, gone: np.ndarray) -> int:
 
 
 def _take_work(store: Store, gone: np.ndarray) -> int:
-    """Takes sequences out of the work shards of runs that are alive or dead."""
+    """Takes sequences out of the work shards of runs that are alive or dead, and away what these have spilled."""
     rows = 0
     folder = storage.join(store.uri, "work")
-    for listed in storage.listing(folder) if len(gone) else ():
-        if not listed.path.endswith(".parquet"):
-            continue
+    for listed in storage.listing(folder):
         uri = storage.join(folder, listed.path)
+        if listed.path.endswith(SUFFIX):
+            storage.remove(uri)
+        if not listed.path.endswith(".parquet") or not len(gone):
+            continue
         fs, path = storage.filesystem(uri)
         try:
             with fs.open(path, "rb") as file:

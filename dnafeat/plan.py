@@ -1,15 +1,18 @@
 """What has to be encoded: reads the source once, refuses what is bad, deduplicates, subtracts what is stored, cuts work shards.
 
 The source is read in one streaming pass. What must be compared with something else (ids with ids, sequences with what is stored) is
-spilled by partitions of its hash space, so memory is bounded by a partition and not by the source.
+spilled by partitions of its hash space, so memory is bounded by a partition and not by the source. Every step goes over parts of the
+source or over partitions: here, or as tasks of a cluster (`spread`), when `folder` lies where all of it can write.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import uuid
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,15 +23,20 @@ import pyarrow.parquet as pq
 
 from dnafeat import digests, sources, storage
 from dnafeat import sequence as dna
-from dnafeat.salvage import Salvage
+from dnafeat.salvage import Claim, Salvage
 from dnafeat.schema import arrow_schema
 from dnafeat.spill import Spill
+from dnafeat.spread import Each, here
 from dnafeat.store import Store
 from dnafeat.tables import write_parquet
 
-# Unpacked letters a partition may hold; packed files are taken to unpack to four times their size.
-_PARTITION_BYTES = 16 * 2**20
-_PACKED = (".gz", ".bz2", ".xz", ".parquet", ".pq")
+# Bytes of the unpacked source that a partition may hold, and the same of a source that is worth spreading.
+_PARTITION_BYTES, _LARGE_PARTITION_BYTES = 16 * 2**20, 64 * 2**20
+_LARGE = 2**30
+# Of a part that is read at a time; and of the packed sequences of partitions from which shards are cut together.
+_PART_BYTES = 128 * 2**20
+_CUT_BYTES = 256 * 2**20
+_SHARDS_OF_A_CUT = 100_000
 _TEXT_KEPT = 10_000
 
 SHARD_SCHEMA = pa.schema([("sequence_digest", pa.string()), ("sequence", pa.large_binary())])
@@ -65,7 +73,7 @@ class Intake:
         Refused entries: file, row, sequence_id, reason, text.
     keys : list of str
     fingerprint : str
-        SHA-256 over id, digest, keys or reason of all entries, in order.
+        Of id, digest or reason, and keys of all entries, whatever their order: SHA-256 of the sum of their SHA-256.
     """
 
     entries: Spill
@@ -87,30 +95,59 @@ class Shard:
     rows: int
 
 
-def take_in(files: Sequence[str], options: sources.ReadOptions, checks: Checks, folder: Path, *, by_id: bool = True) -> Intake:
-    """Reads, normalises, validates, digests and spills a source. `folder` is an empty local one for the spill files.
+@dataclass(frozen=True)
+class _Reading:
+    """How the parts of a source are read: `folder` is where they are spilled."""
+
+    layout: sources.Layout
+    checks: Checks
+    folder: str
+    partitions: int
+    by_id: bool
+
+    @property
+    def entry_schema(self) -> pa.Schema:
+        named = [("sequence_id", pa.string()), ("sequence_digest", pa.string()), ("file", pa.string()), ("row", pa.int64())]
+        return pa.schema(named + [(key, pa.string()) for key in self.layout.keys])
+
+
+def is_large(layout: sources.Layout) -> bool:
+    """Whether a source is worth spreading over tasks."""
+    return sum(portion.bytes for part in sources.portions(layout, _PART_BYTES) for portion in part) > _LARGE
+
+
+def take_in(layout: sources.Layout, checks: Checks, folder: Path | str, *, by_id: bool = True, each: Each = here) -> Intake:
+    """Reads, normalises, validates, digests and spills a source. `folder` is an empty one for the spill files.
 
     Without `by_id` the accepted entries are one partition, in the order of the source.
     """
-    keys = sources.key_columns(files, options)
-    unpacked = sum(storage.size(file) * (4 if file.lower().endswith(_PACKED) else 1) for file in files)
-    if options.tile and options.stride:
-        unpacked *= max(1, options.tile // options.stride)
-    partitions = min(digests.MAX_PARTITIONS, -(-unpacked // _PARTITION_BYTES)) or 1
-    entry_schema = pa.schema(
-        [("sequence_id", pa.string()), ("sequence_digest", pa.string()), ("file", pa.string()), ("row", pa.int64())]
-        + [(key, pa.string()) for key in keys]
+    parts = sources.portions(layout, _PART_BYTES)
+    unpacked = sum(portion.bytes for part in parts for portion in part)
+    size = _LARGE_PARTITION_BYTES if is_large(layout) else _PARTITION_BYTES
+    partitions = min(digests.MAX_PARTITIONS, -(-unpacked // size)) or 1
+    reading = _Reading(layout, checks, str(folder), partitions, by_id)
+    found = each(functools.partial(_take_in_part, reading), parts, "reading the source")
+    entries, sequences, rejects, sums = zip(*found, strict=True)
+    fingerprint = hashlib.sha256(json.dumps(layout.keys).encode())
+    fingerprint.update(np.sum(sums, axis=0, dtype=np.uint64).astype("<u8").tobytes())
+    return Intake(
+        Spill.together(entries), Spill.together(sequences), Spill.together(rejects), layout.keys, fingerprint.hexdigest()
     )
+
+
+def _take_in_part(reading: _Reading, part: Sequence[sources.Portion]) -> tuple[Spill, Spill, Spill, np.ndarray]:
+    """Entries, sequences and rejects of a part as in `Intake`, and its share of the fingerprint."""
+    folder, keys, partitions = storage.join(reading.folder, uuid.uuid4().hex), reading.layout.keys, reading.partitions
     reject_fields = [arrow_schema("rejects").field(name) for name in ("file", "row", "sequence_id", "reason", "text")]
-    entries = Spill(folder, "entries", entry_schema, partitions if by_id else 1)
+    entries = Spill(folder, "entries", reading.entry_schema, partitions if reading.by_id else 1)
     sequences = Spill(folder, "sequences", SHARD_SCHEMA, partitions)
     rejects = Spill(folder, "rejects", pa.schema(reject_fields))
-    fingerprint, limits = hashlib.sha256(json.dumps(keys).encode()), asdict(checks)
-    for batch in sources.read(files, options):
+    fingerprint, limits = np.zeros(4, np.uint64), asdict(reading.checks)
+    for batch in sources.read_portions(reading.layout, part):
         letters = batch["sequence"].to_pylist()
         faults = [fault or dna.problem(one, **limits) for fault, one in zip(batch["problem"].to_pylist(), letters, strict=True)]
         names = ["" if fault else dna.digest(one) for fault, one in zip(faults, letters, strict=True)]
-        _fold(fingerprint, batch, keys, [fault or name for fault, name in zip(faults, names, strict=True)])
+        fingerprint += _fingerprint(batch, keys, [fault or name for fault, name in zip(faults, names, strict=True)])
         good = pa.array([fault is None for fault in faults])
         if not all(fault is None for fault in faults):
             rejects.add(_refused(batch, faults, letters, rejects.schema))
@@ -118,23 +155,23 @@ def take_in(files: Sequence[str], options: sources.ReadOptions, checks: Checks, 
             names = [name for name in names if name]
         digest_column = pa.array(names, pa.string())
         columns = [batch["sequence_id"], digest_column, batch["file"], batch["row"], *(batch[key] for key in keys)]
-        places = id_partition(batch["sequence_id"], partitions) if by_id else None
-        entries.add(pa.RecordBatch.from_arrays(columns, schema=entry_schema), places)
+        places = id_partition(batch["sequence_id"], partitions) if reading.by_id else None
+        entries.add(pa.RecordBatch.from_arrays(columns, schema=entries.schema), places)
         by_digest = digests.partition(digests.to_numpy(digest_column), partitions)
         sequences.add(
             pa.RecordBatch.from_arrays([digest_column, batch["sequence"].cast(pa.large_binary())], schema=SHARD_SCHEMA), by_digest
         )
-    entries.close()
-    sequences.close()
-    rejects.close()
-    return Intake(entries, sequences, rejects, keys, fingerprint.hexdigest())
+    for spill in (entries, sequences, rejects):
+        spill.close()
+    return entries, sequences, rejects, fingerprint
 
 
-def _fold(fingerprint: hashlib._Hash, batch: pa.RecordBatch, keys: Sequence[str], outcome: list[str]) -> None:
-    """Adds a batch to the fingerprint, the same however the source was cut into batches."""
+def _fingerprint(batch: pa.RecordBatch, keys: Sequence[str], outcome: list[str]) -> np.ndarray:
+    """The sum of the entries' SHA-256, (4,) uint64 that run over: the same however the source is cut, ordered and dealt out."""
     columns = [batch["sequence_id"], pa.array(outcome, pa.string()), *(batch[key] for key in keys)]
-    rows = pc.binary_join_element_wise(*(netstring(column) for column in columns), "")
-    fingerprint.update("".join(rows.to_pylist()).encode())
+    rows = pc.binary_join_element_wise(*(netstring(column) for column in columns), "").cast(pa.binary())
+    hashed = b"".join(hashlib.sha256(row).digest() for row in rows.to_pylist())
+    return np.frombuffer(hashed, "<u8").reshape(-1, 4).sum(axis=0, dtype=np.uint64)
 
 
 def netstring(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
@@ -152,52 +189,62 @@ def _refused(batch: pa.RecordBatch, faults: list[str | None], letters: list[byte
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def duplicate_ids(intake: Intake) -> Iterator[tuple[str, str, int, str, int]]:
-    """Ids that stand more than once in a run: (sequence_id, first file, first row, this file, this row) for each further place."""
-    for i in range(intake.entries.partitions):
-        table = intake.entries.table(i).select(["sequence_id", "file", "row"])
-        counted = pc.value_counts(table["sequence_id"].combine_chunks())
-        doubled = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
-        if not len(doubled):
-            continue
-        places: dict[str, tuple[str, int]] = {}
-        for row in table.filter(pc.is_in(table["sequence_id"], value_set=doubled)).to_pylist():
-            name, place = row["sequence_id"], (row["file"], row["row"])
-            if name in places:
-                yield (name, *places[name], *place)
-            else:
-                places[name] = place
+Double = tuple[str, str, int, str, int]
+_DOUBLES_TOLD = 1000
 
 
-def without(intake: Intake, names: Sequence[str], reason: str, folder: Path) -> Intake:
+def duplicate_ids(intake: Intake, each: Each = here) -> list[Double]:
+    """Ids that stand more than once in a run: (sequence_id, first file, first row, this file, this row) for each further place.
+
+    The first 1,000 of them.
+    """
+    found = each(_doubles, intake.entries.each(), "comparing ids")
+    return [double for some in found for double in some][:_DOUBLES_TOLD]
+
+
+def _doubles(entries: Spill) -> list[Double]:
+    table = entries.table().select(["sequence_id", "file", "row"])
+    counted = pc.value_counts(table["sequence_id"].combine_chunks())
+    doubled = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
+    places: dict[str, tuple[str, int]] = {}
+    found: list[Double] = []
+    for row in table.filter(pc.is_in(table["sequence_id"], value_set=doubled)).to_pylist() if len(doubled) else ():
+        name, place = row["sequence_id"], (row["file"], row["row"])
+        if name in places:
+            found.append((name, *places[name], *place))
+        else:
+            places[name] = place
+    return found[:_DOUBLES_TOLD]
+
+
+def without(intake: Intake, names: Sequence[str], reason: str, folder: Path | str, each: Each = here) -> Intake:
     """The intake with all entries of some sequences, given by digest, among its rejects."""
-    out = pa.array(names, pa.string())
-    entries = Spill(folder, "entries-left", intake.entries.schema, intake.entries.partitions)
-    sequences = Spill(folder, "sequences-left", intake.sequences.schema, intake.sequences.partitions)
-    rejects = Spill(folder, "rejects-all", intake.rejects.schema)
-    for batch in intake.rejects.batches():
-        rejects.add(batch)
-    for old, new in ((intake.entries, entries), (intake.sequences, sequences)):
-        for i in range(old.partitions):
-            for batch in old.batches(i):
-                named = pc.is_in(batch["sequence_digest"], value_set=out)
-                kept, taken = batch.filter(pc.invert(named)), batch.filter(named)
-                new.add(kept, np.full(len(kept), i))
-                if new is entries and len(taken):
-                    columns = [
-                        taken["file"],
-                        taken["row"],
-                        taken["sequence_id"],
-                        pa.array([reason] * len(taken)),
-                        pa.nulls(len(taken), pa.string()),
-                    ]
-                    rejects.add(pa.RecordBatch.from_arrays(columns, schema=rejects.schema))
-    for spill in (entries, sequences, rejects):
-        spill.close()
-    return Intake(entries, sequences, rejects, intake.keys, intake.fingerprint)
+    leave_out = functools.partial(_without_part, pa.array(names, pa.string()), reason, str(folder), intake.rejects.schema)
+    entries = each(leave_out, intake.entries.each(), "leaving out entries")
+    sequences = each(leave_out, intake.sequences.each(), "leaving out sequences")
+    rejects = Spill.together([intake.rejects, *(refused for _, refused in entries)])
+    left, letters = (Spill.in_a_row([kept for kept, _ in found]) for found in (entries, sequences))
+    return Intake(left, letters, rejects, intake.keys, intake.fingerprint)
 
 
-def as_rejects(double: Sequence[tuple[str, str, int, str, int]], folder: Path, schema: pa.Schema) -> Spill:
+def _without_part(out: pa.Array, reason: str, folder: str, reject_schema: pa.Schema, spill: Spill) -> tuple[Spill, Spill]:
+    """What is left of a partition of entries or sequences, and the entries left out as refused ones."""
+    folder = storage.join(folder, uuid.uuid4().hex)
+    left, rejects = Spill(folder, "left", spill.schema), Spill(folder, "rejects", reject_schema)
+    for batch in spill.batches():
+        named = pc.is_in(batch["sequence_digest"], value_set=out)
+        left.add(batch.filter(pc.invert(named)))
+        taken = batch.filter(named)
+        if "sequence_id" in taken.schema.names:
+            why, nothing = pa.array([reason] * len(taken), pa.string()), pa.nulls(len(taken), pa.string())
+            columns = [taken["file"], taken["row"], taken["sequence_id"], why, nothing]
+            rejects.add(pa.RecordBatch.from_arrays(columns, schema=rejects.schema))
+    left.close()
+    rejects.close()
+    return left, rejects
+
+
+def as_rejects(double: Sequence[Double], folder: Path | str, schema: pa.Schema) -> Spill:
     """Duplicate ids, as `duplicate_ids` gives them, as refused entries."""
     rejects = Spill(folder, "duplicates", schema)
     rows = [
@@ -236,47 +283,63 @@ class Work:
     sample: Spill
 
 
-def subtract(intake: Intake, store: Store, version: str, folder: Path, salvage: Salvage) -> Work:
+def subtract(intake: Intake, store: Store, version: str, folder: Path | str, salvage: Salvage, each: Each = here) -> Work:
     """Deduplicates a source and takes away what the store has and what can be salvaged."""
+    store.features.version()  # loads the snapshot, so that all parts are compared with one
+    compare = functools.partial(_subtract_part, store, version, str(folder))
+    counts, stored, parts = zip(*each(compare, intake.sequences.each(), "comparing sequences"), strict=True)
+    missing = Spill.in_a_row(parts)
     sample = Spill(folder, "sample", SHARD_SCHEMA)
-    stored = 0
-
-    def needed(names: np.ndarray, letters: pa.Table) -> np.ndarray:
-        nonlocal stored
-        wanted = not_stored(names, store, version)
-        stored += len(names) - int(wanted.sum())
-        at = np.flatnonzero(wanted)
-        found = at[salvage.claim(names[at])]
-        wanted[found] = False
-        chosen = letters.take(pa.array(found[:_SAMPLE_ROWS])).combine_chunks()
-        if sample.rows < _SAMPLE_FILES * _SAMPLE_ROWS:
-            for batch in chosen.to_batches():
-                sample.add(batch)
-        return wanted
-
-    count, missing = _each_once(intake, folder, needed)
+    salvaged = missing.rows
+    if missing.rows and salvage.look():
+        found = each(functools.partial(_salvage_part, salvage, str(folder)), parts, "salvaging")
+        for claims, _, some in found:
+            salvage.take(claims)
+            if sample.rows < _SAMPLE_FILES * _SAMPLE_ROWS:
+                for batch in some.to_batches():
+                    sample.add(batch)
+        missing = Spill.in_a_row([left for _, left, _ in found])
     sample.close()
-    return Work(count, stored, count - stored - missing.rows, missing, sample)
+    return Work(sum(counts), sum(stored), salvaged - missing.rows, missing, sample)
 
 
-def distinct(intake: Intake, folder: Path) -> Spill:
+def _subtract_part(store: Store, version: str, folder: str, sequences: Spill) -> tuple[int, int, Spill]:
+    """Of a partition: how many sequences there are, how many are stored, and the others."""
+    names, table = _once(sequences)
+    wanted = not_stored(names, store, version)
+    return len(names), len(names) - int(wanted.sum()), _spilled(table.filter(pa.array(wanted)), folder)
+
+
+def _salvage_part(salvage: Salvage, folder: str, missing: Spill) -> tuple[list[Claim], Spill, pa.Table]:
+    """Of what a partition lacks: what can be salvaged, the others, and some of the salvaged ones."""
+    table = missing.table()
+    found, claims = salvage.claim(digests.to_numpy(table["sequence_digest"]))
+    some = table.take(pa.array(np.flatnonzero(found)[:_SAMPLE_ROWS])).combine_chunks()
+    return claims, _spilled(table.filter(pa.array(~found)), folder), some
+
+
+def distinct(intake: Intake, folder: Path | str, each: Each = here) -> Spill:
     """The distinct sequences, each once, in digest order."""
-    return _each_once(intake, folder, lambda names, letters: np.ones(len(names), bool))[1]
+    return Spill.in_a_row(each(functools.partial(_distinct_part, str(folder)), intake.sequences.each(), "comparing sequences"))
 
 
-def _each_once(intake: Intake, folder: Path, needed: Callable[[np.ndarray, pa.Table], np.ndarray]) -> tuple[int, Spill]:
-    """The number of distinct sequences, and those of them whose digests are `needed`, each once, in digest order."""
-    chosen = Spill(folder, "distinct", SHARD_SCHEMA)
-    count = 0
-    for i in range(intake.sequences.partitions):
-        table = intake.sequences.table(i)
-        names, first = np.unique(digests.to_numpy(table["sequence_digest"]), return_index=True)
-        count += len(names)
-        table = table.take(pa.array(first))
-        for batch in table.filter(pa.array(needed(names, table))).combine_chunks().to_batches(max_chunksize=8192):
-            chosen.add(batch)
+def _distinct_part(folder: str, sequences: Spill) -> Spill:
+    return _spilled(_once(sequences)[1], folder)
+
+
+def _once(sequences: Spill) -> tuple[np.ndarray, pa.Table]:
+    """The distinct sequences of a partition in digest order: digests, (n,) of dtype S35, and rows."""
+    table = sequences.table()
+    names, first = np.unique(digests.to_numpy(table["sequence_digest"]), return_index=True)
+    return names, table.take(pa.array(first))
+
+
+def _spilled(table: pa.Table, folder: str) -> Spill:
+    chosen = Spill(storage.join(folder, uuid.uuid4().hex), "distinct", SHARD_SCHEMA)
+    for batch in table.combine_chunks().to_batches(max_chunksize=8192):
+        chosen.add(batch)
     chosen.close()
-    return count, chosen
+    return chosen
 
 
 def id_partition(ids: pa.Array, partitions: int) -> np.ndarray:
@@ -299,8 +362,15 @@ def shard_rows(missing: int, actors: int, row_bytes: int) -> int:
     return min(max(even, _SHARD_MIN_ROWS), max(1, _SHARD_FILE_BYTES // row_bytes))
 
 
-def cut_shards(missing: Spill, rows: int, work: str) -> list[Shard]:
+def cut_shards(missing: Spill, rows: int, work: str, each: Each = here) -> list[Shard]:
     """Writes the missing sequences below `work` as shards of at most `rows` rows and about 8 million bases."""
+    groups = list(enumerate(missing.groups(_CUT_BYTES)))
+    found = each(functools.partial(_cut_group, rows, work), groups, "cutting shards")
+    return [shard for some in found for shard in some]
+
+
+def _cut_group(rows: int, work: str, numbered: tuple[int, Spill]) -> list[Shard]:
+    group, missing = numbered
     shards: list[Shard] = []
     held: list[pa.Table] = []
     count = bases = 0
@@ -308,12 +378,12 @@ def cut_shards(missing: Spill, rows: int, work: str) -> list[Shard]:
     def flush() -> None:
         nonlocal held, count, bases
         if count:
-            uri = storage.join(work, f"shard-{len(shards):05d}.parquet")
+            uri = storage.join(work, f"shard-{group * _SHARDS_OF_A_CUT + len(shards):05d}.parquet")
             write_parquet(uri, held)
             shards.append(Shard(uri, count))
         held, count, bases = [], 0, 0
 
-    for batch in missing.batches():
+    for batch in missing.every_batch():
         table = pa.Table.from_batches([batch])
         sizes = pc.binary_length(table["sequence"]).to_numpy()
         at = 0

@@ -27,7 +27,7 @@ from dnafeat.errors import AuditError, StoreError, StrictError, UsageError, one_
 from dnafeat.labels import Labels
 from dnafeat.predictconfig import PredictConfig
 from dnafeat.predictor import Predictor, PredictShards
-from dnafeat.sources import ReadOptions, expand
+from dnafeat.sources import ReadOptions, expand, look
 
 _ROWS_OF_A_FILE = 1 << 40
 
@@ -91,7 +91,7 @@ def predict(config: PredictConfig, *, show: bool = True) -> Summary:
         alphabet = dna.IUPAC if config.iupac else dna.UNAMBIGUOUS
         min_bases = predictor.source.tokenizer(predictor.encoding).min_bases
         checks = plan.Checks(alphabet=alphabet, max_n_share=config.max_n_share, min_bases=min_bases)
-        intake = plan.take_in(files, options, checks, folder, by_id=False)
+        intake = plan.take_in(look(files, options), checks, folder, by_id=False)
         refused = _first_refused(intake)
         if config.strict and refused is not None:
             raise StrictError(

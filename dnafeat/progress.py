@@ -53,7 +53,7 @@ def start() -> ray.actor.ActorHandle:
     return Progress.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
 
 
-def _interval() -> float:
+def interval() -> float:
     """Seconds between drawings: a log file gets a line now and then and not a bar that redraws itself."""
     return 0.1 if os.isatty(2) else 15.0
 
@@ -83,7 +83,7 @@ def shown(progress: ray.actor.ActorHandle, total: int, show: bool) -> Iterator[N
     if not show:
         yield
         return
-    with tqdm(total=total, desc="encoding", unit=" sequences", unit_scale=True, mininterval=_interval(), smoothing=0.1) as bar:
+    with tqdm(total=total, desc="encoding", unit=" sequences", unit_scale=True, mininterval=interval(), smoothing=0.1) as bar:
 
         def look() -> None:
             sequences, tokens = cast(tuple[int, int], ray.get(progress.read.remote()))
@@ -126,7 +126,7 @@ def steps_shown(progress: ray.actor.ActorHandle, show: bool) -> Iterator[None]:
     if not show:
         yield
         return
-    with tqdm(total=None, desc="training", unit=" steps", mininterval=_interval()) as bar:
+    with tqdm(total=None, desc="training", unit=" steps", mininterval=interval()) as bar:
 
         def look() -> None:
             step, total, values = cast(tuple[int, int, dict[str, float]], ray.get(progress.read.remote()))

@@ -28,6 +28,7 @@ from dnafeat.errors import ConflictError, ForgottenError, UsageError
 from dnafeat.plan import Intake, id_partition, netstring, not_stored
 from dnafeat.schema import arrow_schema
 from dnafeat.spill import Spill
+from dnafeat.spread import Each, here
 from dnafeat.store import Store
 from dnafeat.tables import Change, DataFile, Table
 
@@ -36,29 +37,8 @@ FORGOTTEN = "dnafeat/forgotten"
 # The application id under which `sequences` keeps the last run number it gave out.
 _NUMBER = "dnafeat/run_number"
 _ROWS_PER_FILE = 1_000_000
-
-
-class Places:
-    """Rows of some files of `sequences`, by file."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = paths
-        self.rows: dict[str, list[np.ndarray]] = {}
-        self.count = 0
-
-    def add(self, chosen: pa.Table) -> None:
-        """Takes rows of what `Publication._current` gives."""
-        self.count += len(chosen)
-        file, row = chosen["file"].to_numpy(), chosen["row"].to_numpy()
-        for number in np.unique(file):
-            self.rows.setdefault(self._paths[number], []).append(row[file == number])
-
-    def mask(self, path: str, rows: int) -> np.ndarray:
-        """Which rows of a file they are, (rows,) bool."""
-        chosen = np.zeros(rows, bool)
-        for places in self.rows.get(path, []):
-            chosen[places] = True
-        return chosen
+# Of entries, packed as they are spilled, that are written at a time: about as many.
+_OPENED_BYTES = 64 * 2**20
 
 
 def forgotten(table: Table) -> int:
@@ -79,6 +59,7 @@ class Publication:
     _forgotten: dict[str, int] = field(default_factory=dict)
     _kept: Spill | None = None
     """Digests of entries that a run in mode merge leaves as they are, by range."""
+    each: Each = here
 
     def __post_init__(self) -> None:
         self._forgotten = {table.name: forgotten(table.reload()) for table in (self.store.sequences, self.store.rejects)}
@@ -129,8 +110,8 @@ class Publication:
         """How many of the digests in a spill by range have no vectors of the version."""
         if spill is None:
             return 0
-        names = (np.unique(digests.to_numpy(spill.table(i)["sequence_digest"])) for i in range(spill.partitions))
-        return sum(int(not_stored(one, self.store, version).sum()) for one in names)
+        self.store.features.version()  # loads the snapshot, so that all look at one
+        return sum(self.each(functools.partial(_lacking, self.store, version), spill.each(), "looking for vectors"))
 
     def _check_kept(self) -> None:
         """Raises UsageError where a run in mode merge would leave entries that its version has no vectors of."""
@@ -140,6 +121,11 @@ class Publication:
                 f"source {self.source_name} has {lacking} sequences that this run does not read and that its version has no vectors of, so "
                 f"it cannot be merged: send a run with the whole source in mode replace"
             )
+
+    def check_forgotten(self) -> None:
+        """Raises ForgottenError where something was forgotten since the run began."""
+        for table in (self.store.sequences, self.store.rejects):
+            self._check_forgotten(table.reload())
 
     def _check_forgotten(self, table: Table) -> None:
         if forgotten(table) != self._forgotten[table.name]:
@@ -161,8 +147,7 @@ class Publication:
             if missing.all():
                 yield file
             elif missing.any():
-                keep = functools.partial(_those, missing)
-                receipt = vectorfiles.rewrite(table, [file], keep, stem=self.run_id, version=version)
+                receipt = vectorfiles.rewrite(table, [file], vectorfiles.keeping(missing), stem=self.run_id, version=version)
                 assert receipt is not None
                 yield receipt.file
 
@@ -201,7 +186,7 @@ class Publication:
                 storage.remove(storage.join(table.uri, file.path))
             raise
 
-    def commit_sequences(self, intake: Intake, folder: Path, mode: str = "replace") -> tuple[int, int, int]:
+    def commit_sequences(self, intake: Intake, folder: Path | str, mode: str = "replace") -> tuple[int, int, int]:
         """Brings the source's rows in `sequences` up to what was read, and takes a run number.
 
         New and changed entries open a row, changed ones close theirs; unchanged ones are left alone. In mode `replace` the entries that
@@ -216,21 +201,26 @@ class Publication:
         self._check_forgotten(table.reload())
         self.store.features.reload()
         self._check_stored(intake)
-        opened = closed = round_ = 0
+        opened = closed = 0
 
         def change() -> Change:
-            nonlocal opened, closed, round_
-            round_ += 1
+            nonlocal opened, closed
             self._check_forgotten(table)
             table.add_string_columns(intake.keys)
             number = (table.transaction(_NUMBER) or 0) + 1
-            fresh, closing, opening = self._compare(intake, folder, round_, mode)
+            paths = table.paths([("source_name", "=", self.source_name)])
+            fresh, closing, opening = self._compare(intake, paths, folder, mode)
             self.store.features.reload()
             self._check_kept()
-            added, removed = self._ended(closing, opening, number)
-            opened, closed = fresh.rows + opening.count, closing.count
-            for rows in _chunks(fresh.batches()):
-                added.append(table.write(_opened(rows, self.source_name, number, table.schema()), stem=self.run_id))
+            ended = [(i, closing.part(i, i + 1), opening.part(i, i + 1)) for i in range(len(paths))]
+            ended = [one for one in ended if one[1].rows or one[2].rows]
+            rewrite = functools.partial(_with_ends, table, paths, self.run_id, number)
+            added = self.each(rewrite, ended, "closing entries")
+            write = functools.partial(_write_opened, table, self.run_id, self.source_name, number)
+            written = self.each(write, fresh.groups(_OPENED_BYTES) if fresh.rows else [], "opening entries")
+            opened, closed = fresh.rows + opening.rows, closing.rows
+            removed = [paths[i] for i, _, _ in ended]
+            added += [file for files in written for file in files]
             return Change(added=added, removed=removed, transactions={_NUMBER: number}, number=number)
 
         number = table.settle(self._app, change)
@@ -247,76 +237,18 @@ class Publication:
 
         self.store.features.settle(f"{self._app}/seal", change)
 
-    def _compare(self, intake: Intake, folder: Path, round_: int, mode: str) -> tuple[Spill, Places, Places]:
-        """Entries to open; and of `sequences`, rows to close and rows to open again."""
-        current, paths = self._current(intake, folder, round_)
-        fresh = Spill(folder, f"fresh-{round_}", intake.entries.schema)
-        closing, opening = Places(paths), Places(paths)
-        kept = Spill(folder, f"kept-{round_}", pa.schema([("sequence_digest", pa.string())]), intake.sequences.partitions)
-        for i in range(intake.entries.partitions):
-            new, old = intake.entries.table(i), current.table(i)
-            ended, old = old.filter(old["ended"]), old.filter(pc.invert(old["ended"]))
-            before = pc.index_in(new["sequence_id"], value_set=old["sequence_id"])
-            same = pc.equal(_state(new, intake.keys), old["state"].take(before))
-            changed = pc.invert(pc.fill_null(same, False))
-            for batch in new.filter(changed).combine_chunks().to_batches(max_chunksize=65_536):
-                fresh.add(batch)
-            unread = pc.invert(pc.is_in(old["sequence_id"], value_set=new["sequence_id"]))
-            stays = pc.and_(unread, pc.invert(old["withdrawn"])) if mode == "merge" else pc.and_(unread, False)
-            unchanged = pc.is_in(old["sequence_id"], value_set=new.filter(pc.fill_null(same, False))["sequence_id"])
-            closing.add(old.filter(pc.invert(pc.or_(stays, unchanged))))
-            if mode == "merge":
-                again = ended.filter(pc.invert(pc.is_in(ended["sequence_id"], value_set=new["sequence_id"])))
-                opening.add(again)
-                # A state begins with the digest.
-                names = pc.utf8_slice_codeunits(pa.concat_tables([old.filter(stays), again])["state"], 0, digests.WIDTH)
-                for batch in pa.table({"sequence_digest": names}, kept.schema).combine_chunks().to_batches():
-                    kept.add(batch, digests.partition(digests.to_numpy(batch["sequence_digest"]), kept.partitions))
-        fresh.close()
-        kept.close()
-        self._kept = kept
-        return fresh, closing, opening
-
-    def _current(self, intake: Intake, folder: Path, round_: int) -> tuple[Spill, list[str]]:
-        """The source's open rows, spilled like the new entries, and those that a withdrawn run has closed.
-
-        Columns: sequence_id, state, number of the file, row in it, whether a withdrawn run has opened it, whether one has closed it.
-        Runs that are not published and were not withdrawn count: they may be about to be.
-        """
-        table = self.store.sequences
-        kinds = {"sequence_id": pa.string(), "state": pa.string(), "file": pa.int64(), "row": pa.int64()}
-        schema = pa.schema([*kinds.items(), ("withdrawn", pa.bool_()), ("ended", pa.bool_())])
-        partitions = intake.entries.partitions
-        current = Spill(folder, f"current-{round_}", schema, partitions)
-        keys = [name for name in table.schema().names if name not in arrow_schema("sequences").names]
-        paths = table.paths([("source_name", "=", self.source_name)])
-        withdrawn = pa.array(self.store.history().undone(self.source_name), pa.int64())
-        for number, path in enumerate(paths):
-            rows = table.read_file(path)
-            opened = pc.is_in(rows["from_run"], value_set=withdrawn)
-            ended = pc.and_(pc.is_in(rows["until_run"], value_set=withdrawn), pc.invert(opened))
-            mask = pc.and_(pc.equal(rows["source_name"], self.source_name), pc.or_(pc.is_null(rows["until_run"]), ended))
-            at = pa.array(np.flatnonzero(mask.to_numpy()))
-            kept = rows.take(at)
-            places = [pa.array(np.full(len(at), number)), at]
-            columns = [kept["sequence_id"], _state(kept, keys), *places, opened.take(at), ended.take(at)]
-            for batch in pa.Table.from_arrays(columns, schema=schema).combine_chunks().to_batches(max_chunksize=65_536):
-                current.add(batch, id_partition(batch["sequence_id"], partitions))
-        current.close()
-        return current, paths
-
-    def _ended(self, closing: Places, opening: Places, number: int) -> tuple[list[DataFile], list[str]]:
-        """Rewrites the files that hold rows to close or to open again; the files to add and the paths to remove."""
-        table = self.store.sequences
-        added, paths = [], sorted({*closing.rows, *opening.rows})
-        for path in paths:
-            rows = table.read_file(path)
-            until = rows["until_run"]
-            for places, end in ((closing, number), (opening, None)):
-                until = pc.if_else(pa.array(places.mask(path, len(rows))), pa.scalar(end, pa.int64()), until)
-            at = rows.schema.get_field_index("until_run")
-            added.append(table.write(rows.set_column(at, rows.schema.field(at), until), stem=self.run_id))
-        return added, paths
+    def _compare(self, intake: Intake, paths: Sequence[str], folder: Path | str, mode: str) -> tuple[Spill, Spill, Spill]:
+        """Entries to open; and of the rows in the files `paths` of `sequences`, by file, those to close and those to open again."""
+        table, partitions = self.store.sequences, intake.entries.partitions
+        withdrawn = self.store.history().undone(self.source_name)
+        find = functools.partial(_current, table, self.source_name, withdrawn, partitions, str(folder))
+        found = self.each(find, list(enumerate(paths)), "reading entries")
+        current = Spill.together(found) if found else Spill(folder, "current", _CURRENT, partitions)
+        compare = functools.partial(_compare, intake.keys, mode, max(1, len(paths)), intake.sequences.partitions, str(folder))
+        pairs = list(zip(intake.entries.each(), current.each(), strict=True))
+        fresh, closing, opening, kept = zip(*self.each(compare, pairs, "comparing entries"), strict=True)
+        self._kept = Spill.together(kept)
+        return Spill.in_a_row(fresh), Spill.together(closing), Spill.together(opening)
 
     def commit_run(self, row: dict) -> bool:
         """Writes the row that publishes the run. False: another attempt under this run id has published it already."""
@@ -329,8 +261,107 @@ class Publication:
         return table.settle(self._app, change) is not None
 
 
-def _those(rows: np.ndarray, file: DataFile, names: np.ndarray) -> np.ndarray:
-    return rows
+def _lacking(store: Store, version: str, spill: Spill) -> int:
+    """How many of the digests in a partition have no vectors of the version."""
+    return int(not_stored(np.unique(digests.to_numpy(spill.table()["sequence_digest"])), store, version).sum())
+
+
+_CURRENT = pa.schema(
+    [
+        *[("sequence_id", pa.string()), ("state", pa.string()), ("file", pa.int64()), ("row", pa.int64())],
+        *[("withdrawn", pa.bool_()), ("ended", pa.bool_())],
+    ]
+)
+_PLACES = pa.schema([("row", pa.int64())])
+_KEPT = pa.schema([("sequence_digest", pa.string())])
+
+
+def _current(
+    table: Table, source_name: str, withdrawn: Sequence[int], partitions: int, folder: str, numbered: tuple[int, str]
+) -> Spill:
+    """A source's open rows in a file of `sequences`, spilled like the new entries, and those that a withdrawn run has closed.
+
+    Columns: sequence_id, state, number of the file, row in it, whether a withdrawn run has opened it, whether one has closed it.
+    Runs that are not published and were not withdrawn count: they may be about to be.
+    """
+    number, path = numbered
+    current = Spill(storage.join(folder, uuid.uuid4().hex), "current", _CURRENT, partitions)
+    keys = [name for name in table.schema().names if name not in arrow_schema("sequences").names]
+    undone = pa.array(withdrawn, pa.int64())
+    first = 0
+    for rows in table.pieces(path):
+        opened = pc.is_in(rows["from_run"], value_set=undone)
+        ended = pc.and_(pc.is_in(rows["until_run"], value_set=undone), pc.invert(opened))
+        mask = pc.and_(pc.equal(rows["source_name"], source_name), pc.or_(pc.is_null(rows["until_run"]), ended))
+        at = pa.array(np.flatnonzero(mask.to_numpy()))
+        kept = rows.take(at)
+        places = [pa.array(np.full(len(at), number)), pc.add(at, first)]
+        columns = [kept["sequence_id"], _state(kept, keys), *places, opened.take(at), ended.take(at)]
+        for batch in pa.Table.from_arrays(columns, schema=_CURRENT).combine_chunks().to_batches():
+            current.add(batch, id_partition(batch["sequence_id"], partitions))
+        first += len(rows)
+    current.close()
+    return current
+
+
+def _compare(
+    keys: Sequence[str], mode: str, files: int, ranges: int, folder: str, pair: tuple[Spill, Spill]
+) -> tuple[Spill, Spill, Spill, Spill]:
+    """Of the new entries and the current ones of a partition of ids.
+
+    Returns
+    -------
+    Entries to open; places to close and places to open again, by number of the file; digests of entries that stay unread, by range.
+    """
+    folder = storage.join(folder, uuid.uuid4().hex)
+    fresh, kept = Spill(folder, "fresh", pair[0].schema), Spill(folder, "kept", _KEPT, ranges)
+    closing, opening = Spill(folder, "closing", _PLACES, files), Spill(folder, "opening", _PLACES, files)
+    new, old = pair[0].table(), pair[1].table()
+    ended, old = old.filter(old["ended"]), old.filter(pc.invert(old["ended"]))
+    before = pc.index_in(new["sequence_id"], value_set=old["sequence_id"])
+    same = pc.fill_null(pc.equal(_state(new, keys), old["state"].take(before)), False)
+    for batch in new.filter(pc.invert(same)).combine_chunks().to_batches(max_chunksize=65_536):
+        fresh.add(batch)
+    unread = pc.invert(pc.is_in(old["sequence_id"], value_set=new["sequence_id"]))
+    stays = pc.and_(unread, pc.invert(old["withdrawn"])) if mode == "merge" else pc.and_(unread, False)
+    unchanged = pc.is_in(old["sequence_id"], value_set=new.filter(same)["sequence_id"])
+    _add_places(closing, old.filter(pc.invert(pc.or_(stays, unchanged))))
+    if mode == "merge":
+        again = ended.filter(pc.invert(pc.is_in(ended["sequence_id"], value_set=new["sequence_id"])))
+        _add_places(opening, again)
+        # A state begins with the digest.
+        names = pc.utf8_slice_codeunits(pa.concat_tables([old.filter(stays), again])["state"], 0, digests.WIDTH)
+        for batch in pa.table({"sequence_digest": names}, _KEPT).combine_chunks().to_batches():
+            kept.add(batch, digests.partition(digests.to_numpy(batch["sequence_digest"]), ranges))
+    for spill in (fresh, closing, opening, kept):
+        spill.close()
+    return fresh, closing, opening, kept
+
+
+def _add_places(spill: Spill, chosen: pa.Table) -> None:
+    """Takes rows of what `_current` gives."""
+    for batch in chosen.select(["row"]).combine_chunks().to_batches():
+        spill.add(batch, chosen["file"].to_numpy())
+
+
+def _with_ends(table: Table, paths: Sequence[str], stem: str, number: int, ended: tuple[int, Spill, Spill]) -> DataFile:
+    """A file of `sequences` anew, with rows of it closed at a run number and others opened again."""
+    file, *places = ended
+    rows = table.read_file(paths[file])
+    until = rows["until_run"]
+    for spill, end in zip(places, (number, None), strict=True):
+        mask = np.zeros(len(rows), bool)
+        mask[spill.table()["row"].to_numpy()] = True
+        until = pc.if_else(pa.array(mask), pa.scalar(end, pa.int64()), until)
+    at = rows.schema.get_field_index("until_run")
+    return table.write(rows.set_column(at, rows.schema.field(at), until), stem=stem)
+
+
+def _write_opened(table: Table, stem: str, source_name: str, number: int, fresh: Spill) -> list[DataFile]:
+    """Entries as files of `sequences`."""
+    schema = table.schema()
+    chunks = _chunks(fresh.every_batch())
+    return [table.write(_opened(rows, source_name, number, schema), stem=stem) for rows in chunks]
 
 
 def _state(rows: pa.Table, keys: Iterable[str]) -> pa.ChunkedArray:

@@ -6,7 +6,9 @@ A vector depends on sequence and feature version alone, so it does not matter wh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,8 +21,23 @@ from dnafeat.vectorfiles import Receipt
 ABANDONED_AFTER = timedelta(days=7)
 
 
+class Claim(NamedTuple):
+    """Rows of a file that a run takes: those of its `rows` rows from `first` on whose bits are set."""
+
+    path: str
+    first: int
+    rows: int
+    bits: bytes
+
+    def mask(self) -> np.ndarray:
+        """(rows,) bool."""
+        return np.unpackbits(np.frombuffer(self.bits, np.uint8), count=self.rows).astype(bool)
+
+
 class Salvage:
     """Uncommitted vector files of one version, and the rows of each that this run claims.
+
+    Once it has looked it can be sent to other processes.
 
     Parameters
     ----------
@@ -33,33 +50,34 @@ class Salvage:
 
     def __init__(self, store: Store, version: str, columns: Sequence[str]) -> None:
         self._table, self._version, self._columns = store.features, version, set(columns)
-        self._files: list[Receipt] | None = None
-        self._claimed: dict[str, np.ndarray] = {}
+        self._files: list[Receipt] = []
+        self._claimed: dict[str, list[Claim]] = {}
         self._read: tuple[str, np.ndarray | None] | None = None
 
-    @property
-    def rows(self) -> int:
-        """Sequences claimed."""
-        return sum(int(rows.sum()) for rows in self._claimed.values())
+    def look(self) -> bool:
+        """Finds the files; whether there are any."""
+        self._files = self._find()
+        return bool(self._files)
 
-    def claim(self, names: np.ndarray) -> np.ndarray:
-        """Takes what is there of some sequences.
+    def claim(self, names: np.ndarray) -> tuple[np.ndarray, list[Claim]]:
+        """Looks for some sequences.
 
         Parameters
         ----------
         names : np.ndarray, shape=(n,), dtype=S35
-            Sorted digests, none of which has been asked for before.
+            Sorted digests. Nobody asks for one of another range that lies between them.
 
         Returns
         -------
         np.ndarray, shape=(n,), dtype=bool
-            Those that are in a file; each is claimed in one only.
+            Those that are in a file.
+        list of Claim
+            In which; each is claimed in one only. They count once they are given to `take`.
         """
         found = np.zeros(len(names), bool)
+        claims: list[Claim] = []
         if not len(names):
-            return found
-        if self._files is None:
-            self._files = self._find()
+            return found, claims
         first, last = names[0].decode(), names[-1].decode()
         for receipt in self._files:
             file = receipt.file
@@ -68,28 +86,39 @@ class Salvage:
             own = self._digests(file.path)
             if own is None:
                 continue
+            start, end = np.searchsorted(own, names[0]), np.searchsorted(own, names[-1], side="right")
+            own = own[start:end]
             place = np.searchsorted(names, own)
-            place[place == len(names)] = 0
             mine = (names[place] == own) & ~found[place]
             if mine.any():
-                self._claimed.setdefault(file.path, np.zeros(len(own), bool))[mine] = True
+                claims.append(Claim(file.path, int(start), len(own), np.packbits(mine).tobytes()))
                 found[place[mine]] = True
-        return found
+        return found, claims
+
+    def take(self, claims: Sequence[Claim]) -> None:
+        """Makes claims part of the run."""
+        for claim in claims:
+            self._claimed.setdefault(claim.path, []).append(claim)
+
+    def _mask(self, receipt: Receipt) -> np.ndarray:
+        """Which rows of a file are claimed, (rows,) bool."""
+        mask = np.zeros(receipt.file.rows, bool)
+        for claim in self._claimed.get(receipt.file.path, ()):
+            mask[claim.first : claim.first + claim.rows] |= claim.mask()
+        return mask
 
     def whole(self) -> list[Receipt]:
         """Files of which every row is claimed: they can be committed as they are."""
-        return [one for one in self._files or [] if one.file.path in self._claimed and self._claimed[one.file.path].all()]
+        return [one for one in self._files if self._mask(one).all()]
 
     def rewritten(self, stem: str) -> list[Receipt]:
         """The claimed rows of all other files, as new files whose names begin with `stem`."""
         receipts = []
-        for one in self._files or []:
-            mine = self._claimed.get(one.file.path)
-            if mine is None or mine.all():
+        for one in self._files:
+            mine = self._mask(one)
+            if mine.all() or not mine.any():
                 continue
-            receipt = vectorfiles.rewrite(
-                self._table, [one.file], lambda file, names: self._claimed[file.path], stem=stem, version=self._version
-            )
+            receipt = vectorfiles.rewrite(self._table, [one.file], vectorfiles.keeping(mine), stem=stem, version=self._version)
             receipts += [receipt] if receipt is not None else []
         return receipts
 
@@ -114,5 +143,6 @@ class Salvage:
                 continue
             receipt = vectorfiles.read_receipt(table, listed.path, listed.size, self._version)
             if receipt is not None and set(receipt.norms) == self._columns and not receipt.not_finite:
-                found.append(receipt)
+                # Another run's shards have the names of this one's.
+                found.append(replace(receipt, shard=""))
         return sorted(found, key=lambda one: one.file.minimum["sequence_digest"])

@@ -7,8 +7,10 @@ import lzma
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -36,6 +38,8 @@ _BY_EXTENSION = {extension: kind for kind, extensions in _KINDS.items() for exte
 _BY_FIRST_BYTES = {b">": "fasta", b"@": "fastq", b"PAR1": "parquet"}
 _RECORDS = {"fasta": read_fasta, "fastq": read_fastq}
 _PACKED = (".gz", ".bz2", ".xz")
+_UNPACKED = 4  # times the size of a packed file
+_AT_ONCE = 16  # headers that are read at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +95,86 @@ def key_columns(files: Sequence[str], options: ReadOptions) -> list[str]:
         A column that was asked for is not there, a key has a name in `RESERVED`, or two differ in case alone: Delta and the
         SQL engines that read it do not tell such columns apart.
     """
-    return _key_columns(_tables(_kinds(files), options))
+    return look(files, options).keys
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What has been found out about files before their entries are read; can be sent to other processes.
+
+    Attributes
+    ----------
+    options : ReadOptions
+    kinds : dict of str to str
+        fasta, fastq, csv, tsv or parquet, by file, in order.
+    tables : dict of str to Columns
+        Of the files that are tables.
+    labels : dict of str to str
+        What a file is called in the ids of rows without one.
+    sizes : dict of str to int
+        Bytes of each file as it lies.
+    """
+
+    options: ReadOptions
+    kinds: dict[str, str]
+    tables: dict[str, Columns]
+    labels: dict[str, str]
+    sizes: dict[str, int]
+
+    @property
+    def keys(self) -> list[str]:
+        """As `key_columns`."""
+        return _key_columns(self.tables)
+
+
+class Portion(NamedTuple):
+    """A file, or some of the row groups of a Parquet file, and how many bytes that is, unpacked and with every tile, about."""
+
+    uri: str
+    bytes: int
+    groups: range | None = None
+
+
+def look(files: Sequence[str], options: ReadOptions) -> Layout:
+    """Reads the headers. Raises UsageError for what cannot be read, and as `key_columns`."""
+    files = list(dict.fromkeys(files))
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        kinds = dict(zip(files, pool.map(_kind, files), strict=True))
+        tables = [uri for uri, kind in kinds.items() if kind not in _RECORDS]
+        columns = dict(zip(tables, pool.map(lambda uri: _table(uri, kinds[uri], options), tables), strict=True))
+        sizes = dict(zip(files, pool.map(storage.size, files), strict=True))
+    _key_columns(columns)
+    return Layout(options, kinds, columns, _labels(files), sizes)
+
+
+def portions(layout: Layout, size: int) -> list[list[Portion]]:
+    """The files in their order as parts of about `size` bytes that can be read side by side.
+
+    Small files stand together, and the row groups of a Parquet file apart; a text file cannot be cut.
+    """
+    parts: list[list[Portion]] = [[]]
+    for uri in layout.kinds:
+        for one in _portions_of_file(layout, uri, size):
+            if parts[-1] and sum(other.bytes for other in parts[-1]) + one.bytes > size:
+                parts.append([])
+            parts[-1].append(one)
+    return parts
+
+
+def _portions_of_file(layout: Layout, uri: str, size: int) -> Iterator[Portion]:
+    packed, options = layout.sizes[uri], layout.options
+    tiled = max(1, options.tile // options.stride) if options.tile and options.stride else 1
+    if layout.kinds[uri] != "parquet":
+        yield Portion(uri, packed * tiled * (_UNPACKED if uri.lower().endswith(_PACKED) else 1))
+        return
+    groups = layout.tables[uri].groups
+    first = held = 0
+    for i, unpacked in enumerate(groups):
+        # In memory a dictionary's values stand out in full.
+        held += max(unpacked, _UNPACKED * packed // len(groups)) * tiled
+        if held >= size or i == len(groups) - 1:
+            yield Portion(uri, held, range(first, i + 1))
+            first, held = i + 1, 0
 
 
 def read(files: Sequence[str], options: ReadOptions) -> Iterator[pa.RecordBatch]:
@@ -110,14 +193,20 @@ def read(files: Sequence[str], options: ReadOptions) -> Iterator[pa.RecordBatch]
     UsageError
         A file that cannot be read, or is of no known kind.
     """
-    kinds = _kinds(files)
-    tables = _tables(kinds, options)
-    keys = _key_columns(tables)
-    labels = _labels(files)
-    for uri, kind in kinds.items():
+    layout = look(files, options)
+    yield from read_portions(layout, [Portion(uri, 0) for uri in layout.kinds])
+
+
+def read_portions(layout: Layout, some: Sequence[Portion]) -> Iterator[pa.RecordBatch]:
+    """The same of some portions of the files."""
+    keys, options = layout.keys, layout.options
+    for uri, _, groups in some:
+        kind = layout.kinds[uri]
         with _reading(uri):
             records = kind in _RECORDS
-            pieces = _records(uri, kind) if records else read_table(uri, kind, tables[uri], keys, labels[uri])
+            pieces = (
+                _records(uri, kind) if records else read_table(uri, kind, layout.tables[uri], keys, layout.labels[uri], groups)
+            )
             entries = whole(pieces) if options.tile is None else tiles(pieces, options.tile, options.stride or options.tile)
             yield from batches(entries, uri, schema(keys))
 
@@ -127,18 +216,10 @@ def _records(uri: str, kind: str) -> Iterator[Piece]:
         yield from _RECORDS[kind](file, uri)
 
 
-def _kinds(files: Sequence[str]) -> dict[str, str]:
-    return {uri: _kind(uri) for uri in files}
-
-
-def _tables(kinds: dict[str, str], options: ReadOptions) -> dict[str, Columns]:
-    found = {}
-    for uri, kind in kinds.items():
-        if kind not in _RECORDS:
-            with _reading(uri):
-                table = columns(uri, kind, options.id_column, options.sequence_column)
-                found[uri] = table if options.keys else replace(table, keys=())
-    return found
+def _table(uri: str, kind: str, options: ReadOptions) -> Columns:
+    with _reading(uri):
+        table = columns(uri, kind, options.id_column, options.sequence_column)
+        return table if options.keys else replace(table, keys=())
 
 
 def _key_columns(tables: dict[str, Columns]) -> list[str]:

@@ -203,6 +203,11 @@ def read_digests(table: Table, path: str) -> np.ndarray:
     return digests.to_numpy(read_columns(table, path, ["sequence_digest"])["sequence_digest"])
 
 
+def keeping(rows: np.ndarray) -> Callable[[DataFile, np.ndarray], np.ndarray]:
+    """What `rewrite` takes to keep some rows, (rows,) bool, of a single file."""
+    return lambda file, names: rows
+
+
 def rewrite(
     table: Table,
     files: Sequence[DataFile],

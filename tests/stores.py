@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import json
 import uuid
@@ -20,7 +21,8 @@ from dnafeat import sequence as dna
 from dnafeat.publish import Publication
 from dnafeat.salvage import Salvage
 from dnafeat.schema import VECTORS, arrow_schema
-from dnafeat.sources import ReadOptions
+from dnafeat.sources import ReadOptions, look
+from dnafeat.spread import Each, here
 from dnafeat.store import Store
 from dnafeat.version import FeatureVersion
 
@@ -121,8 +123,10 @@ class Run:
         keys: Iterable[str] | None = None,
         shard_rows: int = 1000,
         mode: str = "replace",
+        each: Each = here,
     ) -> None:
         self.store = Store(store) if isinstance(store, str) else store
+        self.each = each
         self.source, self.version, self.run_id = source, version, run_id or f"run-{uuid.uuid4().hex[:8]}"
         self.shard_rows, self.mode = shard_rows, mode
         self.started = datetime.now(UTC)
@@ -130,7 +134,7 @@ class Run:
         self.folder.mkdir()
         self.file = write_csv(self.folder / "source.csv", entries, keys)
         self.store.create()
-        self.publication = Publication(self.store, self.run_id, source)
+        self.publication = Publication(self.store, self.run_id, source, each=each)
         self.committed: list = []
         self.number = self.opened = self.closed = 0
         self.published: bool | None = None
@@ -143,25 +147,28 @@ class Run:
         """Reads the source, and finds what is to be encoded."""
         spills = self.folder / "spills"
         spills.mkdir()
-        self.intake = plan.take_in([self.file], ReadOptions(), plan.Checks(), spills)
+        self.intake = plan.take_in(look([self.file], ReadOptions()), plan.Checks(), spills, each=self.each)
         self.planned = self.store.features.reload().version()
         self.salvage = Salvage(self.store, self.version.digest, VECTORS)
-        self.work = plan.subtract(self.intake, self.store, self.version.digest, spills, self.salvage)
+        self.work = plan.subtract(self.intake, self.store, self.version.digest, spills, self.salvage, self.each)
         return self
 
     def write(self) -> Run:
         """Writes what is missing, and the claimed rows of salvaged files."""
-        self.files = []
-        for shard in plan.cut_shards(self.work.missing, self.shard_rows, str(self.folder / "work")):
+        self.receipts = []
+        for shard in plan.cut_shards(self.work.missing, self.shard_rows, str(self.folder / "work"), self.each):
             digests = pq.read_table(shard.uri)["sequence_digest"].to_pylist()
+            name = storage.name(shard.uri)
             receipt = vectorfiles.write(
                 self.store.features,
                 [feature_rows(digests, self.version, self.run_id)],
-                stem=f"{self.run_id}-{storage.name(shard.uri)[6:11]}",
+                stem=f"{self.run_id}-{name[6:11]}",
                 version=self.version.digest,
+                about=functools.partial(dict, shard=name),
             )
-            self.files.append(receipt.file)
-        self.files += [receipt.file for receipt in (*self.salvage.whole(), *self.salvage.rewritten(self.run_id))]
+            self.receipts.append(receipt)
+        self.receipts += [*self.salvage.whole(), *self.salvage.rewritten(self.run_id)]
+        self.files = [receipt.file for receipt in self.receipts]
         return self
 
     def step(self, name: str) -> None:

@@ -23,7 +23,7 @@ from dnafeat import sequence as dna
 from dnafeat.errors import UsageError
 from dnafeat.salvage import Salvage
 from dnafeat.schema import VECTORS
-from dnafeat.sources import ReadOptions
+from dnafeat.sources import ReadOptions, look
 from dnafeat.spill import Spill
 from dnafeat.store import Store
 
@@ -31,7 +31,7 @@ from dnafeat.store import Store
 def take_in(files: str | list[str], folder: Path, checks: plan.Checks | None = None, **options: object) -> plan.Intake:
     folder.mkdir(parents=True)
     files = [files] if isinstance(files, str) else files
-    return plan.take_in(files, ReadOptions(**options), checks or plan.Checks(), folder)
+    return plan.take_in(look(files, ReadOptions(**options)), checks or plan.Checks(), folder)
 
 
 def letters(count: int, length: int = 40, seed: int = 0) -> list[str]:
@@ -223,6 +223,7 @@ def test_the_fingerprint_does_not_depend_on_how_the_source_is_cut_or_where_it_li
     assert fingerprint(SOURCE, tmp_path / "cut") == wanted
     monkeypatch.setattr(entries, "MAX_BYTES", 50)
     assert fingerprint(SOURCE, tmp_path / "bytes") == wanted
+    assert fingerprint(SOURCE[::-1], tmp_path / "backwards") == wanted
 
 
 def changed(at: int, **values: object) -> list[Entry]:
@@ -240,13 +241,12 @@ CHANGES = {
     "a refusal": changed(3, sequence="!"),
     "an entry more": [*SOURCE, Entry("new", "ACGT")],
     "an entry less": SOURCE[:-1],
-    "the order": [SOURCE[1], SOURCE[0], *SOURCE[2:]],
     "an id and a key that together read the same": changed(5, id=SOURCE[5].id + "g", keys={**SOURCE[5].keys, "gene": "2"}),
     "nothing": [],
 }
 
 
-def test_the_fingerprint_changes_with_every_id_letter_key_order_and_refusal(tmp_path: Path) -> None:
+def test_the_fingerprint_changes_with_every_id_letter_key_and_refusal(tmp_path: Path) -> None:
     found = {name: fingerprint(source, tmp_path / name) for name, source in CHANGES.items()}
     found["as it is"] = fingerprint(SOURCE, tmp_path / "as it is")
     assert len(set(found.values())) == len(found), found
@@ -429,17 +429,17 @@ import pyarrow as pa
 from dnafeat import entries, plan, spill
 from dnafeat.salvage import Salvage
 from dnafeat.schema import VECTORS
-from dnafeat.sources import ReadOptions
+from dnafeat.sources import ReadOptions, look
 from dnafeat.store import Store
 
 source, folder = sys.argv[1], Path(sys.argv[2])
 plan._PARTITION_BYTES = 2**18
-spill._BUFFER_BYTES = 2**18
+spill._BUFFER_BYTES, spill._PIECE_BYTES = 2**18, 2**9
 entries.MAX_ENTRIES = 500
 store = Store(str(folder / "store"))
 store.create()
 tracemalloc.start()
-intake = plan.take_in([source], ReadOptions(), plan.Checks(), folder)
+intake = plan.take_in(look([source], ReadOptions()), plan.Checks(), folder)
 assert list(plan.duplicate_ids(intake)) == []
 work = plan.subtract(intake, store, "version", folder, Salvage(store, "version", VECTORS))
 assert work.distinct == work.missing.rows == intake.entries.rows

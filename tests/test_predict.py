@@ -384,7 +384,7 @@ def test_accepted_and_refused_entries_are_merged_in_order(tmp_path: Path, monkey
             fasta(tmp_path / f"{number}.fa", {name: "ACGT" if fine else "!" for name, fine in zip(names, good, strict=True)})
         )
         wanted += list(zip(names, good, strict=True))
-    intake = plan.take_in(files, sources.ReadOptions(keys=False), plan.Checks(), tmp_path, by_id=False)
+    intake = plan.take_in(sources.look(files, sources.ReadOptions(keys=False)), plan.Checks(), tmp_path, by_id=False)
     rows = [row for batch in _in_order(intake, files) for row in batch.to_pylist()]
     assert [(row["sequence_id"], row["sequence_digest"] is not None) for row in rows] == wanted
 

@@ -570,7 +570,7 @@ def test_two_files_of_a_source_are_one_state(tmp_path: Path) -> None:
     run.store.create()
     files = [run.file, write_csv(tmp_path / "more.csv", ENTRIES[2:])]
     (tmp_path / "w").mkdir()
-    intake = plan.take_in(files, plan.sources.ReadOptions(), plan.Checks(), tmp_path / "w")
+    intake = plan.take_in(plan.sources.look(files, plan.sources.ReadOptions()), plan.Checks(), tmp_path / "w")
     number, opened, closed = run.publication.commit_sequences(intake, tmp_path / "w")
     assert (number, opened, closed) == (1, 4, 0)
     assert as_of(run.store, "cohort", 1) == states(ENTRIES)

@@ -11,6 +11,7 @@ import pytest
 from stores import A, B, Entry, Run, digest, expected, feature_rows, fill, rows
 
 from dnafeat import salvage, vectorfiles
+from dnafeat.audit import audit
 from dnafeat.schema import VECTORS
 from dnafeat.store import Store
 
@@ -46,6 +47,15 @@ def test_whole_files_are_committed_as_they_lie(tmp_path: Path) -> None:
     assert {file.path for file in after.files} == {file.path for file in dead.files}
     after.publish()
     assert rows(Store(str(tmp_path / "store")).read()) == expected(entries(0, 9))
+
+
+def test_shards_of_dead_runs_may_have_the_names_of_a_later_ones(tmp_path: Path) -> None:
+    uri = str(tmp_path / "store")
+    for first in (0, 4):
+        Run(uri, entries(first, first + 4), tmp_path, shard_rows=3).encode()
+    after = Run(uri, entries(0, 16), tmp_path, shard_rows=3).encode()
+    assert (after.work.salvaged, after.work.missing.rows) == (8, 8)
+    audit(Store(uri), A.digest, "float32", after.receipts, rows=16)
 
 
 def test_what_two_dead_runs_wrote_is_taken_once(tmp_path: Path) -> None:
