@@ -29,12 +29,12 @@ class Faults:
 
     def __init__(self) -> None:
         self.calls = 0
-        self._left, self._kind = 0, ""
+        self._left, self._kind, self._table = 0, "", ""
         self._between: Callable[[], None] | None = None
 
-    def arm(self, calls: int, kind: str, between: Callable[[], None] | None = None) -> None:
-        """The fault comes at the given one of the calls from now on, the first being 1."""
-        self._left, self._kind, self._between = calls, kind, between
+    def arm(self, calls: int, kind: str, between: Callable[[], None] | None = None, table: str = "") -> None:
+        """The fault comes at the given one of the calls from now on, the first being 1; with `table` only calls below it count."""
+        self._left, self._kind, self._between, self._table = calls, kind, between, table
 
     def disarm(self) -> bool:
         """Takes a fault back; whether it was still to come."""
@@ -44,6 +44,8 @@ class Faults:
     def _wrapped(self, real: Callable[..., Any], *, commits: bool) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
             self.calls += 1
+            if self._table and f"/{self._table}/" not in f"{_place(arguments[0])}/":
+                return real(*arguments, **options)
             self._left -= 1
             if self._left != 0:
                 return real(*arguments, **options)
@@ -80,3 +82,10 @@ class Faults:
             ):
                 patch.setattr(owner, name, self._wrapped(getattr(owner, name), commits=commits))
             yield self
+
+
+def _place(first: Any) -> str:
+    """Where a call writes, by its first argument."""
+    if isinstance(first, DeltaTable):
+        return first.table_uri.rstrip("/")
+    return first.table.table_uri.rstrip("/") if isinstance(first, TableAlterer) else str(first)
