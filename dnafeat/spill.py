@@ -122,10 +122,17 @@ class Spill:
 
     def batches(self, partition: int = 0) -> Iterator[pa.RecordBatch]:
         """The batches of one partition, in the order they came."""
+        wanted: list[tuple[str, int, int]] = []
+        size = 0
         for written in self._written:
             start, end = written.range(partition)
             if end > start:
-                yield from _unpacked(storage.read_range(written.uri, start, end), self.schema)
+                wanted.append((written.uri, start, end))
+                size += end - start
+            if size >= _BUFFER_BYTES or (wanted and written is self._written[-1]):
+                for data in storage.read_ranges(wanted):
+                    yield from _unpacked(data, self.schema)
+                wanted, size = [], 0
 
     def every_batch(self) -> Iterator[pa.RecordBatch]:
         """The batches of all partitions, one partition after the other."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -139,10 +139,11 @@ def create(uri: str) -> IO[bytes]:
     return fs.open(path, "wb")
 
 
-def read_range(uri: str, start: int, end: int) -> bytes:
-    """The bytes of a file from `start` to before `end`."""
-    fs, path = filesystem(uri)
-    return fs.cat_file(path, start=start, end=end)
+def read_ranges(ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
+    """The bytes of files of one storage (URI, from, to before) in their order; an object storage is asked for all of them at once."""
+    fs, _ = filesystem(ranges[0][0])
+    paths = [filesystem(uri)[1] for uri, _, _ in ranges]
+    return fs.cat_ranges(paths, [start for _, start, _ in ranges], [end for _, _, end in ranges], on_error="raise")
 
 
 @dataclass(frozen=True)

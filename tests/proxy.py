@@ -79,6 +79,10 @@ class Proxy:
         """
         self._ask({"kind": kind, "of": of, "after": after, "times": times})
 
+    def disturb(self, share: float) -> None:
+        """Of the requests from now on, how many go wrong."""
+        self._ask({"share": share})
+
     @property
     def done(self) -> Counter[str]:
         """Requests by what became of them: `forwarded` are those that nothing happened to, `lost writes` a part of `reply lost`."""
@@ -258,7 +262,9 @@ def main(server_address: str, share: str, seed: str) -> None:
     print(listener.server_address[1], flush=True)
     for line in sys.stdin:
         question = json.loads(line)
-        if question:
+        if "share" in question:
+            fate.share = question["share"]
+        elif question:
             fate.switch(**question)
         print(json.dumps(fate.done), flush=True)
 

@@ -1,4 +1,4 @@
-"""Two drivers at work on one store at the same time, each with Ray of its own: every hash is stored once, and both end well."""
+"""Two drivers at work on one store at the same time, on one cluster: every hash is stored once, and both end well."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import S3
 from models import dna, random_folder
+from nodes import Nodes
 from stores import digest, fasta
 
 import dnafeat
@@ -27,15 +30,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(random_folder(tmp_path_factory.mktemp("models") / "tiny", num_hidden_layers=1))
 
 
+@pytest.fixture(scope="module")
+def cluster(s3_server: S3) -> Iterator[dict[str, str]]:
+    """The environment that leads to a cluster of two nodes."""
+    with s3_server.found():
+        nodes = Nodes()
+    yield nodes.environment
+    nodes.stop()
+
+
 def some(first: int, last: int) -> dict[str, str]:
     return dict(list(POOL.items())[first:last])
 
 
-def both(folder: Path, *commands: list[str]) -> list[dict[str, Any]]:
+def both(folder: Path, cluster: dict[str, str], *commands: list[str]) -> list[dict[str, Any]]:
     """Starts drivers at once; the summary of each."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
-    # Two Rays start at once, on a machine that may have two cores.
-    environment |= {"RAY_raylet_start_wait_time_s": "120"}
+    environment = os.environ | cluster
     started = []
     for number, command in enumerate(commands):
         out, err = folder / f"out-{number}", folder / f"err-{number}"
@@ -80,10 +90,10 @@ def runs(store: str) -> list[dict[str, Any]]:
     return sorted(dnafeat.Store(store).runs.reload().read().to_pylist(), key=lambda row: row["run_number"])
 
 
-def test_one_run_started_twice_is_published_once(model: str, store_uri: str, tmp_path: Path) -> None:
+def test_one_run_started_twice_is_published_once(model: str, cluster: dict[str, str], store_uri: str, tmp_path: Path) -> None:
     source = fasta(tmp_path / "cohort.fa", some(0, 300))
     command = [source, "--store", store_uri, "--source-name", "cohort", "--model", model, "--run-id", "2026-11-21"]
-    summaries = both(tmp_path, command, command)
+    summaries = both(tmp_path, cluster, command, command)
     check(store_uri, model, {"cohort": some(0, 300)})
     (row,) = runs(store_uri)
     assert (row["run_id"], row["read"], row["rejected"], row["distinct"]) == ("2026-11-21", 300, 0, 300)
@@ -96,13 +106,15 @@ def test_one_run_started_twice_is_published_once(model: str, store_uri: str, tmp
     assert events.count("created") == 1
 
 
-def test_two_runs_with_sequences_in_common_store_each_once(model: str, store_uri: str, tmp_path: Path) -> None:
+def test_two_runs_with_sequences_in_common_store_each_once(
+    model: str, cluster: dict[str, str], store_uri: str, tmp_path: Path
+) -> None:
     own = {"one": some(0, 300), "two": some(150, 450)}
     commands = []
     for name, entries in own.items():
         source = fasta(tmp_path / f"{name}.fa", entries)
         commands.append([source, "--store", store_uri, "--source-name", name, "--model", model, "--run-id", f"night-{name}"])
-    summaries = both(tmp_path, *commands)
+    summaries = both(tmp_path, cluster, *commands)
     check(store_uri, model, own)
     found = {row["source_name"]: row for row in runs(store_uri)}
     assert found.keys() == own.keys()

@@ -6,16 +6,20 @@ import csv
 import gzip
 import json
 import os
+import random
 import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import S3
+from nodes import Nodes
 from proxy import KINDS, Proxy
 from stores import Entry, digest, every_row, expected, fill, rows
 
@@ -24,6 +28,7 @@ from dnafeat import storage
 from dnafeat.cli import main
 from dnafeat.errors import StoreError
 from dnafeat.schema import VECTORS
+from dnafeat.spill import Spill
 
 DATA = Path(dnafeat.__file__).parent / "bundled" / "data" / "uci_splice.csv.gz"
 ENTRIES = [Entry(f"e{i}", letters, {"key": "a"}) for i, letters in enumerate(["ACGT", "GATTACA", "CCGG", "TTTTT", "ACGTACGT"])]
@@ -41,12 +46,52 @@ def write(path: Path, entries: dict[str, str]) -> Path:
     return path
 
 
+FULL = """
+import errno, os, pathlib
+real = os.fsync
+
+def fsync(number):
+    path = pathlib.Path(os.readlink(f"/proc/self/fd/{number}"))
+    is_full = path.parent.name.startswith("feature_version=") and (path.parents[2] / "full").exists()
+    if is_full and len(list(path.parent.glob("[!.]*.parquet"))) >= 2:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    real(number)
+
+os.fsync = fsync
+"""
+
+
+class Wire(NamedTuple):
+    """A proxy that lets everything through as yet, and the environment of a Ray whose workers reach storage through it."""
+
+    proxy: Proxy
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def cluster(s3_server: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
+    """Its workers also take the disk for full, from the third file of vectors of a store on, where the store has a file `full`."""
+    folder = tmp_path_factory.mktemp("full")
+    (folder / "sitecustomize.py").write_text(FULL)
+    with Proxy(s3_server.endpoint) as proxy, s3_server.found():
+        with s3_server.changed(AWS_ENDPOINT_URL=proxy.endpoint, PYTHONPATH=str(folder)):
+            nodes = Nodes()
+        yield Wire(proxy, nodes.environment | {"AWS_ENDPOINT_URL": proxy.endpoint})
+        nodes.stop()
+
+
+@pytest.fixture
+def wire(cluster: Wire, s3: S3) -> Iterator[Wire]:
+    yield cluster
+    cluster.proxy.disturb(0)
+    cluster.proxy.switch(None)
+
+
 def dnafeat_embed(source: Path, store: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, with Ray of its own, as somebody types it."""
+    """The command in a process of its own, as somebody types it."""
     flags = ["--store", store, "--source-name", "splice", "--model", "dnafeat-mini", "--shard-rows", "40", "--num-actors", "2"]
     command = [sys.executable, "-c", "import sys; from dnafeat.cli import main; sys.exit(main())", "embed", str(source)]
-    settings = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    settings |= {"RAY_USAGE_STATS_ENABLED": "0", **environment}
+    settings = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", **environment}
     return subprocess.run([*command, *flags, "--json"], env=settings, capture_output=True, text=True, timeout=400)
 
 
@@ -72,19 +117,20 @@ def check(store: str, entries: dict[str, str], ever: dict[str, str], runs: int) 
     assert held.runs.read().num_rows == runs
 
 
-def test_nights_over_a_bad_wire_end_as_over_a_good_one(s3: S3, tmp_path: Path) -> None:
+def test_nights_over_a_bad_wire_end_as_over_a_good_one(wire: Wire, s3: S3, tmp_path: Path) -> None:
     store, entries = s3.uri(), real(240)
     first, second = dict(list(entries.items())[:200]), dict(list(entries.items())[60:])
-    with Proxy(s3.endpoint, 0.1) as proxy:
-        for number, night in enumerate((first, second)):
-            done = dnafeat_embed(write(tmp_path / "source.csv", night), store, AWS_ENDPOINT_URL=proxy.endpoint)
-            assert done.returncode == 0, done.stderr
-            summary = json.loads(done.stdout.splitlines()[-1])
-            assert (summary["read"], summary["encoded"]) == ((200, 200), (180, 40))[number]
-            check(store, night, first | night, number + 1)
-        with s3.changed(AWS_ENDPOINT_URL=proxy.endpoint):
-            assert main(["maintain", "--store", store]) == 0
-        counts = proxy.done
+    before = wire.proxy.done
+    wire.proxy.disturb(0.1)
+    for number, night in enumerate((first, second)):
+        done = dnafeat_embed(write(tmp_path / "source.csv", night), store, **wire.environment)
+        assert done.returncode == 0, done.stderr
+        summary = json.loads(done.stdout.splitlines()[-1])
+        assert (summary["read"], summary["encoded"]) == ((200, 200), (180, 40))[number]
+        check(store, night, first | night, number + 1)
+    with s3.changed(AWS_ENDPOINT_URL=wire.proxy.endpoint):
+        assert main(["maintain", "--store", store]) == 0
+    counts = wire.proxy.done - before
     check(store, second, entries, 2)
     assert len(dnafeat.Store(store).features.paths()) == 1
     assert all(counts[kind] >= 5 for kind in KINDS), counts
@@ -141,23 +187,37 @@ def test_an_upload_in_parts_over_a_bad_wire_is_whole(kind: str, s3: S3, monkeypa
         assert file.read() == content
 
 
-def test_credentials_that_end_in_the_middle_cost_nothing_but_a_second_command(s3: S3, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["dropped", "cut short"])
+def test_a_spill_over_a_bad_wire_comes_back(kind: str, s3: S3) -> None:
+    letters = [bytes(random.Random(i).choices(b"ACGT", k=2000)) for i in range(500)]
+    batch = pa.record_batch([pa.array(letters, pa.large_binary())], ["sequence"])
+    with Proxy(s3.endpoint) as proxy, s3.changed(AWS_ENDPOINT_URL=proxy.endpoint):
+        proxy.switch(kind, of="PUT /", times=2)
+        spill = Spill(s3.uri(), "x", batch.schema, 5)
+        spill.add(batch, np.arange(500) % 5)
+        spill.close()
+        for i, part in enumerate(spill.each()):
+            proxy.switch(kind, of="GET /", times=2)
+            assert part.table()["sequence"].to_pylist() == letters[i::5]
+        assert proxy.done[kind] >= 11
+
+
+def test_credentials_that_end_in_the_middle_cost_nothing_but_a_second_command(wire: Wire, s3: S3, tmp_path: Path) -> None:
     store, entries = s3.uri(), real(200)
     source = write(tmp_path / "source.csv", entries)
-    with Proxy(s3.endpoint) as proxy:
-        proxy.switch("expired", of="PUT /dnafeat/" + store.partition("dnafeat/")[2] + "/features/feature_version", after=2)
-        done = dnafeat_embed(source, store, AWS_ENDPOINT_URL=proxy.endpoint)
-        assert proxy.done["expired"]
-        assert done.returncode == 5, done.stderr
-        said = the_sentence(done)
-        assert "expired" in said
-        assert "the same command" in said
-        held = dnafeat.Store(store)
-        assert [table.num_rows for _, table in every_row(held)] == [0] * 5
-        with pytest.raises(StoreError, match="no run has been published"):
-            held.read()
-        proxy.switch(None)
-        again = dnafeat_embed(source, store, AWS_ENDPOINT_URL=proxy.endpoint)
+    wire.proxy.switch("expired", of="PUT /dnafeat/" + store.partition("dnafeat/")[2] + "/features/feature_version", after=2)
+    done = dnafeat_embed(source, store, **wire.environment)
+    assert wire.proxy.done["expired"]
+    assert done.returncode == 5, done.stderr
+    said = the_sentence(done)
+    assert "expired" in said
+    assert "the same command" in said
+    held = dnafeat.Store(store)
+    assert [table.num_rows for _, table in every_row(held)] == [0] * 5
+    with pytest.raises(StoreError, match="no run has been published"):
+        held.read()
+    wire.proxy.switch(None)
+    again = dnafeat_embed(source, store, **wire.environment)
     assert again.returncode == 0, again.stderr
     summary = json.loads(again.stdout.splitlines()[-1])
     assert summary["salvaged"] == 80
@@ -189,27 +249,13 @@ def test_a_server_that_never_serves_ends_the_command_in_a_sentence(
     assert all(word in line for line in said), said
 
 
-FULL = """
-import errno, os, pathlib
-real = os.fsync
-
-def fsync(number):
-    path = pathlib.Path(os.readlink(f"/proc/self/fd/{number}"))
-    if path.parent.name.startswith("feature_version=") and len(list(path.parent.glob("[!.]*.parquet"))) >= 2:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    real(number)
-
-os.fsync = fsync
-"""
-
-
-def test_a_disk_that_is_full_costs_nothing_but_a_second_command(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_costs_nothing_but_a_second_command(wire: Wire, tmp_path: Path) -> None:
     """The disk is full for workers from the third file of vectors on."""
     store, entries = str(tmp_path / "store"), real(200)
     source = write(tmp_path / "source.csv", entries)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "sitecustomize.py").write_text(FULL)
-    done = dnafeat_embed(source, store, PYTHONPATH=str(tmp_path / "full"))
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "full").touch()
+    done = dnafeat_embed(source, store, **wire.environment)
     assert done.returncode == 5, done.stderr
     said = the_sentence(done)
     assert f"{store}/features cannot be written" in said
@@ -218,7 +264,8 @@ def test_a_disk_that_is_full_costs_nothing_but_a_second_command(tmp_path: Path) 
     assert [table.num_rows for _, table in every_row(store)] == [0] * 5
     whole = [path for path in Path(store).rglob("*.parquet") if "work" not in path.parts]
     assert [path for path in whole if path.name.startswith(".")] == []
-    again = dnafeat_embed(source, store)
+    (tmp_path / "store" / "full").unlink()
+    again = dnafeat_embed(source, store, **wire.environment)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout.splitlines()[-1])["salvaged"] == 40 * len(whole)
     check(store, entries, entries, 1)
