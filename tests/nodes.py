@@ -20,23 +20,31 @@ _HEALTH = {"health_check_period_ms": 1000, "health_check_failure_threshold": 5}
 class Nodes:
     """A head without CPUs and two nodes with one CPU each, with the environment that the process had when it was made.
 
+    Parameters
+    ----------
+    job_server : bool
+        Whether the head has one.
+
     Attributes
     ----------
     environment : dict of str to str
         Leads a driver to the cluster.
+    address : str
+        Of the job server, where there is one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, job_server: bool = False) -> None:
         # Not pytest's folder: the path of a socket has at most 107 characters.
         self._folder = tempfile.mkdtemp(prefix="ray-")
         own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex, "RAY_TMPDIR": self._folder}
         own["RAY_raylet_start_wait_time_s"] = "120"
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | own
         with Path(self._folder, "nodes.log").open("wb") as log:
-            command = [sys.executable, __file__]
+            command = [sys.executable, __file__, *(["job-server"] if job_server else [])]
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, env=environment, text=True)
         self.environment = own | {"RAY_ADDRESS": self._answer()}
+        self.address = f"http://{self._answer()}"
 
     def _answer(self) -> str:
         line = self._process.stdout.readline().strip()  # type: ignore[union-attr]
@@ -70,9 +78,14 @@ def _serve() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     every = {"object_store_memory": _OBJECT_STORE, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={**every, "num_cpus": 0, "_system_config": _HEALTH})
+    head = {**every, "num_cpus": 0, "_system_config": _HEALTH}
+    if sys.argv[1:]:
+        # Port 0 lets it take the next one that is free.
+        head |= {"include_dashboard": True, "dashboard_port": 0}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes = [cluster.add_node(**every, num_cpus=1) for _ in range(2)]
     print(cluster.address, file=answers)
+    print(cluster.webui_url or "", file=answers)
     for line in sys.stdin:
         gone = nodes.pop(int(line))
         cluster.remove_node(gone, allow_graceful=False)
