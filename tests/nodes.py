@@ -43,8 +43,9 @@ class Nodes:
             command = [sys.executable, __file__, *(["job-server"] if job_server else [])]
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, env=environment, text=True)
-        self.environment = own | {"RAY_ADDRESS": self._answer()}
-        self.address = f"http://{self._answer()}"
+        address, _, server = self._answer().partition(" ")
+        self.environment = own | {"RAY_ADDRESS": address}
+        self.address = f"http://{server}"
 
     def _answer(self) -> str:
         line = self._process.stdout.readline().strip()  # type: ignore[union-attr]
@@ -84,8 +85,7 @@ def _serve() -> None:
         head |= {"include_dashboard": True, "dashboard_port": 0}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes = [cluster.add_node(**every, num_cpus=1) for _ in range(2)]
-    print(cluster.address, file=answers)
-    print(cluster.webui_url or "", file=answers)
+    print(cluster.address, cluster.webui_url or "", file=answers)
     for line in sys.stdin:
         gone = nodes.pop(int(line))
         cluster.remove_node(gone, allow_graceful=False)

@@ -147,6 +147,7 @@ def test_three_nights_over_tasks_leave_the_tables_that_one_process_leaves(store_
     assert {digest(one.sequence) for night in nights for one in night} == stored.keys()
 
 
+@pytest.mark.parametrize("store_uri", [pytest.param("local", marks=pytest.mark.slow), "s3"], indirect=True)
 def test_a_large_source_is_planned_by_tasks_and_nothing_of_it_stays(
     store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
