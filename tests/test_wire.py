@@ -117,6 +117,7 @@ def check(store: str, entries: dict[str, str], ever: dict[str, str], runs: int) 
     assert held.runs.read().num_rows == runs
 
 
+@pytest.mark.slow
 def test_nights_over_a_bad_wire_end_as_over_a_good_one(wire: Wire, s3: S3, tmp_path: Path) -> None:
     store, entries = s3.uri(), real(240)
     first, second = dict(list(entries.items())[:200]), dict(list(entries.items())[60:])
@@ -202,6 +203,7 @@ def test_a_spill_over_a_bad_wire_comes_back(kind: str, s3: S3) -> None:
         assert proxy.done[kind] >= 11
 
 
+@pytest.mark.slow
 def test_credentials_that_end_in_the_middle_cost_nothing_but_a_second_command(wire: Wire, s3: S3, tmp_path: Path) -> None:
     store, entries = s3.uri(), real(200)
     source = write(tmp_path / "source.csv", entries)
@@ -249,6 +251,7 @@ def test_a_server_that_never_serves_ends_the_command_in_a_sentence(
     assert all(word in line for line in said), said
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_costs_nothing_but_a_second_command(wire: Wire, tmp_path: Path) -> None:
     """The disk is full for workers from the third file of vectors on."""
     store, entries = str(tmp_path / "store"), real(200)
