@@ -20,6 +20,7 @@ from dnafeat.audit import audit
 from dnafeat.config import EmbedConfig, EncodingConfig
 from dnafeat.describe import cutting, describe
 from dnafeat.errors import AuditError, EncodingError, StoreError, StrictError, UsageError
+from dnafeat.intake import Checks, Intake, as_rejects, duplicate_ids, is_large, take_in, without
 from dnafeat.models.adapter import Source
 from dnafeat.publish import Publication
 from dnafeat.raytasks import over_tasks
@@ -203,18 +204,18 @@ class _Run:
     def config_digest(self) -> str:
         return digest_of({**self.config.shaping(), "source_name": self.source_name, "version": self.version.digest})
 
-    def read(self) -> plan.Intake:
+    def read(self) -> Intake:
         """One pass over the source."""
         config = self.config
         options = ReadOptions(
             id_column=config.id_column, sequence_column=config.sequence_column, tile=config.tile, stride=config.stride
         )
         alphabet = dna.IUPAC if config.iupac else dna.UNAMBIGUOUS
-        checks = plan.Checks(alphabet=alphabet, max_n_share=config.max_n_share, min_bases=self.tokenizer.min_bases)
+        checks = Checks(alphabet=alphabet, max_n_share=config.max_n_share, min_bases=self.tokenizer.min_bases)
         layout = look(self.files, options)
-        if plan.is_large(layout):
+        if is_large(layout):
             self.spread()
-        return plan.take_in(layout, checks, self.spills, each=self.each)
+        return take_in(layout, checks, self.spills, each=self.each)
 
     def spread(self) -> None:
         """Lets the plan's steps be tasks, which meet on the store's own storage."""
@@ -258,21 +259,21 @@ class _Run:
         done = list(receipts)
         return Encoded(done, checked(check.uri), receipts.refused)
 
-    def without_refused(self, intake: plan.Intake, encoded: Encoded) -> plan.Intake:
+    def without_refused(self, intake: Intake, encoded: Encoded) -> Intake:
         """Entries whose sequences ended every worker that encoded them become rejects."""
         if not encoded.refused:
             return intake
         reason = "encoding it ended the worker process again and again"
-        intake = plan.without(intake, encoded.refused, reason, self.spills, self.each)
+        intake = without(intake, encoded.refused, reason, self.spills, self.each)
         if self.config.strict:
             self.refuse_bad(intake)
         return intake
 
-    def refuse_bad(self, intake: plan.Intake) -> None:
+    def refuse_bad(self, intake: Intake) -> None:
         """Ends the run, with its rejects stored, where ids are not unique or `strict` forbids any reject."""
-        double = plan.duplicate_ids(intake, self.each)
+        double = duplicate_ids(intake, self.each)
         if double:
-            self.publication.commit_rejects(plan.as_rejects(double, self.spills, intake.rejects.schema))
+            self.publication.commit_rejects(as_rejects(double, self.spills, intake.rejects.schema))
             name, file, row, other_file, other_row = double[0]
             more = f" (and {len(double) - 1} more such)" if len(double) > 1 else ""
             raise UsageError(
@@ -287,7 +288,7 @@ class _Run:
                 f"rejects, run {self.run_id}): the first is {first['sequence_id']!r} at {first['file']}:{first['row']}: {first['reason']}"
             )
 
-    def as_before(self, before: dict, intake: plan.Intake) -> Summary:
+    def as_before(self, before: dict, intake: Intake) -> Summary:
         return _as_before(before, self.config_digest, intake.fingerprint, self.store)
 
 

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from dnafeat import digests, pipeline, plan, storage
 from dnafeat import sequence as dna
 from dnafeat.errors import AuditError, StoreError, StrictError, UsageError, one_line
+from dnafeat.intake import Checks, Intake, take_in
 from dnafeat.labels import Labels
 from dnafeat.predictconfig import PredictConfig
 from dnafeat.predictor import Predictor, PredictShards
@@ -90,8 +91,8 @@ def predict(config: PredictConfig, *, show: bool = True) -> Summary:
         options = ReadOptions(id_column=config.id_column, sequence_column=config.sequence_column, keys=False)
         alphabet = dna.IUPAC if config.iupac else dna.UNAMBIGUOUS
         min_bases = predictor.source.tokenizer(predictor.encoding).min_bases
-        checks = plan.Checks(alphabet=alphabet, max_n_share=config.max_n_share, min_bases=min_bases)
-        intake = plan.take_in(look(files, options), checks, folder, by_id=False)
+        checks = Checks(alphabet=alphabet, max_n_share=config.max_n_share, min_bases=min_bases)
+        intake = take_in(look(files, options), checks, folder, by_id=False)
         refused = _first_refused(intake)
         if config.strict and refused is not None:
             raise StrictError(
@@ -149,7 +150,7 @@ def _check_output(output: str, files: Sequence[str]) -> None:
         raise UsageError(f"{output} is a folder: give --output the name of a file in it")
 
 
-def _first_refused(intake: plan.Intake) -> str | None:
+def _first_refused(intake: Intake) -> str | None:
     for batch in intake.rejects.batches():
         first = batch.slice(0, 1).to_pylist()[0]
         return f"{first['sequence_id']!r} at {first['file']}:{first['row']}: {first['reason']}"
@@ -251,14 +252,14 @@ def _answers(config: PredictConfig, predictor: Predictor, distinct: plan.Spill, 
     )
 
 
-def _write(file: IO[bytes], answers: Answers, intake: plan.Intake, files: Sequence[str]) -> None:
+def _write(file: IO[bytes], answers: Answers, intake: Intake, files: Sequence[str]) -> None:
     with pq.ParquetWriter(file, answers.schema, compression="zstd") as writer:
         for rows in _in_order(intake, files):
             columns = [rows["sequence_id"], *answers.columns(rows["sequence_digest"])]
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=answers.schema))
 
 
-def _in_order(intake: plan.Intake, files: Sequence[str]) -> Iterator[pa.RecordBatch]:
+def _in_order(intake: Intake, files: Sequence[str]) -> Iterator[pa.RecordBatch]:
     """`sequence_id` and `sequence_digest`, null for refused entries, of all entries as they stand in the files."""
     streams = [_placed(spill.batches(), files) for spill in (intake.entries, intake.rejects)]
     held = [next(stream, None) for stream in streams]

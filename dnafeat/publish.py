@@ -23,9 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from dnafeat import digests, storage, vectorfiles
+from dnafeat import changes, digests, storage, vectorfiles
 from dnafeat.errors import ConflictError, ForgottenError, UsageError
-from dnafeat.plan import Intake, id_partition, netstring, not_stored
+from dnafeat.intake import Intake
+from dnafeat.plan import not_stored
 from dnafeat.schema import arrow_schema
 from dnafeat.spill import Spill
 from dnafeat.spread import Each, here
@@ -36,9 +37,6 @@ from dnafeat.tables import Change, DataFile, Table
 FORGOTTEN = "dnafeat/forgotten"
 # The application id under which `sequences` keeps the last run number it gave out.
 _NUMBER = "dnafeat/run_number"
-_ROWS_PER_FILE = 1_000_000
-# Of entries, packed as they are spilled, that are written at a time: about as many.
-_OPENED_BYTES = 64 * 2**20
 
 
 def forgotten(table: Table) -> int:
@@ -159,7 +157,7 @@ class Publication:
         self._check_forgotten(table.reload())
         schema = arrow_schema("rejects")
         files = []
-        for rows in _chunks(rejects.batches()):
+        for rows in changes.chunks(rejects.batches()):
             own = {"run_id": self.run_id, "source_name": self.source_name}
             columns = [
                 pa.array([own[f.name]] * len(rows), f.type) if f.name in own else rows[f.name].combine_chunks() for f in schema
@@ -209,18 +207,12 @@ class Publication:
             table.add_string_columns(intake.keys)
             number = (table.transaction(_NUMBER) or 0) + 1
             paths = table.paths([("source_name", "=", self.source_name)])
-            fresh, closing, opening = self._compare(intake, paths, folder, mode)
+            difference = changes.compare(self.store, self.source_name, intake, paths, folder, mode, self.each)
+            self._kept = difference.kept
             self.store.features.reload()
             self._check_kept()
-            ended = [(i, closing.part(i, i + 1), opening.part(i, i + 1)) for i in range(len(paths))]
-            ended = [one for one in ended if one[1].rows or one[2].rows]
-            rewrite = functools.partial(_with_ends, table, paths, self.run_id, number)
-            added = self.each(rewrite, ended, "closing entries")
-            write = functools.partial(_write_opened, table, self.run_id, self.source_name, number)
-            written = self.each(write, fresh.groups(_OPENED_BYTES) if fresh.rows else [], "opening entries")
-            opened, closed = fresh.rows + opening.rows, closing.rows
-            removed = [paths[i] for i, _, _ in ended]
-            added += [file for files in written for file in files]
+            added, removed = changes.write(table, self.source_name, paths, difference, self.run_id, number, self.each)
+            opened, closed = difference.fresh.rows + difference.opening.rows, difference.closing.rows
             return Change(added=added, removed=removed, transactions={_NUMBER: number}, number=number)
 
         number = table.settle(self._app, change)
@@ -237,19 +229,6 @@ class Publication:
 
         self.store.features.settle(f"{self._app}/seal", change)
 
-    def _compare(self, intake: Intake, paths: Sequence[str], folder: Path | str, mode: str) -> tuple[Spill, Spill, Spill]:
-        """Entries to open; and of the rows in the files `paths` of `sequences`, by file, those to close and those to open again."""
-        table, partitions = self.store.sequences, intake.entries.partitions
-        withdrawn = self.store.history().undone(self.source_name)
-        find = functools.partial(_current, table, self.source_name, withdrawn, partitions, str(folder))
-        found = self.each(find, list(enumerate(paths)), "reading entries")
-        current = Spill.together(found) if found else Spill(folder, "current", _CURRENT, partitions)
-        compare = functools.partial(_compare, intake.keys, mode, max(1, len(paths)), intake.sequences.partitions, str(folder))
-        pairs = list(zip(intake.entries.each(), current.each(), strict=True))
-        fresh, closing, opening, kept = zip(*self.each(compare, pairs, "comparing entries"), strict=True)
-        self._kept = Spill.together(kept)
-        return Spill.in_a_row(fresh), Spill.together(closing), Spill.together(opening)
-
     def commit_run(self, row: dict) -> bool:
         """Writes the row that publishes the run. False: another attempt under this run id has published it already."""
         table = self.store.runs
@@ -264,140 +243,3 @@ class Publication:
 def _lacking(store: Store, version: str, spill: Spill) -> int:
     """How many of the digests in a partition have no vectors of the version."""
     return int(not_stored(np.unique(digests.to_numpy(spill.table()["sequence_digest"])), store, version).sum())
-
-
-_CURRENT = pa.schema(
-    [
-        *[("sequence_id", pa.string()), ("state", pa.string()), ("file", pa.int64()), ("row", pa.int64())],
-        *[("withdrawn", pa.bool_()), ("ended", pa.bool_())],
-    ]
-)
-_PLACES = pa.schema([("row", pa.int64())])
-_KEPT = pa.schema([("sequence_digest", pa.string())])
-
-
-def _current(
-    table: Table, source_name: str, withdrawn: Sequence[int], partitions: int, folder: str, numbered: tuple[int, str]
-) -> Spill:
-    """A source's open rows in a file of `sequences`, spilled like the new entries, and those that a withdrawn run has closed.
-
-    Columns: sequence_id, state, number of the file, row in it, whether a withdrawn run has opened it, whether one has closed it.
-    Runs that are not published and were not withdrawn count: they may be about to be.
-    """
-    number, path = numbered
-    current = Spill(storage.join(folder, uuid.uuid4().hex), "current", _CURRENT, partitions)
-    keys = [name for name in table.schema().names if name not in arrow_schema("sequences").names]
-    undone = pa.array(withdrawn, pa.int64())
-    first = 0
-    for rows in table.pieces(path):
-        opened = pc.is_in(rows["from_run"], value_set=undone)
-        ended = pc.and_(pc.is_in(rows["until_run"], value_set=undone), pc.invert(opened))
-        mask = pc.and_(pc.equal(rows["source_name"], source_name), pc.or_(pc.is_null(rows["until_run"]), ended))
-        at = pa.array(np.flatnonzero(mask.to_numpy()))
-        kept = rows.take(at)
-        places = [pa.array(np.full(len(at), number)), pc.add(at, first)]
-        columns = [kept["sequence_id"], _state(kept, keys), *places, opened.take(at), ended.take(at)]
-        for batch in pa.Table.from_arrays(columns, schema=_CURRENT).combine_chunks().to_batches():
-            current.add(batch, id_partition(batch["sequence_id"], partitions))
-        first += len(rows)
-    current.close()
-    return current
-
-
-def _compare(
-    keys: Sequence[str], mode: str, files: int, ranges: int, folder: str, pair: tuple[Spill, Spill]
-) -> tuple[Spill, Spill, Spill, Spill]:
-    """Of the new entries and the current ones of a partition of ids.
-
-    Returns
-    -------
-    Entries to open; places to close and places to open again, by number of the file; digests of entries that stay unread, by range.
-    """
-    folder = storage.join(folder, uuid.uuid4().hex)
-    fresh, kept = Spill(folder, "fresh", pair[0].schema), Spill(folder, "kept", _KEPT, ranges)
-    closing, opening = Spill(folder, "closing", _PLACES, files), Spill(folder, "opening", _PLACES, files)
-    new, old = pair[0].table(), pair[1].table()
-    ended, old = old.filter(old["ended"]), old.filter(pc.invert(old["ended"]))
-    before = pc.index_in(new["sequence_id"], value_set=old["sequence_id"])
-    same = pc.fill_null(pc.equal(_state(new, keys), old["state"].take(before)), False)
-    for batch in new.filter(pc.invert(same)).combine_chunks().to_batches(max_chunksize=65_536):
-        fresh.add(batch)
-    unread = pc.invert(pc.is_in(old["sequence_id"], value_set=new["sequence_id"]))
-    stays = pc.and_(unread, pc.invert(old["withdrawn"])) if mode == "merge" else pc.and_(unread, False)
-    unchanged = pc.is_in(old["sequence_id"], value_set=new.filter(same)["sequence_id"])
-    _add_places(closing, old.filter(pc.invert(pc.or_(stays, unchanged))))
-    if mode == "merge":
-        again = ended.filter(pc.invert(pc.is_in(ended["sequence_id"], value_set=new["sequence_id"])))
-        _add_places(opening, again)
-        # A state begins with the digest.
-        names = pc.utf8_slice_codeunits(pa.concat_tables([old.filter(stays), again])["state"], 0, digests.WIDTH)
-        for batch in pa.table({"sequence_digest": names}, _KEPT).combine_chunks().to_batches():
-            kept.add(batch, digests.partition(digests.to_numpy(batch["sequence_digest"]), ranges))
-    for spill in (fresh, closing, opening, kept):
-        spill.close()
-    return fresh, closing, opening, kept
-
-
-def _add_places(spill: Spill, chosen: pa.Table) -> None:
-    """Takes rows of what `_current` gives."""
-    for batch in chosen.select(["row"]).combine_chunks().to_batches():
-        spill.add(batch, chosen["file"].to_numpy())
-
-
-def _with_ends(table: Table, paths: Sequence[str], stem: str, number: int, ended: tuple[int, Spill, Spill]) -> DataFile:
-    """A file of `sequences` anew, with rows of it closed at a run number and others opened again."""
-    file, *places = ended
-    rows = table.read_file(paths[file])
-    until = rows["until_run"]
-    for spill, end in zip(places, (number, None), strict=True):
-        mask = np.zeros(len(rows), bool)
-        mask[spill.table()["row"].to_numpy()] = True
-        until = pc.if_else(pa.array(mask), pa.scalar(end, pa.int64()), until)
-    at = rows.schema.get_field_index("until_run")
-    return table.write(rows.set_column(at, rows.schema.field(at), until), stem=stem)
-
-
-def _write_opened(table: Table, stem: str, source_name: str, number: int, fresh: Spill) -> list[DataFile]:
-    """Entries as files of `sequences`."""
-    schema = table.schema()
-    chunks = _chunks(fresh.every_batch())
-    return [table.write(_opened(rows, source_name, number, schema), stem=stem) for rows in chunks]
-
-
-def _state(rows: pa.Table, keys: Iterable[str]) -> pa.ChunkedArray:
-    """Digest and keys of each row as one string; keys that are null leave no trace, so that a new key column changes nothing by itself."""
-    state = rows["sequence_digest"].cast(pa.string())
-    for key in sorted(keys):
-        value = pc.binary_join_element_wise(f"{len(key)}:{key}", netstring(rows[key]), "")
-        state = pc.binary_join_element_wise(state, pc.if_else(pc.is_null(rows[key]), "", value), "")
-    return state
-
-
-def _opened(rows: pa.Table, source_name: str, number: int, schema: pa.Schema) -> pa.Table:
-    """Entries as rows of `sequences` that begin at a run number."""
-    columns = []
-    for column in schema:
-        if column.name == "source_name":
-            columns.append(pa.array([source_name] * len(rows), column.type))
-        elif column.name == "from_run":
-            columns.append(pa.array(np.full(len(rows), number), column.type))
-        elif column.name in rows.column_names:
-            columns.append(rows[column.name].combine_chunks())
-        else:
-            columns.append(pa.nulls(len(rows), column.type))
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Batches gathered into tables of about a million rows."""
-    held: list[pa.RecordBatch] = []
-    rows = 0
-    for batch in batches:
-        for at in range(0, len(batch), _ROWS_PER_FILE):
-            held.append(batch.slice(at, _ROWS_PER_FILE))
-            rows += len(held[-1])
-            if rows >= _ROWS_PER_FILE:
-                yield pa.Table.from_batches(held)
-                held, rows = [], 0
-    if rows:
-        yield pa.Table.from_batches(held)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import lzma
+import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -125,6 +127,11 @@ class Layout:
     def keys(self) -> list[str]:
         """As `key_columns`."""
         return _key_columns(self.tables)
+
+    @functools.cached_property
+    def unpacked(self) -> int:
+        """Bytes of all files, unpacked and with every tile, about."""
+        return sum(portion.bytes for part in portions(self, sys.maxsize) for portion in part)
 
 
 class Portion(NamedTuple):

@@ -20,9 +20,8 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from dnafeat.errors import EncodingError, StoreError, UsageError, one_line
 
-# Exit codes of a night that goes on when it is sent again: overtaken, workers failed, storage out of reach. A driver that was killed has
-# none, or one of a signal.
-_PASSING = (3, 5, 6)
+# Exit codes of a night that fails as it is sent again. The others pass: overtaken, workers failed, storage out of reach; a driver that was
+# killed has none, or one of a signal.
 _LASTING = (1, 2, 4)
 # What is uploaded is the code alone.
 _LEFT_OUT = [".git", ".venv", "demo-store*", "scale-store", "tests"]

@@ -79,7 +79,8 @@ def _serve() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     every = {"object_store_memory": _OBJECT_STORE, "include_dashboard": False}
-    head = {**every, "num_cpus": 0, "_system_config": _HEALTH}
+    # Where another Ray of this machine has the port that a head's agent takes by default, the job server starts no job.
+    head = {**every, "num_cpus": 0, "_system_config": _HEALTH, "dashboard_agent_listen_port": 0}
     if sys.argv[1:]:
         # Port 0 lets it take the next one that is free.
         head |= {"include_dashboard": True, "dashboard_port": 0}

@@ -24,11 +24,12 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dnafeat import digests, pipeline, plan, sources, vectorfiles
+from dnafeat import digests, pipeline, sources, vectorfiles
 from dnafeat.config import EmbedConfig
 from dnafeat.describe import describe
 from dnafeat.embed import embed
 from dnafeat.encoder import Encoder
+from dnafeat.intake import Checks, take_in
 from dnafeat.models.adapter import Source
 from dnafeat.raytasks import over_tasks
 from dnafeat.schema import arrow_schema
@@ -99,7 +100,7 @@ def fill(store: Store, files: list[str], folder: Path, model: str) -> None:
     pipeline.start_ray()
     each = over_tasks(True)
     layout = sources.look(files, sources.ReadOptions())
-    intake = plan.take_in(layout, plan.Checks(), folder / "spills", each=each)
+    intake = take_in(layout, Checks(), folder / "spills", each=each)
     found = each(
         functools.partial(made_up, store, version.digest, vector, "made-up"), intake.sequences.each(), "making vectors up"
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import functools
+import gzip
 import hashlib
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import dnafeat
 from dnafeat import plan, storage, vectorfiles
 from dnafeat import sequence as dna
+from dnafeat.intake import Checks, take_in
 from dnafeat.publish import Publication
 from dnafeat.salvage import Salvage
 from dnafeat.schema import VECTORS, arrow_schema
@@ -147,7 +150,7 @@ class Run:
         """Reads the source, and finds what is to be encoded."""
         spills = self.folder / "spills"
         spills.mkdir()
-        self.intake = plan.take_in(look([self.file], ReadOptions()), plan.Checks(), spills, each=self.each)
+        self.intake = take_in(look([self.file], ReadOptions()), Checks(), spills, each=self.each)
         self.planned = self.store.features.reload().version()
         self.salvage = Salvage(self.store, self.version.digest, VECTORS)
         self.work = plan.subtract(self.intake, self.store, self.version.digest, spills, self.salvage, self.each)
@@ -232,6 +235,20 @@ class Run:
 def fill(store: str | Store, entries: Iterable[Entry], folder: Path, **options: Any) -> Run:
     """Brings a source's state into a store and publishes it."""
     return Run(store, entries, folder, **options).encode().publish()
+
+
+def splice_junctions() -> dict[str, str]:
+    """Labels of real sequences: distinct ones of 60 bases, without those that have ambiguous letters."""
+    with gzip.open(Path(dnafeat.__file__).parent / "bundled" / "data" / "uci_splice.csv.gz", "rt", newline="") as file:
+        return {row["sequence"]: row["label"] for row in csv.DictReader(file) if set(row["sequence"]) <= set("ACGT")}
+
+
+def stored_vectors(table: pa.Table, keys: Sequence[str] = ("sequence_id",)) -> dict[Any, dict[str, np.ndarray]]:
+    """Rows that a reader got as {key: {name: vector}}; the key is a tuple where it has several columns."""
+    columns = {name: dnafeat.matrix(table[name]) for name in VECTORS}
+    named = [table[key].to_pylist() for key in keys]
+    rows = named[0] if len(named) == 1 else zip(*named, strict=True)
+    return {key: {name: columns[name][i] for name in VECTORS} for i, key in enumerate(rows)}
 
 
 def digest(sequence: str) -> str:

@@ -27,7 +27,7 @@ import pyarrow.dataset as ds
 import pytest
 from conftest import S3
 from nodes import Nodes
-from stores import digest, rows
+from stores import digest, rows, splice_junctions, stored_vectors
 
 import dnafeat
 from dnafeat.errors import StoreError
@@ -56,8 +56,7 @@ Source = list[dict[str, str]]
 
 def real_sequences() -> list[tuple[str, str]]:
     """Distinct sequences and what they are: splice junctions, and phage lambda in tiles."""
-    with gzip.open(DATA / "uci_splice.csv.gz", "rt", newline="") as file:
-        found = {row["sequence"]: row["label"] for row in csv.DictReader(file) if set(row["sequence"]) <= set("ACGT")}
+    found = splice_junctions()
     with gzip.open(DATA / "lambda_NC_001416.fa.gz", "rt") as file:
         genome = "".join(line.strip().upper() for line in file if not line.startswith(">"))
     for start in range(0, len(genome) - 60, 20):
@@ -293,9 +292,7 @@ def check_rows(store: str, undisturbed: str, nights: int) -> None:
 def vectors(store: str, as_of: AsOf | None = None) -> dict[tuple[str, str, str], dict[str, np.ndarray]]:
     """The vectors that readers get, by id, label and digest."""
     table = dnafeat.Store(store).read(columns=["sequence_digest", *VECTORS], as_of=as_of)
-    columns = {name: dnafeat.matrix(table[name]) for name in VECTORS}
-    keys = zip(*(table[name].to_pylist() for name in ("sequence_id", "label", "sequence_digest")), strict=True)
-    return {key: {name: columns[name][i] for name in VECTORS} for i, key in enumerate(keys)}
+    return stored_vectors(table, ("sequence_id", "label", "sequence_digest"))
 
 
 def check_vectors(store: str, undisturbed: str, run_id: str, ever: set[str]) -> None:

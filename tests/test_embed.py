@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import S3
 from models import dna, random_folder
-from stores import digest, fasta
+from stores import digest, fasta, stored_vectors
 
 import dnafeat
 from dnafeat import pipeline
@@ -36,9 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def vectors(store: str, **selection: Any) -> dict[str, dict[str, np.ndarray]]:
-    table = dnafeat.Store(store).read(**selection)
-    columns = {name: dnafeat.matrix(table[name]) for name in VECTORS}
-    return {key: {name: columns[name][i] for name in VECTORS} for i, key in enumerate(table["sequence_id"].to_pylist())}
+    return stored_vectors(dnafeat.Store(store).read(**selection))
 
 
 def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], str]:

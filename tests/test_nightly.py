@@ -19,6 +19,7 @@ from dnafeat import nightly as nights
 from dnafeat import pipeline, plan
 from dnafeat.cli import main
 from dnafeat.errors import AuditError, ForgottenError
+from dnafeat.intake import Intake
 from dnafeat.publish import FORGOTTEN
 
 JOB = Path(__file__).parent.parent / "jobs" / "nightly.py"
@@ -104,7 +105,7 @@ def test_a_night_during_which_somebody_is_forgotten_reads_again(
     store, source = str(tmp_path / "store"), fasta(tmp_path / "a.fa", some(0, 4))
     real, readings = plan.subtract, []
 
-    def forgets(intake: plan.Intake, at: dnafeat.Store, *arguments: Any) -> plan.Work:
+    def forgets(intake: Intake, at: dnafeat.Store, *arguments: Any) -> plan.Work:
         # After the source has been read: it loses an entry, and so does the store.
         if not readings:
             fasta(tmp_path / "a.fa", some(1, 4))

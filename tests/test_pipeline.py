@@ -20,7 +20,8 @@ from dnafeat import attempts, pipeline, storage
 from dnafeat.config import EncodingConfig
 from dnafeat.encoder import Encoder
 from dnafeat.errors import EncodingError
-from dnafeat.plan import CHECK, SHARD_SCHEMA, Shard
+from dnafeat.intake import SEQUENCE_SCHEMA
+from dnafeat.plan import CHECK, Shard
 from dnafeat.schema import VECTORS
 from dnafeat.sequence import digest
 from dnafeat.shardworkers import EncoderSettings, EncodeShards, ShardActor, Tokenised, checked
@@ -65,8 +66,8 @@ def cut_shard(folder: Path, name: str, sequences: Sequence[str]) -> Shard:
     """A work shard as the plan writes it."""
     named = sorted((digest(one.encode()), one.encode()) for one in sequences)
     folder.mkdir(parents=True, exist_ok=True)
-    columns = [pa.array(column, f.type) for column, f in zip(zip(*named, strict=True), SHARD_SCHEMA, strict=True)]
-    pq.write_table(pa.Table.from_arrays(columns, schema=SHARD_SCHEMA), folder / name)
+    columns = [pa.array(column, f.type) for column, f in zip(zip(*named, strict=True), SEQUENCE_SCHEMA, strict=True)]
+    pq.write_table(pa.Table.from_arrays(columns, schema=SEQUENCE_SCHEMA), folder / name)
     return Shard(str(folder / name), len(sequences))
 
 

@@ -18,9 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import A, B, Entry, digest, fill, write_csv
 
-from dnafeat import entries, plan
+from dnafeat import entries, intake, plan
 from dnafeat import sequence as dna
 from dnafeat.errors import UsageError
+from dnafeat.intake import SEQUENCE_SCHEMA, Checks, Intake, as_rejects, duplicate_ids
 from dnafeat.salvage import Salvage
 from dnafeat.schema import VECTORS
 from dnafeat.sources import ReadOptions, look
@@ -28,10 +29,10 @@ from dnafeat.spill import Spill
 from dnafeat.store import Store
 
 
-def take_in(files: str | list[str], folder: Path, checks: plan.Checks | None = None, **options: object) -> plan.Intake:
+def take_in(files: str | list[str], folder: Path, checks: Checks | None = None, **options: object) -> Intake:
     folder.mkdir(parents=True)
     files = [files] if isinstance(files, str) else files
-    return plan.take_in(look(files, ReadOptions(**options)), checks or plan.Checks(), folder)
+    return intake.take_in(look(files, ReadOptions(**options)), checks or Checks(), folder)
 
 
 def letters(count: int, length: int = 40, seed: int = 0) -> list[str]:
@@ -44,7 +45,7 @@ def spilled(spill: Spill) -> list[dict]:
     return [row for i in range(spill.partitions) for row in spill.table(i).to_pylist()]
 
 
-def missing(intake: plan.Intake, store: Store, folder: Path, version: str = A.digest) -> tuple[int, list[dict]]:
+def missing(intake: Intake, store: Store, folder: Path, version: str = A.digest) -> tuple[int, list[dict]]:
     folder.mkdir()
     work = plan.subtract(intake, store, version, folder, Salvage(store, version, VECTORS))
     assert work.missing.rows == len(spilled(work.missing)) == work.distinct - work.stored - work.salvaged
@@ -53,7 +54,7 @@ def missing(intake: plan.Intake, store: Store, folder: Path, version: str = A.di
 
 @pytest.fixture
 def many_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "_PARTITION_BYTES", 64)
+    monkeypatch.setattr("dnafeat.intake._PARTITION_BYTES", 64)
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_fasta_entries_are_normalised_digested_and_placed(tmp_path: Path) -> Non
 def test_fasta_entries_are_refused_with_file_row_reason_and_text(tmp_path: Path) -> None:
     file = tmp_path / "a.fa"
     file.write_text(FASTA)
-    rejects = spilled(take_in(str(file), tmp_path / "w", plan.Checks(max_n_share=0.5)).rejects)
+    rejects = spilled(take_in(str(file), tmp_path / "w", Checks(max_n_share=0.5)).rejects)
     assert [(row["file"], row["row"], row["sequence_id"], row["text"]) for row in rejects] == [
         (str(file), 4, "two", "AC!T!"),
         (str(file), 6, None, "ACGT"),
@@ -96,21 +97,21 @@ def test_fasta_entries_are_refused_with_file_row_reason_and_text(tmp_path: Path)
     words = ["'!' at base 3", "no id", "empty", "0.750 of 4 bases", "'R' at base 1"]
     for row, word in zip(rejects, words, strict=True):
         assert word in row["reason"]
-    iupac = take_in(str(file), tmp_path / "v", plan.Checks(alphabet=dna.IUPAC))
+    iupac = take_in(str(file), tmp_path / "v", Checks(alphabet=dna.IUPAC))
     assert [row["sequence_id"] for row in spilled(iupac.entries)] == ["one", "four", "five", "six"]
 
 
 def test_sequences_too_short_for_a_token_are_refused_with_the_number_it_takes(tmp_path: Path) -> None:
     file = tmp_path / "a.fa"
     file.write_text(">one\nACG TA\n>two\nacgtaC\n>three\nA\n>four\n\n>five\nAC!\n>six\nNNNNNNN\n")
-    intake = take_in(str(file), tmp_path / "w", plan.Checks(min_bases=6))
+    intake = take_in(str(file), tmp_path / "w", Checks(min_bases=6))
     assert [row["sequence_id"] for row in spilled(intake.entries)] == ["two", "six"]
     reasons = {row["sequence_id"]: row["reason"] for row in spilled(intake.rejects)}
     assert reasons["one"] == "5 bases are too few for a token of this model, which takes 6"
     assert reasons["three"] == "1 base is too few for a token of this model, which takes 6"
     assert "empty" in reasons["four"]
     assert "'!' at base 3" in reasons["five"]
-    whole = take_in(str(file), tmp_path / "v", plan.Checks(min_bases=1))
+    whole = take_in(str(file), tmp_path / "v", Checks(min_bases=1))
     assert [row["sequence_id"] for row in spilled(whole.entries)] == ["one", "two", "three", "six"]
     assert whole.fingerprint != intake.fingerprint
 
@@ -153,9 +154,9 @@ def test_a_source_without_a_good_entry_is_taken_in(tmp_path: Path, store: Store,
     assert (nothing.read, nothing.keys) == (0, ["subject"])
     bad = take_in(str(tmp_path / "b.fa"), tmp_path / "v")
     assert (bad.read, bad.entries.rows, bad.sequences.rows) == (100, 0, 0)
-    for intake, folder in ((nothing, "x"), (bad, "y")):
-        assert list(plan.duplicate_ids(intake)) == []
-        assert missing(intake, store, tmp_path / folder) == (0, [])
+    for one, folder in ((nothing, "x"), (bad, "y")):
+        assert list(duplicate_ids(one)) == []
+        assert missing(one, store, tmp_path / folder) == (0, [])
 
 
 def test_two_files_with_other_keys_are_one_source(tmp_path: Path) -> None:
@@ -187,7 +188,7 @@ def test_every_entry_lies_in_the_partition_of_its_id_and_sequence(tmp_path: Path
 
 
 def test_partitions_grow_with_what_the_files_unpack_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "_PARTITION_BYTES", 1000)
+    monkeypatch.setattr("dnafeat.intake._PARTITION_BYTES", 1000)
     text = "".join(f">{i}\n{one}\n" for i, one in enumerate(letters(200, 100)))
     (tmp_path / "a.fa").write_text(text)
     (tmp_path / "a.fa.gz").write_bytes(gzip.compress(text.encode()))
@@ -219,7 +220,7 @@ def test_the_fingerprint_does_not_depend_on_how_the_source_is_cut_or_where_it_li
 ) -> None:
     wanted = fingerprint(SOURCE, tmp_path / "one")
     monkeypatch.setattr(entries, "MAX_ENTRIES", limit)
-    monkeypatch.setattr(plan, "_PARTITION_BYTES", 64)
+    monkeypatch.setattr("dnafeat.intake._PARTITION_BYTES", 64)
     assert fingerprint(SOURCE, tmp_path / "cut") == wanted
     monkeypatch.setattr(entries, "MAX_BYTES", 50)
     assert fingerprint(SOURCE, tmp_path / "bytes") == wanted
@@ -282,14 +283,14 @@ def check_duplicates(tmp_path: Path) -> None:
     first = write_csv(tmp_path / "a.csv", [*source, Entry("id7", "ACGT"), Entry("bad", "!")])
     second = write_csv(tmp_path / "b.csv", [Entry("x", "ACGT"), Entry("id150", "GG"), Entry("id7", "CC"), Entry("bad", "!")])
     intake = take_in([first, second], tmp_path / "w")
-    assert sorted(plan.duplicate_ids(intake)) == [
+    assert sorted(duplicate_ids(intake)) == [
         ("id150", first, 151, second, 2),
         ("id7", first, 8, first, 201),
         ("id7", first, 8, second, 3),
     ]
-    double = list(plan.duplicate_ids(intake))
+    double = list(duplicate_ids(intake))
     (tmp_path / "r").mkdir()
-    rejects = plan.as_rejects(double, tmp_path / "r", intake.rejects.schema)
+    rejects = as_rejects(double, tmp_path / "r", intake.rejects.schema)
     found = spilled(rejects)
     assert [(row["sequence_id"], row["file"], row["row"]) for row in found] == [(one[0], one[3], one[4]) for one in double]
     assert all(f"{one[1]}:{one[2]}" in row["reason"] for one, row in zip(double, found, strict=True))
@@ -306,17 +307,17 @@ def test_duplicate_ids_are_found_with_both_places_across_many_partitions(tmp_pat
 
 def test_ids_that_differ_in_case_or_white_space_are_not_duplicates(tmp_path: Path) -> None:
     file = write_csv(tmp_path / "a.csv", [Entry(name, "ACGT") for name in ("a", "A", "a ", "ä", "a\u0308")])
-    assert list(plan.duplicate_ids(take_in(file, tmp_path / "w"))) == []
+    assert list(duplicate_ids(take_in(file, tmp_path / "w"))) == []
 
 
 # subtract
 
 
-@pytest.mark.parametrize("partition_bytes", [64, 2000, plan._PARTITION_BYTES])
+@pytest.mark.parametrize("partition_bytes", [64, 2000, intake._PARTITION_BYTES])
 def test_what_is_missing_is_what_sets_say_in_digest_order(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, partition_bytes: int
 ) -> None:
-    monkeypatch.setattr(plan, "_PARTITION_BYTES", partition_bytes)
+    monkeypatch.setattr("dnafeat.intake._PARTITION_BYTES", partition_bytes)
     pool = letters(400, 30)
     stored = {*pool[100:250]}
     fill(store, [Entry(f"s{i}", one) for i, one in enumerate(sorted(stored))], tmp_path, source="stored", shard_rows=40)
@@ -344,19 +345,19 @@ def test_nothing_is_missing_when_all_is_stored(tmp_path: Path, store: Store) -> 
 
 
 def cut(tmp_path: Path, sequences: list[str], rows: int) -> tuple[list[plan.Shard], list[list[dict]]]:
-    spill = Spill(tmp_path, "missing", plan.SHARD_SCHEMA)
+    spill = Spill(tmp_path, "missing", SEQUENCE_SCHEMA)
     ordered = sorted(sequences, key=digest)
     for at in range(0, len(ordered), 7):
         some = ordered[at : at + 7]
         spill.add(
             pa.record_batch(
-                [[digest(s) for s in some], pa.array([s.encode() for s in some], pa.large_binary())], schema=plan.SHARD_SCHEMA
+                [[digest(s) for s in some], pa.array([s.encode() for s in some], pa.large_binary())], schema=SEQUENCE_SCHEMA
             )
         )
     spill.close()
     shards = plan.cut_shards(spill, rows, str(tmp_path / "work"))
     tables = [pq.read_table(shard.uri) for shard in shards]
-    assert all(table.schema.names == plan.SHARD_SCHEMA.names for table in tables)
+    assert all(table.schema.names == SEQUENCE_SCHEMA.names for table in tables)
     return shards, [table.to_pylist() for table in tables]
 
 
@@ -398,8 +399,8 @@ def test_nothing_to_encode_makes_no_shard(tmp_path: Path) -> None:
 
 
 def test_shards_can_lie_on_s3(tmp_path: Path, store_uri: str) -> None:
-    spill = Spill(tmp_path, "missing", plan.SHARD_SCHEMA)
-    spill.add(pa.record_batch([[digest("ACGT")], pa.array([b"ACGT"], pa.large_binary())], schema=plan.SHARD_SCHEMA))
+    spill = Spill(tmp_path, "missing", SEQUENCE_SCHEMA)
+    spill.add(pa.record_batch([[digest("ACGT")], pa.array([b"ACGT"], pa.large_binary())], schema=SEQUENCE_SCHEMA))
     spill.close()
     (shard,) = plan.cut_shards(spill, 10, store_uri + "/work")
     with plan.storage.open_input(shard.uri) as file:
@@ -426,23 +427,23 @@ MEASURE = """
 import sys, tracemalloc
 from pathlib import Path
 import pyarrow as pa
-from dnafeat import entries, plan, spill
+from dnafeat import entries, intake, plan, spill
 from dnafeat.salvage import Salvage
 from dnafeat.schema import VECTORS
 from dnafeat.sources import ReadOptions, look
 from dnafeat.store import Store
 
 source, folder = sys.argv[1], Path(sys.argv[2])
-plan._PARTITION_BYTES = 2**18
+intake._PARTITION_BYTES = 2**18
 spill._BUFFER_BYTES, spill._PIECE_BYTES = 2**18, 2**9
 entries.MAX_ENTRIES = 500
 store = Store(str(folder / "store"))
 store.create()
 tracemalloc.start()
-intake = plan.take_in(look([source], ReadOptions()), plan.Checks(), folder)
-assert list(plan.duplicate_ids(intake)) == []
-work = plan.subtract(intake, store, "version", folder, Salvage(store, "version", VECTORS))
-assert work.distinct == work.missing.rows == intake.entries.rows
+taken = intake.take_in(look([source], ReadOptions()), intake.Checks(), folder)
+assert list(intake.duplicate_ids(taken)) == []
+work = plan.subtract(taken, store, "version", folder, Salvage(store, "version", VECTORS))
+assert work.distinct == work.missing.rows == taken.entries.rows
 shards = plan.cut_shards(work.missing, 200, str(folder / "work"))
 assert sum(shard.rows for shard in shards) == work.distinct
 print(tracemalloc.get_traced_memory()[1], pa.default_memory_pool().max_memory())

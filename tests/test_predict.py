@@ -34,6 +34,7 @@ from dnafeat.cli import main
 from dnafeat.encoder import Encoder
 from dnafeat.errors import AuditError, CheckpointError, EncodingError, StoreError, StrictError, UsageError
 from dnafeat.finetuneconfig import FinetuneConfig
+from dnafeat.intake import Checks, take_in
 from dnafeat.models.adapter import Source
 from dnafeat.models.finetuned import FineTuned, build
 from dnafeat.perbase import base_values
@@ -384,7 +385,7 @@ def test_accepted_and_refused_entries_are_merged_in_order(tmp_path: Path, monkey
             fasta(tmp_path / f"{number}.fa", {name: "ACGT" if fine else "!" for name, fine in zip(names, good, strict=True)})
         )
         wanted += list(zip(names, good, strict=True))
-    intake = plan.take_in(sources.look(files, sources.ReadOptions(keys=False)), plan.Checks(), tmp_path, by_id=False)
+    intake = take_in(sources.look(files, sources.ReadOptions(keys=False)), Checks(), tmp_path, by_id=False)
     rows = [row for batch in _in_order(intake, files) for row in batch.to_pylist()]
     assert [(row["sequence_id"], row["sequence_digest"] is not None) for row in rows] == wanted
 

@@ -41,7 +41,7 @@ COMMITS = {
     "run": {"runs": 1},
 }
 
-entries = st.lists(
+accepted = st.lists(
     st.builds(
         lambda i, letters, subject: Entry(f"e{i}", letters, {"subject_id": subject}),
         st.integers(0, 5),
@@ -51,6 +51,17 @@ entries = st.lists(
     max_size=6,
     unique_by=lambda entry: entry.id,
 )
+# Their ids name their subject, since nothing else in `rejects` does.
+refused = st.lists(
+    st.builds(
+        lambda i, subject: Entry(f"bad-{subject}-{i}", "ACGX", {"subject_id": subject}),
+        st.integers(0, 1),
+        st.sampled_from(SUBJECTS),
+    ),
+    max_size=2,
+    unique_by=lambda entry: entry.id,
+)
+entries = st.builds(lambda good, bad: [*good, *bad], accepted, refused)
 versions = st.sampled_from(["A", "A", "A", "B"])
 faults = st.none() | st.tuples(st.integers(1, 4), st.sampled_from(KINDS))
 # Whose turn it is of two runs, to their end or to somewhere before it.
@@ -200,7 +211,7 @@ class Protocol(RuleBasedStateMachine):
         self._disarm()
 
     @precondition(lambda self: not self.live)
-    @rule(one=entries, other=entries, source=st.sampled_from(SOURCES), version=st.sampled_from(["A", "B"]))
+    @rule(one=accepted, other=accepted, source=st.sampled_from(SOURCES), version=st.sampled_from(["A", "B"]))
     def two_runs_die_with_their_files(self, one: list[Entry], other: list[Entry], source: str, version: str) -> None:
         """They have written some sequences both, and a run that wants all of them comes next."""
         both = [self._begun(wanted, source, version) for wanted in (one, other)]
@@ -378,6 +389,13 @@ class Protocol(RuleBasedStateMachine):
         runs = store.runs.reload().read(["run_number", "run_id"]).to_pylist()
         known = sorted((number, run_id) for found in self.published.values() for number, run_id, _ in found)
         assert sorted((row["run_number"], row["run_id"]) for row in runs) == known
+        rejects = Counter(
+            map(tuple, zip(*store.rejects.reload().read(["run_id", "sequence_id"]).to_pydict().values(), strict=True))
+        )
+        for found in self.published.values():
+            for _, run_id, entries in found:
+                told = {name: count for (one, name), count in rejects.items() if one == run_id}
+                assert told == {entry.id: 1 for entry in entries if digest(entry.sequence) not in POOL}
         for version in VERSIONS.values():
             found = {source: runs for (source, one), runs in self.published.items() if one == version.digest and runs}
             if not found:
@@ -391,7 +409,8 @@ class Protocol(RuleBasedStateMachine):
         for source, runs in found.items():
             known = [entries for number, _, entries in runs if as_of is None or number <= as_of]
             if known:
-                wanted += expected(known[-1], ["subject_id"], source=source, version=version)  # type: ignore[arg-type]
+                good = [entry for entry in known[-1] if digest(entry.sequence) in POOL]
+                wanted += expected(good, ["subject_id"], source=source, version=version)  # type: ignore[arg-type]
         return in_order(wanted)
 
 

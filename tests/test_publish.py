@@ -17,9 +17,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from stores import STEPS, A, B, Entry, Run, digest, every_row, expected, feature_version, fill, in_order, rows, write_csv
 
-from dnafeat import plan, publish, tables
+from dnafeat import tables
 from dnafeat.errors import ConflictError, DnafeatError, StoreError
+from dnafeat.intake import Checks, take_in
 from dnafeat.schema import TABLES, arrow_schema
+from dnafeat.sources import ReadOptions, look
 from dnafeat.store import Store
 from dnafeat.tables import Refused, Table
 
@@ -549,8 +551,8 @@ def test_vectors_that_were_moved_since_the_plan_are_still_there(tmp_path: Path) 
 
 
 def test_entries_beyond_one_file_are_opened_and_closed_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(publish, "_ROWS_PER_FILE", 10)
-    monkeypatch.setattr(plan, "_PARTITION_BYTES", 100)
+    monkeypatch.setattr("dnafeat.changes._ROWS_PER_FILE", 10)
+    monkeypatch.setattr("dnafeat.intake._PARTITION_BYTES", 100)
     store = str(tmp_path / "store")
     many = [Entry(f"id{i}", LETTERS[i % 4], {"n": str(i)}) for i in range(95)]
     run = fill(store, many, tmp_path)
@@ -570,7 +572,7 @@ def test_two_files_of_a_source_are_one_state(tmp_path: Path) -> None:
     run.store.create()
     files = [run.file, write_csv(tmp_path / "more.csv", ENTRIES[2:])]
     (tmp_path / "w").mkdir()
-    intake = plan.take_in(plan.sources.look(files, plan.sources.ReadOptions()), plan.Checks(), tmp_path / "w")
+    intake = take_in(look(files, ReadOptions()), Checks(), tmp_path / "w")
     number, opened, closed = run.publication.commit_sequences(intake, tmp_path / "w")
     assert (number, opened, closed) == (1, 4, 0)
     assert as_of(run.store, "cohort", 1) == states(ENTRIES)

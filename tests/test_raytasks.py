@@ -24,6 +24,7 @@ from dnafeat.config import EmbedConfig
 from dnafeat.embed import embed
 from dnafeat.errors import EncodingError, ForgottenError, UsageError
 from dnafeat.forget import forget
+from dnafeat.intake import Checks, take_in, without
 from dnafeat.raytasks import over_tasks
 from dnafeat.sources import ReadOptions, look
 from dnafeat.spread import Each, here
@@ -42,8 +43,14 @@ def two_cpus_that_reach_s3(s3_server: S3) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts, partitions and groups of a few hundred bytes, so that small sources have many of each."""
-    for name, size in (("_PARTITION_BYTES", 1000), ("_LARGE_PARTITION_BYTES", 1000), ("_PART_BYTES", 2000), ("_CUT_BYTES", 2000)):
-        monkeypatch.setattr(plan, name, size)
+    sizes = {
+        "intake._PARTITION_BYTES": 1000,
+        "intake._LARGE_PARTITION_BYTES": 1000,
+        "intake._PART_BYTES": 2000,
+        "plan._CUT_BYTES": 2000,
+    }
+    for name, size in sizes.items():
+        monkeypatch.setattr(f"dnafeat.{name}", size)
 
 
 # over_tasks
@@ -151,7 +158,7 @@ def test_three_nights_over_tasks_leave_the_tables_that_one_process_leaves(store_
 def test_a_large_source_is_planned_by_tasks_and_nothing_of_it_stays(
     store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "_LARGE", 0)
+    monkeypatch.setattr("dnafeat.intake._LARGE", 0)
     used: list[str] = []
     real = pipeline.start_ray
     monkeypatch.setattr(pipeline, "start_ray", lambda: (used.append("ray"), real())[1])
@@ -174,7 +181,7 @@ def test_a_large_source_is_planned_by_tasks_and_nothing_of_it_stays(
 def test_a_subject_that_is_forgotten_while_tasks_plan_is_in_no_spill_and_the_run_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "_LARGE", 0)
+    monkeypatch.setattr("dnafeat.intake._LARGE", 0)
     model = str(random_folder(tmp_path / "tiny"))
     entries = source(60, 3)
     config = EmbedConfig(sources=(write_csv(tmp_path / "a.csv", entries),), store=str(tmp_path / "store"), model=model)
@@ -195,7 +202,7 @@ def test_a_subject_that_is_forgotten_while_tasks_plan_is_in_no_spill_and_the_run
 
 
 def test_an_id_that_stands_twice_and_a_bad_file_are_told_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "_LARGE", 0)
+    monkeypatch.setattr("dnafeat.intake._LARGE", 0)
     model = str(random_folder(tmp_path / "tiny"))
     one = fasta(tmp_path / "a.fa", {f"s{i}": dna(100, seed=i) for i in range(50)})
     other = fasta(tmp_path / "b.fa", {"s17": dna(100, seed=60)})
@@ -215,8 +222,8 @@ def test_a_parquet_file_is_read_in_parts_and_its_rows_keep_their_numbers(tmp_pat
     file = str(tmp_path / "a.parquet")
     pq.write_table(pa.table({"id": [f"e{i}" for i in range(200)], "sequence": letters}), file, row_group_size=20)
     layout = look([file], ReadOptions())
-    spread = plan.take_in(layout, plan.Checks(), tmp_path / "tasks", by_id=by_id, each=over_tasks(False))
-    alone = plan.take_in(layout, plan.Checks(), tmp_path / "here", by_id=by_id)
+    spread = take_in(layout, Checks(), tmp_path / "tasks", by_id=by_id, each=over_tasks(False))
+    alone = take_in(layout, Checks(), tmp_path / "here", by_id=by_id)
     places = [(row["sequence_id"], row["row"]) for batch in spread.entries.every_batch() for row in batch.to_pylist()]
     assert places == [(row["sequence_id"], row["row"]) for batch in alone.entries.every_batch() for row in batch.to_pylist()]
     assert sorted(places, key=lambda place: place[1]) == [(f"e{i}", i + 1) for i in range(200)]
@@ -229,8 +236,8 @@ def test_entries_that_no_worker_survives_are_left_out_by_tasks_too(tmp_path: Pat
     out = [digest(entries[3].sequence), digest(entries[150].sequence)]
     found: list[Callable] = []
     for each, name in ((here, "here"), (over_tasks(False), "tasks")):
-        intake = plan.take_in(look([file], ReadOptions()), plan.Checks(), tmp_path / name, each=each)
-        left = plan.without(intake, out, "it ended its worker", tmp_path / name, each)
+        intake = take_in(look([file], ReadOptions()), Checks(), tmp_path / name, each=each)
+        left = without(intake, out, "it ended its worker", tmp_path / name, each)
         assert left.read == 200
         assert {row["reason"] for row in left.rejects.table().to_pylist()} == {"it ended its worker"}
         names = {row["sequence_digest"] for batch in left.sequences.every_batch() for row in batch.to_pylist()}

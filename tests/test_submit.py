@@ -34,9 +34,6 @@ os.kill(os.getpid(), -end) if end < 0 else sys.exit(end)
 SUBMIT = Path(__file__).parent.parent / "jobs" / "submit.py"
 
 
-pytestmark = pytest.mark.slow
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Nodes]:
     nodes = Nodes(job_server=True)

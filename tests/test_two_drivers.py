@@ -16,7 +16,7 @@ import pytest
 from conftest import S3
 from models import dna, random_folder
 from nodes import Nodes
-from stores import digest, fasta
+from stores import digest, fasta, stored_vectors
 
 import dnafeat
 from dnafeat.schema import VECTORS
@@ -62,12 +62,6 @@ def both(folder: Path, cluster: dict[str, str], *commands: list[str]) -> list[di
     return [json.loads(out.read_text().splitlines()[-1]) for _, out, _ in started]
 
 
-def contents(store: str, source: str) -> dict[str, dict[str, np.ndarray]]:
-    table = dnafeat.Store(store).read(source=source)
-    columns = {name: dnafeat.matrix(table[name]) for name in VECTORS}
-    return {key: {name: columns[name][i] for name in VECTORS} for i, key in enumerate(table["sequence_id"].to_pylist())}
-
-
 def check(store: str, model: str, wanted: dict[str, dict[str, str]]) -> None:
     """Each hash once, the entries of each source with the encoder's own vectors, and of each one open row."""
     features = dnafeat.Store(store).features.reload().read(["feature_version", "sequence_digest"]).to_pylist()
@@ -76,7 +70,7 @@ def check(store: str, model: str, wanted: dict[str, dict[str, str]]) -> None:
     assert counted == {digest(letters): 1 for entries in wanted.values() for letters in entries.values()}
     encoder = dnafeat.Encoder.from_pretrained(model)
     for source, entries in wanted.items():
-        found, expected = contents(store, source), encoder.encode(list(entries.values()))
+        found, expected = stored_vectors(dnafeat.Store(store).read(source=source)), encoder.encode(list(entries.values()))
         assert found.keys() == entries.keys()
         for name in VECTORS:
             written = np.stack([found[key][name] for key in entries])

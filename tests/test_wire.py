@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
 import os
 import random
@@ -21,7 +19,7 @@ import pytest
 from conftest import S3
 from nodes import Nodes
 from proxy import KINDS, Proxy
-from stores import Entry, digest, every_row, expected, fill, rows
+from stores import Entry, digest, every_row, expected, fill, rows, splice_junctions
 
 import dnafeat
 from dnafeat import storage
@@ -30,15 +28,11 @@ from dnafeat.errors import StoreError
 from dnafeat.schema import VECTORS
 from dnafeat.spill import Spill
 
-DATA = Path(dnafeat.__file__).parent / "bundled" / "data" / "uci_splice.csv.gz"
 ENTRIES = [Entry(f"e{i}", letters, {"key": "a"}) for i, letters in enumerate(["ACGT", "GATTACA", "CCGG", "TTTTT", "ACGTACGT"])]
 
 
-def real(count: int) -> dict[str, str]:
-    with gzip.open(DATA, "rt", newline="") as file:
-        letters = (row["sequence"] for row in csv.DictReader(file))
-        distinct = list(dict.fromkeys(one for one in letters if set(one) <= set("ACGT")))
-    return {f"e{i}": one for i, one in enumerate(distinct[:count])}
+def some(count: int) -> dict[str, str]:
+    return {f"e{i}": letters for i, letters in enumerate(list(splice_junctions())[:count])}
 
 
 def write(path: Path, entries: dict[str, str]) -> Path:
@@ -119,7 +113,7 @@ def check(store: str, entries: dict[str, str], ever: dict[str, str], runs: int) 
 
 @pytest.mark.slow
 def test_nights_over_a_bad_wire_end_as_over_a_good_one(wire: Wire, s3: S3, tmp_path: Path) -> None:
-    store, entries = s3.uri(), real(240)
+    store, entries = s3.uri(), some(240)
     first, second = dict(list(entries.items())[:200]), dict(list(entries.items())[60:])
     before = wire.proxy.done
     wire.proxy.disturb(0.1)
@@ -205,7 +199,7 @@ def test_a_spill_over_a_bad_wire_comes_back(kind: str, s3: S3) -> None:
 
 @pytest.mark.slow
 def test_credentials_that_end_in_the_middle_cost_nothing_but_a_second_command(wire: Wire, s3: S3, tmp_path: Path) -> None:
-    store, entries = s3.uri(), real(200)
+    store, entries = s3.uri(), some(200)
     source = write(tmp_path / "source.csv", entries)
     wire.proxy.switch("expired", of="PUT /dnafeat/" + store.partition("dnafeat/")[2] + "/features/feature_version", after=2)
     done = dnafeat_embed(source, store, **wire.environment)
@@ -254,7 +248,7 @@ def test_a_server_that_never_serves_ends_the_command_in_a_sentence(
 @pytest.mark.slow
 def test_a_disk_that_is_full_costs_nothing_but_a_second_command(wire: Wire, tmp_path: Path) -> None:
     """The disk is full for workers from the third file of vectors on."""
-    store, entries = str(tmp_path / "store"), real(200)
+    store, entries = str(tmp_path / "store"), some(200)
     source = write(tmp_path / "source.csv", entries)
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "full").touch()
