@@ -56,6 +56,7 @@ class Attempts:
         self._shards: defaultdict[str, _Shard] = defaultdict(_Shard)
         self._starts: dict[str, int] = {}
         self._refused: dict[str, None] = {}  # in their order
+        self.died = 0  # attempts that ended before they were finished
 
     def start(self, worker: str) -> str | None:
         """A process of a worker begins to load its model. Returns why the run has to end, in a sentence, or None."""
@@ -72,6 +73,7 @@ class Attempts:
         self._starts.clear()
         state = self._shards[shard]
         if state.running:
+            self.died += 1
             self._ended(state)
         state.running, state.inside = True, None
         return Attempt(

@@ -216,7 +216,7 @@ def _on_ray(job: Callable[[], T]) -> T:
 
     Ray tells of workers that died on standard output, and from a thread: what a script reads there is the summary alone.
     """
-    from dnafeat.pipeline import stop_ray
+    from dnafeat.cluster import stop_ray
 
     with contextlib.redirect_stdout(sys.stderr):
         try:

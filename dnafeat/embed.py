@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -14,14 +15,15 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import cast
 
-from dnafeat import pipeline, plan, storage
+from dnafeat import cluster, pins, pipeline, plan, storage
 from dnafeat import sequence as dna
 from dnafeat.audit import audit
 from dnafeat.config import EmbedConfig, EncodingConfig
 from dnafeat.describe import cutting, describe
-from dnafeat.errors import AuditError, EncodingError, StoreError, StrictError, UsageError
+from dnafeat.errors import AuditError, DnafeatError, EncodingError, StoreError, StrictError, UsageError
 from dnafeat.intake import Checks, Intake, as_rejects, duplicate_ids, is_large, take_in, without
 from dnafeat.models.adapter import Source
+from dnafeat.observe import Job
 from dnafeat.publish import Publication
 from dnafeat.raytasks import over_tasks
 from dnafeat.salvage import Salvage
@@ -97,7 +99,10 @@ def embed(config: EmbedConfig, *, show: bool = True) -> Summary:
     try:
         with storage.reached(config.store):
             return run()
-    except (StoreError, EncodingError, AuditError):
+    except DnafeatError as error:
+        run.job.record("run failed", level=logging.ERROR, error=str(error), kind=type(error).__name__)
+        if not isinstance(error, StoreError | EncodingError | AuditError):
+            raise
         # Whoever forgets a subject takes away what runs have read or cut before.
         with contextlib.suppress(StoreError):
             run.publication.check_forgotten()
@@ -124,6 +129,7 @@ class _Run:
         _check_vectors(self.store, self.version, config)
         self.source_name = config.source_name or default_source_name(config)
         self.run_id = config.run_id or f"{self.started:%Y-%m-%dT%H-%M-%S}-{secrets.token_hex(3)}"
+        self.job = Job(run_id=self.run_id, source=self.source_name)
         # Before the source is read: whoever is forgotten from now on is not brought back.
         self.publication = Publication(self.store, self.run_id, self.source_name)
         self.folder = tempfile.mkdtemp(prefix="dnafeat-")
@@ -137,8 +143,11 @@ class _Run:
         began = time.monotonic()
         yield
         self.stages[name] = round(time.monotonic() - began, 3)
+        self.job.set("dnafeat_stage_seconds", self.stages[name], stage=name)
+        self.job.record(f"{name} is done", seconds=self.stages[name])
 
     def __call__(self) -> Summary:
+        self.job.record("run begins", store=self.store.uri, version=self.version.digest, files=len(self.files))
         before = self.store.published_run(self.run_id)
         with self.stage("reading"):
             intake = self.read()
@@ -164,6 +173,7 @@ class _Run:
             self.store.record_version(digest, event="created", lineage=self.version.lineage(), run_id=self.run_id)
             committed = self.publication.commit_features([receipt.file for receipt in receipts], digest, planned)
             self.publication.commit_rejects(intake.rejects)
+            self.job.count("dnafeat_rejected", intake.rejects.rows)
             number, opened, closed = self.publication.commit_sequences(intake, self.spills, self.config.mode)
         summary = Summary(
             run_id=self.run_id,
@@ -198,6 +208,19 @@ class _Run:
         if not self.publication.commit_run(row):
             # The same run was sent twice and the other attempt was first: what it published is what this one would have.
             return self.as_before(cast(dict, self.store.published_run(self.run_id)), intake)
+        told = (
+            "run_number",
+            "read",
+            "rejected",
+            "distinct",
+            "already_stored",
+            "salvaged",
+            "encoded",
+            "opened",
+            "closed",
+            "seconds",
+        )
+        self.job.record("run is published", version=digest, **{name: getattr(summary, name) for name in told})
         return summary
 
     @property
@@ -219,7 +242,7 @@ class _Run:
 
     def spread(self) -> None:
         """Lets the plan's steps be tasks, which meet on the store's own storage."""
-        pipeline.start_ray()
+        cluster.start_ray()
         self.spills, self.each = storage.join(self.work, "plan"), over_tasks(self.show)
         self.publication.each = self.each
 
@@ -228,9 +251,9 @@ class _Run:
         missing, config, version = wanted.missing, self.config, self.version
         if not missing.rows and not wanted.sample.rows:
             return Encoded([])
-        pipeline.start_ray()
-        gpus = config.gpus_per_actor if config.gpus_per_actor is not None else pipeline.default_gpus()
-        actors = config.num_actors or pipeline.default_actors(gpus)
+        cluster.start_ray()
+        gpus = config.gpus_per_actor if config.gpus_per_actor is not None else cluster.default_gpus()
+        actors = config.num_actors or cluster.default_actors(gpus, missing.rows)
         hidden = version.architecture["hidden_size"]
         width = sum(PROJECTED_WIDTH if name == "projected" else hidden for name in config.vectors)
         rows = config.shard_rows or plan.shard_rows(missing.rows, actors, row_bytes=4 * width)
@@ -246,6 +269,8 @@ class _Run:
             cutting=cutting(version, self.tokenizer),
             vectors=config.vectors,
             version=version.digest,
+            job=self.job,
+            packages=pins.installed(),
         )
         receipts = pipeline.encode_shards(
             [*shards, check],
@@ -324,8 +349,8 @@ def _version(config: EmbedConfig, source: Source) -> FeatureVersion:
     """The run's feature version, its precision resolved against the machines that will encode and not against this one."""
     gpu = config.gpus_per_actor > 0 if config.gpus_per_actor is not None else None
     if gpu is None and os.environ.get("RAY_ADDRESS"):
-        pipeline.start_ray()
-        gpu = pipeline.default_gpus() > 0
+        cluster.start_ray()
+        gpu = cluster.default_gpus() > 0
     version = describe(source, config, gpu=gpu)
     return replace(version, names={**version.names, "vectors": list(config.vectors)})
 

@@ -18,14 +18,16 @@ from ray.train.torch import TorchTrainer
 from dnafeat import artifact, labelled, storage
 from dnafeat import sequence as dna
 from dnafeat.batches import Examples, truncate
+from dnafeat.cluster import default_cpus, default_gpus, start_ray
 from dnafeat.errors import EncodingError, UsageError, one_line
 from dnafeat.finetuneconfig import FinetuneConfig
 from dnafeat.labels import Labels
 from dnafeat.metrics import format_table
 from dnafeat.models.adapter import Source
 from dnafeat.models.finetuned import FineTuned, build, head_shape
+from dnafeat.observe import Job
 from dnafeat.perbase import token_classes
-from dnafeat.pipeline import causes, start_ray
+from dnafeat.pipeline import causes
 from dnafeat.progress import Steps, steps_shown
 from dnafeat.tokenizers import Tokenizer
 from dnafeat.trainer import Data
@@ -217,8 +219,8 @@ def finetune(config: FinetuneConfig, *, show: bool = True, say: Callable[[str], 
 def _fit(
     config: FinetuneConfig, prepared: Prepared, output: str, show: bool, say: Callable[[str], None]
 ) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    gpus = config.gpus_per_worker if config.gpus_per_worker is not None else float(ray.cluster_resources().get("GPU", 0) > 0)
-    cpus = config.cpus_per_worker or max(1, int(ray.cluster_resources().get("CPU", 1)) // config.num_workers)
+    gpus = config.gpus_per_worker if config.gpus_per_worker is not None else default_gpus()
+    cpus = config.cpus_per_worker or default_cpus(config.num_workers)
     fewest, have = config.min_workers or config.num_workers, ray.cluster_resources().get("CPU", 0)
     # A cluster may grow, a machine does not: Ray would wait for ever.
     if fewest * cpus > have and not os.environ.get("RAY_ADDRESS"):
@@ -258,7 +260,7 @@ def _fit(
         ),
     )
     try:
-        with steps_shown(progress, show):
+        with steps_shown(progress, show, Job(name="finetune", run_id=name)):
             outcome = trainer.fit()
     except train.TrainingFailedError as error:
         raise EncodingError(

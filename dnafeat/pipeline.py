@@ -10,10 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import re
-import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -21,7 +18,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from dnafeat import storage
+from dnafeat import cluster, storage
 from dnafeat.errors import EncodingError, one_line
 from dnafeat.plan import CHECK, Shard
 from dnafeat.progress import shown, start
@@ -31,69 +28,6 @@ from dnafeat.vectorfiles import Receipt
 # What a tokenising task asks for. An actor asks for more or less, never for the same: Ray Data would fuse the two into one operator.
 _TASK_CPUS = 0.25
 _ACTOR_CPUS = 0.75
-_ours = False  # whether this process's Ray was started here
-_LOCAL_OBJECT_STORE = 512 * 2**20
-
-
-def start_ray() -> None:
-    """Connects to the cluster that RAY_ADDRESS names, or starts Ray on this machine for this process alone."""
-    global _ours
-    if ray.is_initialized():
-        return
-    _ours = True
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.WARNING)
-    else:
-        # Ray logs an error about arguments of its own actors whenever a pool starts (ray-project/ray#57733); on a cluster its logs are
-        # somebody's business, on a laptop they would bury ours.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        with _without_chatter():
-            # Vectors do not pass through the object store, so that a small one does.
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                object_store_memory=_LOCAL_OBJECT_STORE,
-            )
-
-
-def stop_ray() -> None:
-    """Leaves the Ray that `start_ray` connected to or started; one that was there before is let be."""
-    global _ours
-    if _ours:
-        ray.shutdown()
-        _ours = False
-
-
-@contextlib.contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Keeps what Ray's compiled part writes to standard error while it starts, and shows it only when the start fails."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(kept, held.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-def default_gpus() -> float:
-    """GPUs an actor should hold: one where the cluster has any now. A cluster that starts its GPU nodes on demand cannot tell."""
-    return 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
-
-
-def default_actors(gpus_per_actor: float) -> int:
-    """As many encoders as the cluster's GPUs hold at once; one for each CPU where they run on CPUs."""
-    resources = ray.cluster_resources()
-    room = resources.get("GPU", 0) / gpus_per_actor if gpus_per_actor else resources.get("CPU", 1)
-    return max(1, int(room))
 
 
 def actor_cpus(cpus: float, actors: int) -> float:
@@ -170,11 +104,11 @@ def run_shards(
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
     actors = min(actors, max(1, sum(storage.name(shard.uri) != CHECK for shard in shards)))
-    cpus = max(1.0, ray.cluster_resources().get("CPU", 1))
+    cpus = max(1.0, cluster.most("CPU"))
     threads = max(1, int(cpus) // actors)
-    progress = start()
+    progress = start(settings.job, len(shards))
     items = [{"uri": shard.uri} for shard in shards]
-    encoded = (
+    encoded: ray.data.Dataset = (
         ray.data.from_items(items, override_num_blocks=len(items))
         .map_batches(
             tokenise_shards,  # type: ignore[arg-type]
@@ -193,7 +127,8 @@ def run_shards(
             num_gpus=gpus_per_actor or None,
         )
     )
-    with shown(progress, sum(shard.rows for shard in shards), show), _explained():
+    encoded.set_name(f"dnafeat {settings.job.name} {settings.job.run_id}")
+    with shown(progress, sum(shard.rows for shard in shards), show, settings.job), _explained():
         yield from encoded.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -21,11 +21,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dnafeat import digests, pipeline, plan, storage
+from dnafeat import cluster, digests, pins, pipeline, plan, storage
 from dnafeat import sequence as dna
 from dnafeat.errors import AuditError, StoreError, StrictError, UsageError, one_line
 from dnafeat.intake import Checks, Intake, take_in
 from dnafeat.labels import Labels
+from dnafeat.observe import Job
 from dnafeat.predictconfig import PredictConfig
 from dnafeat.predictor import Predictor, PredictShards
 from dnafeat.sources import ReadOptions, expand, look
@@ -217,10 +218,11 @@ def _answers(config: PredictConfig, predictor: Predictor, distinct: plan.Spill, 
     texts: list[pa.Array] = [pa.array([], pa.large_string())]
     if not rows:
         return Answers(labels, names, np.empty(0, np.int64), logits, texts[0])
-    pipeline.start_ray()
-    gpus = config.gpus_per_actor if config.gpus_per_actor is not None else pipeline.default_gpus()
-    actors = config.num_actors or pipeline.default_actors(gpus)
-    settings = predictor.settings(config.precision, gpu=gpus > 0)
+    cluster.start_ray()
+    gpus = config.gpus_per_actor if config.gpus_per_actor is not None else cluster.default_gpus()
+    actors = config.num_actors or cluster.default_actors(gpus, rows)
+    about = Job(name="predict", run_id=storage.name(config.output))
+    settings = replace(predictor.settings(config.precision, gpu=gpus > 0), job=about, packages=pins.installed())
     with _writing(config.output):
         shards = plan.cut_shards(distinct, plan.shard_rows(rows, actors, row_bytes=4 * labels.width), work)
     at, receipts = 0, []

@@ -142,7 +142,7 @@ class PredictShards(ShardActor):
         self.head, self.labels = head.to(self.encoder.device).eval(), labels
 
     def shard(self, shard: Tokenised) -> pa.Table:
-        began, tally, head = time.time(), Tally(self.progress), self.head
+        began, tally, head = time.time(), Tally(self.progress, self.job), self.head
         answer, strange = self._per_base(head, shard, tally) if isinstance(head, TokenHead) else self._logits(head, shard, tally)
         tally.flush()
         counts = {**shard.counts, "not_finite": strange, "began": began, "ended": time.time()}

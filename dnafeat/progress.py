@@ -1,10 +1,18 @@
-"""Live progress of a Ray job: an actor that workers tell what they do and have done, and a bar in the driver that shows it."""
+"""Live progress of a Ray job: an actor that workers tell what they do and have done, and a bar in the driver that shows it.
+
+In a job's log on a cluster there is a record now and then in the bar's place.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import sys
 import threading
+import time
+import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -13,29 +21,50 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
 from dnafeat.attempts import Attempt, Attempts
+from dnafeat.observe import Job, told_in_records
+
+# What stands before a shard's name while it is tokenised.
+TOKENISING = "tokenising "
+STATES = ("waiting", "tokenising", "waiting for an encoder", "encoding", "done")
+_RECORD_SECONDS = 15.0
 
 
 # It runs nothing that could end it. Should it die all the same, the next one counts from nothing.
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class Progress:
-    """Counts what the actors have done, for the driver to show, and knows what they have begun: its other methods are `Attempts`'."""
+    """Counts what the actors have done, for the driver to show, and knows what they have begun: most other methods are `Attempts`'.
 
-    def __init__(self) -> None:
+    A shard is begun and finished twice: under `TOKENISING` and its name by whoever tokenises it, under its name by an encoder.
+    """
+
+    def __init__(self, job: Job, shards: int) -> None:
         self.sequences = self.tokens = 0
         self._attempts = Attempts()
+        self._job, self._shards = job, shards
+        self._states: dict[str, str] = {}
+        self._notes: dict[str, None] = {}
 
     def add(self, sequences: int, tokens: int) -> None:
         self.sequences += sequences
         self.tokens += tokens
 
-    def read(self) -> tuple[int, int]:
-        return self.sequences, self.tokens
+    def note(self, text: str) -> None:
+        """What the driver should tell, once."""
+        self._notes[text] = None
+
+    def read(self) -> tuple[int, int, list[str]]:
+        return self.sequences, self.tokens, list(self._notes)
 
     def start(self, worker: str) -> str | None:
         return self._attempts.start(worker)
 
     def begin(self, shard: str) -> Attempt:
-        return self._attempts.begin(shard)
+        died, attempt = self._attempts.died, self._attempts.begin(shard)
+        if self._attempts.died > died:
+            self._job.count("dnafeat_retries", 1, what="shard")
+            self._job.record("begun again after its worker died", level=logging.WARNING, shard=shard)
+        self._is(shard, "tokenising", "encoding")
+        return attempt
 
     def enter(self, shard: str, first: int, end: int, name: str) -> None:
         self._attempts.enter(shard, first, end, name)
@@ -45,12 +74,23 @@ class Progress:
 
     def finish(self, shard: str) -> None:
         self._attempts.finish(shard)
+        self._is(shard, "waiting for an encoder", "done")
+
+    def _is(self, shard: str, tokenising: str, encoding: str) -> None:
+        """A shard is in the one state or the other, as its name says."""
+        name = shard.removeprefix(TOKENISING)
+        self._states[name] = tokenising if name != shard else encoding
+        counts = Counter(self._states.values())
+        waiting = {"waiting": max(0, self._shards - len(self._states))}
+        for state, count in {**dict.fromkeys(STATES, 0), **waiting, **counts}.items():
+            self._job.set("dnafeat_shards", count, state=state)
 
 
-def start() -> ray.actor.ActorHandle:
+def start(job: Job, shards: int) -> ray.actor.ActorHandle:
     """A new counter, on the driver's own node, which lives as long as the run. It needs no CPU of its own."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return Progress.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    name = f"dnafeat progress {job.run_id} {uuid.uuid4().hex[:8]}"
+    return Progress.options(name=name, scheduling_strategy=here).remote(job, shards)  # type: ignore[attr-defined]
 
 
 def interval() -> float:
@@ -78,22 +118,60 @@ def _repeated(look: Callable[[], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def shown(progress: ray.actor.ActorHandle, total: int, show: bool) -> Iterator[None]:
-    """A bar on standard error with sequences done, rate and time left, for as long as the block runs."""
-    if not show:
-        yield
-        return
-    with tqdm(total=total, desc="encoding", unit=" sequences", unit_scale=True, mininterval=interval(), smoothing=0.1) as bar:
+def shown(progress: ray.actor.ActorHandle, total: int, show: bool, job: Job) -> Iterator[None]:
+    """A bar on standard error with sequences done, rate and time left, for as long as the block runs, and what workers note."""
+    told: set[str] = set()
+    pace = _Pace()
+    hidden = not show or told_in_records()
+    with tqdm(
+        total=total, desc="encoding", unit=" sequences", unit_scale=True, mininterval=interval(), smoothing=0.1, disable=hidden
+    ) as bar:
 
         def look() -> None:
-            sequences, tokens = cast(tuple[int, int], ray.get(progress.read.remote()))
-            bar.set_postfix_str(f"{tokens / max(bar.format_dict['elapsed'], 1e-9):,.0f} tokens/s", refresh=False)
+            sequences, tokens, notes = cast(tuple[int, int, list[str]], ray.get(progress.read.remote()))
+            for note in notes:
+                if note not in told:
+                    told.add(note)
+                    say(note, job)
             # A shard that is encoded again after a worker died counts twice here; the bar still ends at its end.
-            bar.update(min(sequences, total) - bar.n)
+            done = min(sequences, total)
+            rate = tokens / pace.elapsed
+            if hidden and show and pace.due():
+                job.record("encoding", done=done, total=total, tokens_per_second=round(rate))
+            bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+            bar.update(done - bar.n)
 
         with _repeated(look):
             yield
             bar.update(total - bar.n)
+        with contextlib.suppress(ray.exceptions.RayError):
+            look()
+
+
+def say(text: str, job: Job) -> None:
+    """Tells the user something beside the bar, or among the records."""
+    if told_in_records():
+        job.record(text, level=logging.WARNING)
+    else:
+        tqdm.write(f"dnafeat: {text}", file=sys.stderr)
+
+
+class _Pace:
+    """Says when the next record of progress is due."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        return max(time.monotonic() - self._began, 1e-9)
+
+    def due(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < _RECORD_SECONDS:
+            return False
+        self._last = now
+        return True
 
 
 @ray.remote(num_cpus=0)
@@ -121,15 +199,18 @@ _TOLD = {
 
 
 @contextlib.contextmanager
-def steps_shown(progress: ray.actor.ActorHandle, show: bool) -> Iterator[None]:
+def steps_shown(progress: ray.actor.ActorHandle, show: bool, job: Job) -> Iterator[None]:
     """A bar on standard error with steps done, time left, loss, learning rate and dev metric, for as long as the block runs."""
     if not show:
         yield
         return
-    with tqdm(total=None, desc="training", unit=" steps", mininterval=interval()) as bar:
+    pace = _Pace()
+    with tqdm(total=None, desc="training", unit=" steps", mininterval=interval(), disable=told_in_records()) as bar:
 
         def look() -> None:
             step, total, values = cast(tuple[int, int, dict[str, float]], ray.get(progress.read.remote()))
+            if told_in_records() and pace.due():
+                job.record("training", step=step, steps=total, **values)
             told = [f"{label} {values[name]:.3g}" for name, label in _TOLD.items() if name in values]
             bar.total = total or None
             bar.set_postfix_str(", ".join(told), refresh=False)

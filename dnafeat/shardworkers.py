@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -23,13 +24,15 @@ import ray
 import torch
 from botocore.exceptions import BotoCoreError, ClientError
 
-from dnafeat import storage, vectorfiles
+from dnafeat import pins, storage, vectorfiles
 from dnafeat.attempts import Attempt
 from dnafeat.config import EncodingConfig
 from dnafeat.encoder import Encoder
 from dnafeat.errors import EncodingError, one_line
 from dnafeat.models.adapter import Source
+from dnafeat.observe import Job
 from dnafeat.plan import CHECK
+from dnafeat.progress import TOKENISING
 from dnafeat.schema import arrow_schema
 from dnafeat.tables import Table, write_parquet
 from dnafeat.tokenizers import Tokenizer
@@ -51,6 +54,9 @@ class EncoderSettings:
     """Columns to store."""
     version: str
     """Digest the driver planned for; an actor that arrives at another one stops the run."""
+    job: Job = field(default_factory=Job)
+    packages: dict[str, str] = field(default_factory=dict)
+    """Versions of the libraries in the driver; a process that has others says so."""
 
 
 @contextlib.contextmanager
@@ -73,8 +79,9 @@ def tokenise_shards(batch: Any, settings: EncoderSettings, progress: ray.actor.A
 
 
 def _tokenised(uri: str, settings: EncoderSettings, progress: ray.actor.ActorHandle) -> pa.Table:
-    name = f"tokenising {storage.name(uri)}"
+    name = TOKENISING + storage.name(uri)
     _begun(name, progress)
+    _compare_packages(settings, progress)
     with _stored(uri, "read"):
         fs, path = storage.filesystem(uri)
         with fs.open(path, "rb") as file:
@@ -96,6 +103,19 @@ def _begun(name: str, progress: ray.actor.ActorHandle) -> Attempt:
     if attempt.stop is not None:
         raise EncodingError(attempt.stop)
     return attempt
+
+
+_compared: set[str] = set()
+
+
+def _compare_packages(settings: EncoderSettings, progress: ray.actor.ActorHandle) -> None:
+    """Notes, once in a process and run, where it has other versions than the driver."""
+    if settings.job.run_id in _compared:
+        return
+    _compared.add(settings.job.run_id)
+    if other := pins.differing(settings.packages, pins.installed()):
+        node = ray.util.get_node_ip_address()
+        progress.note.remote(f"node {node} has other versions than the driver: {', '.join(other)}; install the same on all nodes")
 
 
 def one_list(values: pa.Array) -> pa.Array:
@@ -142,12 +162,12 @@ class Tokenised:
 
 
 class Tally:
-    """What an actor has computed: an encoder's `report`, which tells the driver's bar of it twice a second."""
+    """What an actor has computed of a shard: an encoder's `report`, which tells the driver's bar and the meters of it twice a second."""
 
-    def __init__(self, progress: ray.actor.ActorHandle) -> None:
+    def __init__(self, progress: ray.actor.ActorHandle, job: Job) -> None:
         self.computed = 0  # tokens, with padding
-        self._progress = progress
-        self._sequences = self._tokens = 0
+        self._progress, self._job = progress, job
+        self._sequences = self._tokens = self._counted = 0
         self._last = time.monotonic()
 
     def __call__(self, sequences: int, tokens: int, with_padding: int) -> None:
@@ -158,7 +178,10 @@ class Tally:
 
     def flush(self) -> None:
         self._progress.add.remote(self._sequences, self._tokens)
-        self._sequences = self._tokens = 0
+        self._job.count("dnafeat_sequences", self._sequences)
+        self._job.count("dnafeat_tokens", self._tokens)
+        self._job.count("dnafeat_computed_tokens", self.computed - self._counted)
+        self._sequences, self._tokens, self._counted = 0, 0, self.computed
         self._last = time.monotonic()
 
 
@@ -178,13 +201,16 @@ class ShardActor(ABC):
     attempt: Attempt
 
     def __init__(self, settings: EncoderSettings, threads: int, progress: ray.actor.ActorHandle) -> None:
-        self.progress = progress
+        self.progress, self.job = progress, settings.job
         # Before the model is loaded, which may end this process.
         stop = cast(str | None, ray.get(progress.start.remote(ray.get_runtime_context().get_actor_id())))
         if stop is not None:
             raise EncodingError(stop)
-        torch.set_num_threads(threads)
+        _compare_packages(settings, progress)
+        torch.set_num_threads(min(threads, os.cpu_count() or 1))
+        began = time.monotonic()
         self.encoder = Encoder.load(settings.config, settings.pins)
+        self.job.record("encoder loaded", device=str(self.encoder.device), threads=torch.get_num_threads(), seconds=_since(began))
         if self.encoder.version.digest != settings.version:
             raise RuntimeError(
                 f"this worker's encoder has feature version {self.encoder.version.digest} and the run was planned for "
@@ -197,8 +223,15 @@ class ShardActor(ABC):
     def _attempted(self, shard: Tokenised) -> pa.Table:
         name = storage.name(shard.uri)
         self.attempt = _begun(name, self.progress)
+        began, halved = time.monotonic(), self.encoder.halved
         row = self.shard(shard)
         self.progress.finish.remote(name)
+        sequences, tokens, seconds = len(shard.digests), shard.counts["tokens"], _since(began)
+        needed = shard.windows.stop - shard.windows.start + self.encoder.tokenizer.specials
+        self.job.count("dnafeat_needed_tokens", int(needed.sum()))
+        self.job.count("dnafeat_retries", self.encoder.halved - halved, what="batch")
+        self.job.observe("dnafeat_encode_seconds", seconds)
+        self.job.record("shard done", shard=name, sequences=sequences, tokens=tokens, seconds=seconds)
         return row
 
     @abstractmethod
@@ -219,7 +252,7 @@ class EncodeShards(ShardActor):
         self.run_id, self.version, self.vectors = run_id, settings.version, settings.vectors
 
     def shard(self, shard: Tokenised) -> pa.Table:
-        began, name, tally = time.time(), storage.name(shard.uri), Tally(self.progress)
+        began, name, tally = time.time(), storage.name(shard.uri), Tally(self.progress, self.job)
         out = pc.is_in(shard.digests, value_set=pa.array(self.attempt.refused, pa.string())).to_numpy(zero_copy_only=False)
         refused = shard.digests.filter(pa.array(out)).to_pylist()
         ranges = row_ranges(len(out), self.attempt.cuts, np.flatnonzero(out).tolist())
@@ -265,9 +298,15 @@ class EncodeShards(ShardActor):
         elif ranges:
             stem = f"{self.run_id}-{name.removesuffix('.parquet').removeprefix('shard-')}"
             with _stored(self.features.uri, "written"):
-                receipt = vectorfiles.write(self.features, encoded(), stem=stem, version=self.version, about=about).to_json()
+                written = vectorfiles.write(self.features, encoded(), stem=stem, version=self.version, about=about)
+                receipt = written.to_json()
+                self.job.count("dnafeat_written_bytes", written.file.size)
         tally.flush()
         return pa.table({"receipt": [receipt], "refused": pa.array([refused], pa.list_(pa.string()))})
+
+
+def _since(began: float) -> float:
+    return round(time.monotonic() - began, 3)
 
 
 def checked(uri: str) -> str:

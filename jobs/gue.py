@@ -19,8 +19,8 @@ from dnafeat.finetuneconfig import FinetuneConfig
 
 
 def main() -> int:
+    from dnafeat.cluster import stop_ray
     from dnafeat.gue import format_rows, run
-    from dnafeat.pipeline import stop_ray
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder or s3:// prefix with the tasks")

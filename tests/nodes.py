@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -31,6 +32,8 @@ class Nodes:
         Leads a driver to the cluster.
     address : str
         Of the job server, where there is one.
+    metrics : list of int
+        Ports at which the nodes that have never been killed serve them.
     """
 
     def __init__(self, job_server: bool = False) -> None:
@@ -38,14 +41,16 @@ class Nodes:
         self._folder = tempfile.mkdtemp(prefix="ray-")
         own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex, "RAY_TMPDIR": self._folder}
         own["RAY_raylet_start_wait_time_s"] = "120"
+        # As cluster.yaml does: a job's `python` is the one with the libraries.
+        own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | own
         with Path(self._folder, "nodes.log").open("wb") as log:
             command = [sys.executable, __file__, *(["job-server"] if job_server else [])]
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, env=environment, text=True)
-        address, _, server = self._answer().partition(" ")
-        self.environment = own | {"RAY_ADDRESS": address}
-        self.address = f"http://{server}"
+        told = json.loads(self._answer())
+        self.environment = own | {"RAY_ADDRESS": told["address"]}
+        self.address, self.metrics = f"http://{told['server']}", told["metrics"]
 
     def _answer(self) -> str:
         line = self._process.stdout.readline().strip()  # type: ignore[union-attr]
@@ -85,13 +90,19 @@ def _serve() -> None:
         # Port 0 lets it take the next one that is free.
         head |= {"include_dashboard": True, "dashboard_port": 0}
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    nodes = [cluster.add_node(**every, num_cpus=1) for _ in range(2)]
-    print(cluster.address, cluster.webui_url or "", file=answers)
+
+    def add() -> object:
+        # A folder of its own, as on a machine of its own: a node that comes unpacks a job's files anew, under those who use them.
+        return cluster.add_node(**every, num_cpus=1, runtime_env_dir_name=f"runtime-{uuid.uuid4().hex}")
+
+    nodes = [add(), add()]
+    ports = [node.metrics_export_port for node in (cluster.head_node, nodes[1])]
+    print(json.dumps({"address": cluster.address, "server": cluster.webui_url, "metrics": ports}), file=answers)
     for line in sys.stdin:
         gone = nodes.pop(int(line))
         cluster.remove_node(gone, allow_graceful=False)
         print(gone.unique_id, file=answers)
-        nodes.append(cluster.add_node(**every, num_cpus=1))
+        nodes.append(add())
         print("replaced", file=answers)
     cluster.shutdown()
 

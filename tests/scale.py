@@ -24,7 +24,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dnafeat import digests, pipeline, sources, vectorfiles
+from dnafeat import cluster, digests, sources, vectorfiles
 from dnafeat.config import EmbedConfig
 from dnafeat.describe import describe
 from dnafeat.embed import embed
@@ -97,7 +97,7 @@ def fill(store: Store, files: list[str], folder: Path, model: str) -> None:
     version = describe(Source.find(config), config, gpu=False)
     vector = Encoder.from_pretrained(model).encode(["ACGT" * (BASES // 4)]).mean[0].tolist()
     store.create()
-    pipeline.start_ray()
+    cluster.start_ray()
     each = over_tasks(True)
     layout = sources.look(files, sources.ReadOptions())
     intake = take_in(layout, Checks(), folder / "spills", each=each)
@@ -106,7 +106,7 @@ def fill(store: Store, files: list[str], folder: Path, model: str) -> None:
     )
     store.features.reload().commit([file for some in found for file in some])
     shutil.rmtree(folder / "spills")
-    pipeline.stop_ray()
+    cluster.stop_ray()
 
 
 class Memory(threading.Thread):
@@ -164,7 +164,7 @@ def main() -> None:
         told = {}
         with measured(night, told):
             summary = embed(config, show=True)
-            pipeline.stop_ray()
+            cluster.stop_ray()
             told |= {
                 name: getattr(summary, name) for name in ("read", "distinct", "already_stored", "encoded", "opened", "closed")
             }

@@ -319,7 +319,7 @@ def nodes(s3_server: S3) -> Iterator[Nodes]:
     nodes.stop()
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(300 + 120 * KILLS)
 def test_killed_nights_end_as_undisturbed_ones(plan: list[Source], s3: S3, nodes: Nodes, two_cpus: None, tmp_path: Path) -> None:
     draw = random.Random(SEED)
     undisturbed = str(tmp_path / "undisturbed")

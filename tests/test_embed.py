@@ -20,7 +20,7 @@ from models import dna, random_folder
 from stores import digest, fasta, stored_vectors
 
 import dnafeat
-from dnafeat import pipeline
+from dnafeat import cluster, pipeline
 from dnafeat.cli import main
 from dnafeat.config import EmbedConfig
 from dnafeat.embed import embed
@@ -69,7 +69,7 @@ def test_the_same_command_again_encodes_nothing_and_starts_no_ray(
     config = EmbedConfig(sources=(fasta(tmp_path / "a.fa", MIXED),), store=str(tmp_path / "store"), model=model)
     first = embed(config, show=False)
     before = vectors(config.store)
-    monkeypatch.setattr(pipeline, "start_ray", lambda: pytest.fail("Ray was started for nothing"))
+    monkeypatch.setattr(cluster, "start_ray", lambda: pytest.fail("Ray was started for nothing"))
     second = embed(config, show=False)
     assert (second.encoded, second.already_stored, second.opened, second.closed) == (0, 10, 0, 0)
     assert second.run_number > first.run_number

@@ -14,9 +14,9 @@ from models import dna, random_folder
 from stores import fasta
 
 import dnafeat
+from dnafeat import cluster, plan
 from dnafeat import embed as embedding
 from dnafeat import nightly as nights
-from dnafeat import pipeline, plan
 from dnafeat.cli import main
 from dnafeat.errors import AuditError, ForgottenError
 from dnafeat.intake import Intake
@@ -136,7 +136,7 @@ def test_an_unchanged_night_starts_no_ray_loads_no_model_and_writes_no_vectors(
     store, source = str(tmp_path / "store"), fasta(tmp_path / "a.fa", some(0, 6))
     night(capsys, source, "--store", store, "--model", model)
     files = sorted(Path(store, "features").rglob("*.parquet"))
-    monkeypatch.setattr(pipeline, "start_ray", lambda: pytest.fail("Ray was started for nothing"))
+    monkeypatch.setattr(cluster, "start_ray", lambda: pytest.fail("Ray was started for nothing"))
     monkeypatch.setattr(dnafeat.Encoder, "load", lambda *arguments: pytest.fail("a model was loaded for nothing"))
     began = time.monotonic()
     found = night(capsys, source, "--store", store, "--model", model)

@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ import pytest
 import ray
 from models import dna, random_folder
 
-from dnafeat import attempts, pipeline, storage
+from dnafeat import attempts, pins, pipeline, storage
 from dnafeat.config import EncodingConfig
 from dnafeat.encoder import Encoder
 from dnafeat.errors import EncodingError
 from dnafeat.intake import SEQUENCE_SCHEMA
+from dnafeat.observe import Job
 from dnafeat.plan import CHECK, Shard
 from dnafeat.schema import VECTORS
 from dnafeat.sequence import digest
@@ -78,8 +80,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     def change(_: Any) -> None:
         attempts._CARELESS, attempts._ATTEMPTS, attempts._STARTS = 1, 2, 2
 
-    def start() -> ray.actor.ActorHandle:
-        progress = ordinary()
+    def start(*arguments: Any) -> ray.actor.ActorHandle:
+        progress = ordinary(*arguments)
         ray.get(progress.__ray_call__.remote(change))
         return progress
 
@@ -241,3 +243,18 @@ def test_a_shard_that_ends_every_worker_of_another_kind_ends_the_run_and_is_name
     ]
     with pytest.raises(EncodingError, match=r"shard-00001\.parquet was begun 2 times"):
         list(pipeline.run_shards(shards, settings, Answers, (), actors=1, gpus_per_actor=1, show=False))
+
+
+def test_a_node_with_other_versions_than_the_driver_is_told_once(
+    settings: EncoderSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = Job(run_id="other")
+    settings = replace(settings, packages={**pins.installed(), "numpy": "0.1"}, job=job)
+    shards = [cut_shard(tmp_path / "work", f"shard-0000{i}.parquet", [dna(40, seed=i)]) for i in range(4)]
+    receipts = pipeline.encode_shards(
+        shards, settings, store=str(tmp_path), run_id="other", actors=2, gpus_per_actor=0, show=False
+    )
+    assert len(list(receipts)) == 4
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dnafeat: ")]
+    assert len(told) == 1
+    assert f"other versions than the driver: numpy {pins.installed()['numpy']} and not 0.1; install" in told[0]

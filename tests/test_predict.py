@@ -28,7 +28,7 @@ from conftest import S3
 from models import KMER_SPECIAL, bert_config, bert_state, dna, random_folder
 from safetensors.torch import load_file, save_file
 
-from dnafeat import artifact, finetune, pipeline, plan, sources, spill
+from dnafeat import artifact, cluster, finetune, pipeline, plan, sources, spill
 from dnafeat.batches import Collate, Examples, truncate
 from dnafeat.cli import main
 from dnafeat.encoder import Encoder
@@ -84,16 +84,16 @@ def _in_this_process(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch
     if "on_ray" not in request.fixturenames:
         monkeypatch.setenv("DNAFEAT_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(plan, "_SHARD_MIN_ROWS", 2)
-        monkeypatch.setattr(pipeline, "start_ray", lambda: None)
-        monkeypatch.setattr(pipeline, "default_gpus", lambda: 0.0)
-        monkeypatch.setattr(pipeline, "default_actors", lambda gpus: 2)
+        monkeypatch.setattr(cluster, "start_ray", lambda: None)
+        monkeypatch.setattr(cluster, "default_gpus", lambda: 0.0)
+        monkeypatch.setattr(cluster, "default_actors", lambda *_: 2)
         monkeypatch.setattr(pipeline, "run_shards", without_ray)
         monkeypatch.setattr(ShardActor, "__init__", with_encoder)
 
 
 def with_encoder(self: ShardActor, settings: EncoderSettings, threads: int, progress: Any) -> None:
     """An actor that nobody but its own process asks for its progress."""
-    self.encoder, self.progress = Encoder.load(settings.config, settings.pins), progress
+    self.encoder, self.progress, self.job = Encoder.load(settings.config, settings.pins), progress, settings.job
     assert self.encoder.version.digest == settings.version
 
 
@@ -352,7 +352,7 @@ def test_refused_entries_keep_their_rows(make: Make, tmp_path: Path, capsys: pyt
 
 def test_input_that_is_refused_as_a_whole_needs_no_ray(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make(**WAYS["probe, k-mers before BPE"])
-    monkeypatch.setattr(pipeline, "start_ray", lambda: pytest.fail("Ray was started for nothing"))
+    monkeypatch.setattr(cluster, "start_ray", lambda: pytest.fail("Ray was started for nothing"))
     table, summary = run(made, tmp_path, {"a": "XX", "b": ""})
     assert (summary.rows, summary.refused, summary.sequences) == (2, 2, 0)
     assert table.to_pylist() == [{"sequence_id": "a", "predicted": None}, {"sequence_id": "b", "predicted": None}]

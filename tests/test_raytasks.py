@@ -19,7 +19,7 @@ from models import dna, random_folder
 from stores import Entry, Run, digest, every_row, fasta, rows, write_csv
 
 import dnafeat
-from dnafeat import pipeline, plan, storage
+from dnafeat import cluster, plan, storage
 from dnafeat.config import EmbedConfig
 from dnafeat.embed import embed
 from dnafeat.errors import EncodingError, ForgottenError, UsageError
@@ -160,8 +160,8 @@ def test_a_large_source_is_planned_by_tasks_and_nothing_of_it_stays(
 ) -> None:
     monkeypatch.setattr("dnafeat.intake._LARGE", 0)
     used: list[str] = []
-    real = pipeline.start_ray
-    monkeypatch.setattr(pipeline, "start_ray", lambda: (used.append("ray"), real())[1])
+    real = cluster.start_ray
+    monkeypatch.setattr(cluster, "start_ray", lambda: (used.append("ray"), real())[1])
     model = str(random_folder(tmp_path / "tiny"))
     sequences = {f"s{i}": dna(30 + i, seed=i % 60) for i in range(90)}
     file = fasta(tmp_path / "a.fa", sequences)
