@@ -14,6 +14,7 @@ import ray
 import yaml
 
 from dnafeat import observe, pins
+from dnafeat.errors import UsageError
 from dnafeat.observe import Job
 from dnafeat.progress import say
 
@@ -34,6 +35,10 @@ def start_ray() -> None:
     if os.environ.get("RAY_ADDRESS"):
         # What workers write stays in the files of their nodes, where their records are looked for; the driver tells what matters.
         ray.init(logging_config=observe.on_cluster(), log_to_driver=False)
+        if not observe.told_in_records():
+            # Somebody sits at this terminal and looks at a bar.
+            for handler in logging.getLogger().handlers:
+                handler.setLevel(logging.WARNING)
         if other := pins.differing(pins.constraints(), pins.installed()):
             say(
                 f"the driver's node has other versions than constraints.txt: {', '.join(other)}; install those on all nodes",
@@ -111,6 +116,17 @@ def default_cpus(workers: int) -> int:
 def default_gpus() -> float:
     """GPUs an actor should hold: one where the cluster has any, or could start any."""
     return 1.0 if most("GPU") else 0.0
+
+
+def gpus(per_actor: float | None, kind: str | None) -> float:
+    """GPUs an actor should hold: those that were asked for, or `default_gpus`. Raises UsageError for a kind of GPU and none to hold."""
+    found = default_gpus() if per_actor is None else per_actor
+    if kind and not found:
+        raise UsageError(
+            f"accelerator_type {kind} is asked for, and actors would run on CPUs: leave it out, or say with gpus_per_actor how many GPUs "
+            f"an actor holds"
+        )
+    return found
 
 
 def default_actors(gpus_per_actor: float, sequences: int) -> int:

@@ -144,6 +144,9 @@ class EmbedConfig(EncodingConfig):
     gpus_per_actor: float | None = option(
         "GPUs an encoder actor holds; 0: encode on CPUs (else 1 where the cluster has GPUs)", None
     )
+    accelerator_type: str | None = option(
+        "kind of GPU that an actor's node must have, as Ray names it: L4, A100, … (else any)", None
+    )
     shard_rows: int | None = option(
         "sequences a work shard holds (else as many as keep all actors busy, files up to 128 MiB)", None, shapes=False
     )

@@ -143,7 +143,6 @@ class _Run:
         began = time.monotonic()
         yield
         self.stages[name] = round(time.monotonic() - began, 3)
-        self.job.set("dnafeat_stage_seconds", self.stages[name], stage=name)
         self.job.record(f"{name} is done", seconds=self.stages[name])
 
     def __call__(self) -> Summary:
@@ -220,6 +219,9 @@ class _Run:
             "closed",
             "seconds",
         )
+        # Ray may not have run yet when a stage ended, and does not serve for long what was set long ago.
+        for stage, seconds in self.stages.items():
+            self.job.set("dnafeat_stage_seconds", seconds, stage=stage)
         self.job.record("run is published", version=digest, **{name: getattr(summary, name) for name in told})
         return summary
 
@@ -252,7 +254,7 @@ class _Run:
         if not missing.rows and not wanted.sample.rows:
             return Encoded([])
         cluster.start_ray()
-        gpus = config.gpus_per_actor if config.gpus_per_actor is not None else cluster.default_gpus()
+        gpus = cluster.gpus(config.gpus_per_actor, config.accelerator_type)
         actors = config.num_actors or cluster.default_actors(gpus, missing.rows)
         hidden = version.architecture["hidden_size"]
         width = sum(PROJECTED_WIDTH if name == "projected" else hidden for name in config.vectors)
@@ -279,6 +281,7 @@ class _Run:
             run_id=self.run_id,
             actors=actors,
             gpus_per_actor=gpus,
+            accelerator_type=config.accelerator_type,
             show=self.show,
         )
         done = list(receipts)

@@ -38,6 +38,8 @@ METERS: dict[str, tuple[type[Metric], str, tuple[str, ...]]] = {
     "dnafeat_stage_seconds": (Gauge, "Seconds that a stage of the last run took", ("stage",)),
 }
 _log = logging.getLogger("dnafeat")
+# Else Python itself prints what is an error where nobody has set up logging, and the command tells it in a sentence of its own.
+_log.addHandler(logging.NullHandler())
 _told_in_records = False
 
 
@@ -87,7 +89,7 @@ class Job:
     def record(self, message: str, *, level: int = logging.INFO, **about: object) -> None:
         """Logs what happened, with fields of its own: on a cluster a line of JSON, elsewhere nothing unless somebody sets up logging."""
         names = {"task": self.name, "run_id": self.run_id, "source": self.source}
-        _log.log(level, message, extra={**{key: value for key, value in names.items() if value}, **about})
+        _log.log(level, message, extra={**{key: value for key, value in names.items() if value}, **about}, stacklevel=2)
 
 
 def on_cluster() -> ray.LoggingConfig:

@@ -64,6 +64,7 @@ def encode_shards(
     run_id: str,
     actors: int,
     gpus_per_actor: float,
+    accelerator_type: str | None = None,
     show: bool,
 ) -> Receipts:
     """Encodes and writes every shard while the receipts are iterated over.
@@ -75,8 +76,8 @@ def encode_shards(
     EncodingError
         While iterating: the workers failed, or more sequences ended their worker than can be the sequences' doing.
     """
-    own = (store, run_id)
-    return Receipts(run_shards(shards, settings, EncodeShards, own, actors=actors, gpus_per_actor=gpus_per_actor, show=show))
+    room: dict[str, Any] = {"actors": actors, "gpus_per_actor": gpus_per_actor, "accelerator_type": accelerator_type}
+    return Receipts(run_shards(shards, settings, EncodeShards, (store, run_id), **room, show=show))
 
 
 def run_shards(
@@ -87,6 +88,7 @@ def run_shards(
     *,
     actors: int,
     gpus_per_actor: float,
+    accelerator_type: str | None = None,
     show: bool,
 ) -> Iterator[pa.Table]:
     """Tokenises every shard, sends it through a pool of actors, and yields what they return as it comes, in no particular order.
@@ -125,6 +127,7 @@ def run_shards(
             batch_format="pyarrow",
             num_cpus=actor_cpus(cpus, actors),
             num_gpus=gpus_per_actor or None,
+            accelerator_type=accelerator_type,
         )
     )
     encoded.set_name(f"dnafeat {settings.job.name} {settings.job.run_id}")

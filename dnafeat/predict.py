@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -219,7 +219,7 @@ def _answers(config: PredictConfig, predictor: Predictor, distinct: plan.Spill, 
     if not rows:
         return Answers(labels, names, np.empty(0, np.int64), logits, texts[0])
     cluster.start_ray()
-    gpus = config.gpus_per_actor if config.gpus_per_actor is not None else cluster.default_gpus()
+    gpus = cluster.gpus(config.gpus_per_actor, config.accelerator_type)
     actors = config.num_actors or cluster.default_actors(gpus, rows)
     about = Job(name="predict", run_id=storage.name(config.output))
     settings = replace(predictor.settings(config.precision, gpu=gpus > 0), job=about, packages=pins.installed())
@@ -227,7 +227,8 @@ def _answers(config: PredictConfig, predictor: Predictor, distinct: plan.Spill, 
         shards = plan.cut_shards(distinct, plan.shard_rows(rows, actors, row_bytes=4 * labels.width), work)
     at, receipts = 0, []
     own = (predictor.head, labels)
-    for batch in pipeline.run_shards(shards, settings, PredictShards, own, actors=actors, gpus_per_actor=gpus, show=show):
+    room: dict[str, Any] = {"actors": actors, "gpus_per_actor": gpus, "accelerator_type": config.accelerator_type}
+    for batch in pipeline.run_shards(shards, settings, PredictShards, own, **room, show=show):
         for i in range(len(batch)):
             found, answer = (batch.slice(i, 1)[name].combine_chunks().flatten() for name in ("digests", "answer"))
             end = at + len(found)

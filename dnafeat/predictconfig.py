@@ -36,6 +36,9 @@ class PredictConfig(Settings):
     )
     num_actors: int | None = option("predicting actors (else one a GPU, or one a CPU)", None)
     gpus_per_actor: float | None = option("GPUs an actor holds; 0: predict on CPUs (else 1 where the cluster has GPUs)", None)
+    accelerator_type: str | None = option(
+        "kind of GPU that an actor's node must have, as Ray names it: L4, A100, … (else any)", None
+    )
 
     def __post_init__(self) -> None:
         require(bool(self.input), "name at least one file to predict with --input")

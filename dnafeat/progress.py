@@ -26,7 +26,7 @@ from dnafeat.observe import Job, told_in_records
 # What stands before a shard's name while it is tokenised.
 TOKENISING = "tokenising "
 STATES = ("waiting", "tokenising", "waiting for an encoder", "encoding", "done")
-_RECORD_SECONDS = 15.0
+_RECORD_SECONDS, _GAUGE_SECONDS = 15.0, 5.0
 
 
 # It runs nothing that could end it. Should it die all the same, the next one counts from nothing.
@@ -43,6 +43,7 @@ class Progress:
         self._job, self._shards = job, shards
         self._states: dict[str, str] = {}
         self._notes: dict[str, None] = {}
+        self._measured = 0.0
 
     def add(self, sequences: int, tokens: int) -> None:
         self.sequences += sequences
@@ -53,6 +54,9 @@ class Progress:
         self._notes[text] = None
 
     def read(self) -> tuple[int, int, list[str]]:
+        # Ray serves a gauge for some 20 s after it was set, and a shard may take longer.
+        if time.monotonic() - self._measured > _GAUGE_SECONDS:
+            self._measure()
         return self.sequences, self.tokens, list(self._notes)
 
     def start(self, worker: str) -> str | None:
@@ -80,6 +84,10 @@ class Progress:
         """A shard is in the one state or the other, as its name says."""
         name = shard.removeprefix(TOKENISING)
         self._states[name] = tokenising if name != shard else encoding
+        self._measure()
+
+    def _measure(self) -> None:
+        self._measured = time.monotonic()
         counts = Counter(self._states.values())
         waiting = {"waiting": max(0, self._shards - len(self._states))}
         for state, count in {**dict.fromkeys(STATES, 0), **waiting, **counts}.items():

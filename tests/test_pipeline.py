@@ -35,7 +35,13 @@ from dnafeat.vectorfiles import Receipt, read_receipt
 def two_cpus() -> Iterator[None]:
     """Ray of this module's own, with two CPUs and what it takes for a GPU, whatever the machine has."""
     ray.init(
-        address="local", num_cpus=2, num_gpus=1, include_dashboard=False, object_store_memory=128 * 2**20, log_to_driver=False
+        address="local",
+        num_cpus=2,
+        num_gpus=1,
+        resources={"accelerator_type:L4": 1},
+        include_dashboard=False,
+        object_store_memory=128 * 2**20,
+        log_to_driver=False,
     )
     yield
     ray.shutdown()
@@ -258,3 +264,13 @@ def test_a_node_with_other_versions_than_the_driver_is_told_once(
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dnafeat: ")]
     assert len(told) == 1
     assert f"other versions than the driver: numpy {pins.installed()['numpy']} and not 0.1; install" in told[0]
+
+
+def test_actors_ask_for_a_kind_of_gpu(settings: EncoderSettings, tmp_path: Path) -> None:
+    class Asks(ShardActor):
+        def shard(self, shard: Tokenised) -> pa.Table:
+            return pa.table({"asked": [sorted(ray.get_runtime_context().get_assigned_resources())]})
+
+    shards = [cut_shard(tmp_path, "shard-00000.parquet", ["ACGTACGT"])]
+    (row,) = pipeline.run_shards(shards, settings, Asks, (), actors=1, gpus_per_actor=0.5, accelerator_type="L4", show=False)
+    assert row["asked"].to_pylist() == [["CPU", "GPU", "accelerator_type:L4"]]

@@ -16,6 +16,7 @@ from stores import splice_junctions, stored_vectors
 
 import dnafeat
 from dnafeat import cluster, pins
+from dnafeat.errors import UsageError
 from dnafeat.schema import VECTORS
 
 LAUNCHED = {
@@ -108,6 +109,14 @@ def test_encoders_for_which_nodes_would_be_started_have_enough_to_do(launched: P
     assert cluster.default_actors(0.5, 10**9) == 24
     # Those that are there are used anyway.
     assert [cluster.default_actors(0, rows) for rows in (10, 2_000_000, 10**9)] == [8, 20, 80]
+
+
+def test_a_kind_of_gpu_for_encoders_on_cpus_is_refused(launched: Path) -> None:
+    assert (cluster.gpus(None, "L4"), cluster.gpus(0.25, "L4"), cluster.gpus(0, None)) == (1, 0.25, 0)
+    launched.unlink()
+    for asked in (None, 0.0):
+        with pytest.raises(UsageError, match="accelerator_type L4 is asked for, and actors would run on CPUs: leave it out, or"):
+            cluster.gpus(asked, "L4")
 
 
 @pytest.mark.parametrize(
