@@ -57,7 +57,7 @@ import pyarrow.parquet as pq
 
 from dnafeat import digests, storage, vectorfiles
 from dnafeat.errors import StoreError, UsageError
-from dnafeat.rewriting import BATCH_ROWS, EVERY, NONE, Draft, patiently, raised, settle, take_vectors, without
+from dnafeat.rewriting import BATCH_ROWS, DRAFTS, EVERY, NONE, Draft, patiently, raised, settle, take_vectors, without
 from dnafeat.schema import arrow_schema
 from dnafeat.spill import SUFFIX
 from dnafeat.store import Store
@@ -289,7 +289,11 @@ def _within(sorted_digests: np.ndarray) -> Callable[[DataFile], np.ndarray]:
 
 
 def _take_uncommitted(store: Store, gone: np.ndarray) -> int:
-    """Has the vector files that no commit names, and that hold some of the digests, removed; their other rows are written anew."""
+    """Has the vector files that no commit names, and that hold some of the digests, removed; their other rows are written anew.
+
+    Not those of a draft: they stand in the table too, whose owner makes another. A copy would be nobody's, and might hold what somebody
+    else, who has looked before it was there, is taking out.
+    """
     table = store.features
     rewritten: dict[str, DataFile | None] = {}
     removed: list[str] = []
@@ -304,7 +308,8 @@ def _take_uncommitted(store: Store, gone: np.ndarray) -> int:
                 if receipt is None or not np.isin(vectorfiles.read_digests(table, listed.path), gone).any():
                     continue
                 if listed.path not in rewritten:
-                    rewritten[listed.path] = without(table, receipt.file, gone)
+                    draft = storage.name(listed.path).startswith(DRAFTS)
+                    rewritten[listed.path] = None if draft else without(table, receipt.file, gone, "left")
             except _UNREADABLE:
                 continue
             removed.append(listed.path)

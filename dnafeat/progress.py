@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -25,8 +24,36 @@ from dnafeat.observe import Job, told_in_records
 
 # What stands before a shard's name while it is tokenised.
 TOKENISING = "tokenising "
-STATES = ("waiting", "tokenising", "waiting for an encoder", "encoding", "done")
 _RECORD_SECONDS, _GAUGE_SECONDS = 15.0, 5.0
+
+
+class Queue:
+    """Where the shards of a run are.
+
+    Attributes
+    ----------
+    counts : dict of str to int
+        Shards in each state.
+    """
+
+    def __init__(self, shards: int) -> None:
+        self.counts = {"waiting": shards, **dict.fromkeys(("tokenising", "waiting for an encoder", "encoding", "done"), 0)}
+        self._states: dict[str, str] = {}
+
+    def begin(self, name: str) -> None:
+        """Somebody begins to tokenise a shard, or to encode it."""
+        self._move(name, "tokenising", "encoding")
+
+    def finish(self, name: str) -> None:
+        """Somebody has done so."""
+        self._move(name, "waiting for an encoder", "done")
+
+    def _move(self, name: str, tokenising: str, encoding: str) -> None:
+        shard = name.removeprefix(TOKENISING)
+        state = tokenising if shard != name else encoding
+        self.counts[self._states.get(shard, "waiting")] -= 1
+        self.counts[state] += 1
+        self._states[shard] = state
 
 
 # It runs nothing that could end it. Should it die all the same, the next one counts from nothing.
@@ -40,8 +67,7 @@ class Progress:
     def __init__(self, job: Job, shards: int) -> None:
         self.sequences = self.tokens = 0
         self._attempts = Attempts()
-        self._job, self._shards = job, shards
-        self._states: dict[str, str] = {}
+        self._job, self._queue = job, Queue(shards)
         self._notes: dict[str, None] = {}
         self._measured = 0.0
 
@@ -67,7 +93,8 @@ class Progress:
         if self._attempts.died > died:
             self._job.count("dnafeat_retries", 1, what="shard")
             self._job.record("begun again after its worker died", level=logging.WARNING, shard=shard)
-        self._is(shard, "tokenising", "encoding")
+        self._queue.begin(shard)
+        self._measure()
         return attempt
 
     def enter(self, shard: str, first: int, end: int, name: str) -> None:
@@ -78,19 +105,12 @@ class Progress:
 
     def finish(self, shard: str) -> None:
         self._attempts.finish(shard)
-        self._is(shard, "waiting for an encoder", "done")
-
-    def _is(self, shard: str, tokenising: str, encoding: str) -> None:
-        """A shard is in the one state or the other, as its name says."""
-        name = shard.removeprefix(TOKENISING)
-        self._states[name] = tokenising if name != shard else encoding
+        self._queue.finish(shard)
         self._measure()
 
     def _measure(self) -> None:
         self._measured = time.monotonic()
-        counts = Counter(self._states.values())
-        waiting = {"waiting": max(0, self._shards - len(self._states))}
-        for state, count in {**dict.fromkeys(STATES, 0), **waiting, **counts}.items():
+        for state, count in self._queue.counts.items():
             self._job.set("dnafeat_shards", count, state=state)
 
 

@@ -21,6 +21,8 @@ Draft = Callable[[DataFile], DataFile]
 BATCH_ROWS = 131_072
 EVERY = pc.scalar(True)
 NONE = np.empty(0, digests.DTYPE)
+# How the names of files begin that are written to take the place of committed ones.
+DRAFTS = ("kept-", "sorted-")
 # How often a snapshot is loaded anew because files of it are gone: `maintain` deletes replaced ones at once after a forget.
 _READINGS = 3
 
@@ -140,8 +142,8 @@ def take_vectors(store: Store, candidates: Callable[[DataFile], np.ndarray], *, 
     return rows, removed
 
 
-def without(table: Table, file: DataFile, gone: np.ndarray) -> DataFile | None:
+def without(table: Table, file: DataFile, gone: np.ndarray, stem: str = "kept") -> DataFile | None:
     """A vector file without some digests, as a new file that is not part of the table; None where no row stays."""
     version = file.partition["feature_version"]
-    receipt = vectorfiles.rewrite(table, [file], lambda _, own: ~np.isin(own, gone), stem="kept", version=version)
+    receipt = vectorfiles.rewrite(table, [file], lambda _, own: ~np.isin(own, gone), stem=stem, version=version)
     return receipt.file if receipt else None

@@ -234,6 +234,17 @@ def test_what_ends_a_run_is_one_sentence(
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_actors_ask_for_a_kind_of_gpu(settings: EncoderSettings, tmp_path: Path) -> None:
+    # Stands before a run that fails: its actor keeps the GPU for as long as somebody holds the exception.
+    class Asks(ShardActor):
+        def shard(self, shard: Tokenised) -> pa.Table:
+            return pa.table({"asked": [sorted(ray.get_runtime_context().get_assigned_resources())]})
+
+    shards = [cut_shard(tmp_path, "shard-00000.parquet", ["ACGTACGT"])]
+    (row,) = pipeline.run_shards(shards, settings, Asks, (), actors=1, gpus_per_actor=0.5, accelerator_type="L4", show=False)
+    assert row["asked"].to_pylist() == [["CPU", "GPU", "accelerator_type:L4"]]
+
+
 def test_a_shard_that_ends_every_worker_of_another_kind_ends_the_run_and_is_named(
     settings: EncoderSettings, tmp_path: Path
 ) -> None:
@@ -264,13 +275,3 @@ def test_a_node_with_other_versions_than_the_driver_is_told_once(
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dnafeat: ")]
     assert len(told) == 1
     assert f"other versions than the driver: numpy {pins.installed()['numpy']} and not 0.1; install" in told[0]
-
-
-def test_actors_ask_for_a_kind_of_gpu(settings: EncoderSettings, tmp_path: Path) -> None:
-    class Asks(ShardActor):
-        def shard(self, shard: Tokenised) -> pa.Table:
-            return pa.table({"asked": [sorted(ray.get_runtime_context().get_assigned_resources())]})
-
-    shards = [cut_shard(tmp_path, "shard-00000.parquet", ["ACGTACGT"])]
-    (row,) = pipeline.run_shards(shards, settings, Asks, (), actors=1, gpus_per_actor=0.5, accelerator_type="L4", show=False)
-    assert row["asked"].to_pylist() == [["CPU", "GPU", "accelerator_type:L4"]]
