@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections.abc import Mapping
 from importlib import metadata
@@ -13,6 +14,7 @@ from packaging.utils import canonicalize_name
 _TOLD = 5
 
 
+@functools.cache
 def installed() -> dict[str, str]:
     """Versions of Python and of all installed packages, by canonical name."""
     # A name may stand twice on the path; the first counts, as it does for imports.

@@ -76,8 +76,17 @@ def encode_shards(
     EncodingError
         While iterating: the workers failed, or more sequences ended their worker than can be the sequences' doing.
     """
-    room: dict[str, Any] = {"actors": actors, "gpus_per_actor": gpus_per_actor, "accelerator_type": accelerator_type}
-    return Receipts(run_shards(shards, settings, EncodeShards, (store, run_id), **room, show=show))
+    rows = run_shards(
+        shards,
+        settings,
+        EncodeShards,
+        (store, run_id),
+        actors=actors,
+        gpus_per_actor=gpus_per_actor,
+        accelerator_type=accelerator_type,
+        show=show,
+    )
+    return Receipts(rows)
 
 
 def run_shards(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,7 @@ from dnafeat.observe import Job
 from dnafeat.predictconfig import PredictConfig
 from dnafeat.predictor import Predictor, PredictShards
 from dnafeat.sources import ReadOptions, expand, look
+from dnafeat.spill import Spill
 
 _ROWS_OF_A_FILE = 1 << 40
 
@@ -210,7 +211,7 @@ class Answers:
         return [column.take(back) for column in found]
 
 
-def _answers(config: PredictConfig, predictor: Predictor, distinct: plan.Spill, work: str, show: bool) -> Answers:
+def _answers(config: PredictConfig, predictor: Predictor, distinct: Spill, work: str, show: bool) -> Answers:
     """Predicts the distinct sequences; Ray is started only when there are any."""
     labels, rows = predictor.labels, distinct.rows
     per_base = labels.task == "token"
@@ -227,8 +228,17 @@ def _answers(config: PredictConfig, predictor: Predictor, distinct: plan.Spill, 
         shards = plan.cut_shards(distinct, plan.shard_rows(rows, actors, row_bytes=4 * labels.width), work)
     at, receipts = 0, []
     own = (predictor.head, labels)
-    room: dict[str, Any] = {"actors": actors, "gpus_per_actor": gpus, "accelerator_type": config.accelerator_type}
-    for batch in pipeline.run_shards(shards, settings, PredictShards, own, **room, show=show):
+    batches = pipeline.run_shards(
+        shards,
+        settings,
+        PredictShards,
+        own,
+        actors=actors,
+        gpus_per_actor=gpus,
+        accelerator_type=config.accelerator_type,
+        show=show,
+    )
+    for batch in batches:
         for i in range(len(batch)):
             found, answer = (batch.slice(i, 1)[name].combine_chunks().flatten() for name in ("digests", "answer"))
             end = at + len(found)

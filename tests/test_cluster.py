@@ -122,6 +122,11 @@ def night_of(words: list[str], files: dict[str, Path], home: str) -> NightlyConf
     return NightlyConfig.load(str(files[str(Path(home, options.config))]), given(options, NightlyConfig))
 
 
+def autoscaling(cluster: Any) -> dict[str, Any]:
+    """What Ray's autoscaler makes of a RayCluster's spec."""
+    return _derive_autoscaling_config_from_ray_cr({"metadata": {"name": "night", "namespace": "default"}, "spec": cluster})
+
+
 def check_night(documents: Any) -> NightlyConfig:
     """Raises where Kubernetes, KubeRay or Ray would refuse the manifest, or where its parts do not fit together."""
     for document in documents:
@@ -129,7 +134,7 @@ def check_night(documents: Any) -> NightlyConfig:
     account, config, night = documents
     job = night["spec"]["jobTemplate"]
     cluster = job["rayClusterSpec"]
-    _derive_autoscaling_config_from_ray_cr({"metadata": {"name": "night", "namespace": "default"}, "spec": cluster})
+    autoscaling(cluster)
     assert account["metadata"]["annotations"].keys() == {"eks.amazonaws.com/role-arn"}
     machines = run_instances().members["InstanceType"].enum
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
@@ -351,8 +356,7 @@ def test_the_groups_of_the_manifest_start_from_nothing_and_hold_as_many_encoders
     night: list[dict[str, Any]],
 ) -> None:
     spec = night[2]["spec"]["jobTemplate"]["rayClusterSpec"]
-    derived = _derive_autoscaling_config_from_ray_cr({"metadata": {"name": "night", "namespace": "default"}, "spec": spec})
-    groups = derived["available_node_types"]
+    groups = autoscaling(spec)["available_node_types"]
     assert groups["headgroup"]["resources"]["CPU"] == 0
     assert all(group["min_workers"] == 0 for group in groups.values())
     encoders = [name for name, group in groups.items() if group["resources"].get("GPU") == 1]
