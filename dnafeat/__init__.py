@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dnafeat.models.checkpoint import load_tokenizer as load_tokenizer
     from dnafeat.store import Store as Store
     from dnafeat.store import matrix as matrix
+    from dnafeat.torchstream import VectorStream as VectorStream
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ _WHERE = {
     "DnafeatError": "dnafeat.errors",
     "Encoder": "dnafeat.encoder",
     "Store": "dnafeat.store",
+    "VectorStream": "dnafeat.torchstream",
     "load_model": "dnafeat.models.checkpoint",
     "load_tokenizer": "dnafeat.models.checkpoint",
     "matrix": "dnafeat.store",

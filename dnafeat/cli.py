@@ -14,7 +14,9 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from dnafeat import config as configs
 from dnafeat.errors import DnafeatError, DnafeatWarning
 from dnafeat.finetuneconfig import FinetuneConfig
+from dnafeat.joinconfig import JoinConfig
 from dnafeat.nightlyconfig import NightlyConfig
+from dnafeat.partnerconfig import PartnerConfig
 from dnafeat.predictconfig import PredictConfig
 
 if TYPE_CHECKING:
@@ -111,18 +113,58 @@ def _parser() -> argparse.ArgumentParser:
         "Writes labels and probabilities of sequences to a Parquet file.",
     )
 
+    _job(
+        commands,
+        "join",
+        JoinConfig,
+        run_join,
+        "join vectors with those of other modalities",
+        "Joins a version's vectors with brain-imaging vectors, or others, on a key such as subject_id, into a Delta table.",
+    )
+
+    _job(
+        commands,
+        "partner",
+        PartnerConfig,
+        run_partner,
+        "make a table of brain-imaging embeddings",
+        "Makes a table that join reads of what BrainLM, BrainMT, SwiFT or others have left in files; schemas/PARTNERS.md says how.",
+    )
+
+    lineage = commands.add_parser(
+        "lineage", help="say what a joined table was made of", description="Says what a joined table was made of, as JSON."
+    )
+    lineage.add_argument("table", metavar="URI", help="folder or s3:// prefix that `dnafeat join` wrote")
+    lineage.add_argument("--table-version", metavar="N", type=int, help="version of the table (default: the newest)")
+    lineage.set_defaults(run=_lineage)
+
     read = commands.add_parser("read", help="write a version's vectors to a Parquet file")
     _store(read)
-    read.add_argument("--version", metavar="V", help="version or channel (default: production, or the only version)")
-    read.add_argument("--columns", metavar="C,…", help="vectors and other columns, with commas (default: all stored vectors)")
-    read.add_argument("--source", metavar="NAME", help="entries of this source only")
-    read.add_argument(
-        "--as-of",
-        metavar="WHEN",
-        help="the state as of a run (its id or number) or a time in UTC, such as 2026-11-20, whose end it is",
-    )
+    _selection(read)
     read.add_argument("--output", metavar="FILE", required=True, help="Parquet file to write")
     read.set_defaults(run=_read)
+
+    export = commands.add_parser("export", help="write a version as plain Parquet files that never change")
+    _store(export)
+    _selection(export)
+    export.add_argument("--output", metavar="FOLDER", required=True, help="folder or s3:// prefix, empty or not there yet")
+    export.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    export.set_defaults(run=_export)
+
+    files = commands.add_parser(
+        "files",
+        help="list the files of a table, for readers that know no Delta",
+        description="Lists the files that make up a table just now. They stay for a week after they are replaced, unless a subject is "
+        "forgotten meanwhile.",
+    )
+    _store(files)
+    files.add_argument(
+        "--table", metavar="NAME", default="features", help="features (default), sequences, versions, rejects, runs"
+    )
+    files.add_argument("--version", metavar="V", help="of features: this version, name or channel only")
+    files.add_argument("--json", action="store_true", help="with rows and sizes, as one JSON object")
+    files.add_argument("--output", metavar="FILE", help="write the list there")
+    files.set_defaults(run=_files)
 
     versions = commands.add_parser("versions", help="list a store's versions")
     _store(versions)
@@ -153,10 +195,13 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument("run_id", metavar="RUN_ID", help="as `dnafeat runs` lists it")
     rollback.set_defaults(run=_rollback)
 
-    publish = commands.add_parser("publish", help="point a channel at a version")
+    publish = commands.add_parser("publish", help="point a channel at a version, or name it for good")
     _store(publish)
-    publish.add_argument("--version", metavar="V", required=True, help="version, or the beginning of one")
-    publish.add_argument("--channel", metavar="NAME", default="production", help="default: production")
+    publish.add_argument("--version", metavar="V", help="version, name or channel (default: production, or the only version)")
+    publish.add_argument("--channel", metavar="NAME", help="point this channel at it (default without --name: production)")
+    publish.add_argument(
+        "--name", metavar="NAME", help="give it a name that never moves: promoter-lora@3, or promoter-lora for the next number"
+    )
     publish.set_defaults(run=_publish)
 
     maintain = commands.add_parser("maintain", help="merge a store's small files and delete what it does not need any more")
@@ -169,6 +214,11 @@ def _parser() -> argparse.ArgumentParser:
     _store(forget)
     forget.add_argument(
         "--where", metavar="COLUMN=VALUE", action="append", default=[], help="entries to forget; given again, both must hold"
+    )
+    forget.add_argument(
+        "--salt-file",
+        metavar="FILE",
+        help="the salt under which keys were hashed: values are hashed likewise, but for source_name",
     )
     forget.add_argument("--json", action="store_true", help="one JSON object on standard output")
     forget.set_defaults(run=_forget)
@@ -211,18 +261,59 @@ def _store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--store", metavar="URI", required=True, help="folder or s3:// prefix of the store")
 
 
+def _selection(parser: argparse.ArgumentParser) -> None:
+    """What of a store is read."""
+    parser.add_argument("--version", metavar="V", help="version, name or channel (default: production, or the only version)")
+    parser.add_argument("--columns", metavar="C,…", help="vectors and other columns, with commas (default: all stored vectors)")
+    parser.add_argument("--source", metavar="NAME", help="entries of this source only")
+    parser.add_argument(
+        "--where",
+        metavar="COLUMN=VALUE",
+        action="append",
+        default=[],
+        help="entries with this key (or sequence_id) only; again with the same column: either value, with another: both must hold",
+    )
+    parser.add_argument(
+        "--as-of",
+        metavar="WHEN",
+        help="the state as of a run (its id or number) or a time in UTC, such as 2026-11-20, whose end it is",
+    )
+    parser.add_argument(
+        "--run",
+        dest="run_id",
+        metavar="RUN_ID",
+        help="a run's version and source, as of it; in place of --version, --source, --as-of",
+    )
+
+
+def _selected(options: argparse.Namespace) -> dict[str, Any]:
+    """The same as arguments of `Store.read`."""
+    from dnafeat.reading import parse_where
+
+    return {
+        "version": options.version,
+        "columns": [name.strip() for name in options.columns.split(",") if name.strip()] if options.columns else None,
+        "source": options.source,
+        "as_of": options.as_of,
+        "where": parse_where(options.where),
+        "run": options.run_id,
+    }
+
+
 def _on_ray(job: Callable[[], T]) -> T:
     """Runs a job and leaves the Ray it started.
 
     Ray tells of workers that died on standard output, and from a thread: what a script reads there is the summary alone.
     """
-    from dnafeat.cluster import stop_ray
-
     with contextlib.redirect_stdout(sys.stderr):
         try:
             return job()
         finally:
-            stop_ray()
+            # A small join does without Ray, which then need not be installed.
+            if "ray" in sys.modules:
+                from dnafeat.cluster import stop_ray
+
+                stop_ray()
 
 
 def run_embed(options: argparse.Namespace) -> int:
@@ -264,6 +355,23 @@ def run_predict(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_join(options: argparse.Namespace) -> int:
+    from dnafeat.join import format_summary, join
+
+    config = JoinConfig.load(options.config, configs.given(options, JoinConfig))
+    summary = _on_ray(lambda: join(config))
+    print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
+    return 0
+
+
+def run_partner(options: argparse.Namespace) -> int:
+    from dnafeat.partners import format_summary, partner
+
+    summary = partner(PartnerConfig.load(options.config, configs.given(options, PartnerConfig)))
+    print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
+    return 0
+
+
 def describe_run(summary: Summary) -> str:
     """The summary of a run in a few lines, and the next command to try."""
     s = summary
@@ -293,6 +401,13 @@ def describe_run(summary: Summary) -> str:
     return "\n".join(lines)
 
 
+def _lineage(options: argparse.Namespace) -> int:
+    from dnafeat.join import lineage
+
+    print(json.dumps(lineage(options.table, options.table_version), indent=1))
+    return 0
+
+
 def _read(options: argparse.Namespace) -> int:
     import itertools
 
@@ -302,8 +417,7 @@ def _read(options: argparse.Namespace) -> int:
     from dnafeat.errors import StoreError, one_line
     from dnafeat.store import Store
 
-    columns = [name.strip() for name in options.columns.split(",") if name.strip()] if options.columns else None
-    batches = Store(options.store).scan(options.version, columns, options.source, options.as_of)
+    batches = Store(options.store).scan(**_selected(options))
     first = next(batches)
     rows = 0
 
@@ -322,6 +436,33 @@ def _read(options: argparse.Namespace) -> int:
     return 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    from dnafeat.export import export, format_summary
+    from dnafeat.store import Store
+
+    summary = export(Store(options.store), options.output, **_selected(options))
+    print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
+    return 0
+
+
+def _files(options: argparse.Namespace) -> int:
+    from dnafeat import storage
+    from dnafeat.filelist import file_list, format_files
+    from dnafeat.store import Store
+
+    listed = file_list(Store(options.store), options.table, options.version)
+    text = format_files(listed, options.json)
+    if options.output is None:
+        print(text)
+    else:
+        output = storage.absolute(options.output)
+        with storage.reached(options.output):
+            storage.write_whole(output, lambda file: file.write(f"{text}\n".encode()))
+        print(f"{len(listed['files']):,} files of {listed['table']} listed in {options.output}")
+    print(f"dnafeat: the list holds until {listed['holds_until']}, unless a subject is forgotten before", file=sys.stderr)
+    return 0
+
+
 def _versions(options: argparse.Namespace) -> int:
     from dnafeat.store import Store
 
@@ -335,12 +476,14 @@ def _versions(options: argparse.Namespace) -> int:
 
 def format_versions(rows: list[dict]) -> str:
     """Versions as a small table."""
-    lines = [f"{'version':<17} {'entries':>9}  {'precision':<9} {'channels':<12} model"]
+    from dnafeat.history import aligned
+
+    table = [["version", "entries", "precision", "names", "channels", "model"]]
     for row in rows:
         model = row["model"] + (f" + {row['adapter']}" if row["adapter"] else "")
-        channels = ",".join(row["channels"]) or "-"
-        lines.append(f"{row['feature_version']:<17} {row['sequences']:>9,}  {row['precision']:<9} {channels:<12} {model}")
-    return "\n".join(lines)
+        called = [",".join(row[kind]) or "-" for kind in ("names", "channels")]
+        table.append([row["feature_version"], f"{row['sequences']:,}", row["precision"], *called, model])
+    return aligned(table, right={1})
 
 
 def _runs(options: argparse.Namespace) -> int:
@@ -370,10 +513,16 @@ def _rollback(options: argparse.Namespace) -> int:
 
 
 def _publish(options: argparse.Namespace) -> int:
+    from dnafeat.history import DEFAULT_CHANNEL
     from dnafeat.store import Store
 
-    version = Store(options.store).point(options.channel, options.version)
-    print(f"channel {options.channel} points at version {version}")
+    store = Store(options.store)
+    if options.name is not None:
+        name, version = store.name(options.name, options.version)
+        print(f"{name} is version {version}")
+    if options.channel is not None or options.name is None:
+        channel = options.channel if options.channel is not None else DEFAULT_CHANNEL
+        print(f"channel {channel} points at version {store.point(channel, options.version)}")
     return 0
 
 
@@ -387,10 +536,13 @@ def _maintain(options: argparse.Namespace) -> int:
 
 
 def _forget(options: argparse.Namespace) -> int:
-    from dnafeat.forget import forget, format_summary, parse
+    from dnafeat.forget import forget, format_summary, hidden, parse
     from dnafeat.store import Store
 
-    summary = forget(Store(options.store), parse(options.where))
+    where = parse(options.where)
+    if options.salt_file:
+        where = hidden(where, options.salt_file, options.store)
+    summary = forget(Store(options.store), where)
     print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
     return 0
 

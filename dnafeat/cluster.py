@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ray
+import ray.data
 import yaml
 
 from dnafeat import observe, pins
@@ -83,6 +84,18 @@ def _without_chatter() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def quiet() -> None:
+    """Leaves it to us to tell of datasets: a sentence says what ends a job, and Ray's own account goes to its log file alone."""
+    log = logging.getLogger("ray.data")
+    log.setLevel(logging.ERROR)
+    for handler in log.handlers:
+        if handler.name == "console":
+            handler.setLevel(logging.CRITICAL + 1)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.enable_operator_progress_bars = False
 
 
 def most(resource: str) -> float:

@@ -137,6 +137,13 @@ class EmbedConfig(EncodingConfig):
     iupac: bool = option("accept all IUPAC codes and not only A C G T N", False, shapes=True)
     max_n_share: float = option("refuse entries with a larger share of N, 0 to 1", 0.5, shapes=True)
     strict: bool = option("store nothing but the rejects when an entry is refused", False, shapes=True)
+    hash_keys: tuple[str, ...] = option(
+        "columns of ids of people, with commas, whose values are hashed under the salt of --salt-file before anything is stored; "
+        "sequence_id may be one",
+        (),
+    )
+    salt_file: str | None = option("file with that salt; keep it where readers of the store cannot read it", None)
+    keep_rejected_text: bool | None = option("keep the text of refused entries in rejects (else unless keys are hashed)", None)
     run_id: str | None = option(
         "name of the run (else the time and a random part); a published one is not run again", None, shapes=False
     )
@@ -157,6 +164,10 @@ class EmbedConfig(EncodingConfig):
         strange = [name for name in self.vectors if name not in VECTORS]
         require(not strange, f"vectors names {', '.join(strange)}: there are {', '.join(VECTORS)}")
         require(bool(self.vectors) and len(set(self.vectors)) == len(self.vectors), "vectors names none, or one twice")
+        require(
+            bool(self.hash_keys) == (self.salt_file is not None),
+            "hash_keys names the columns to hash and salt_file the salt: give both or neither",
+        )
         require(self.mode in ("replace", "merge"), f"mode {self.mode!r} is neither replace nor merge")
         require(self.tile is None or self.tile >= 1, f"tile {self.tile} is no length: give 1 or more bases")
         require(self.stride is None or self.stride >= 1, f"stride {self.stride} is no step: give 1 or more bases")
@@ -265,7 +276,7 @@ def _mapping(text: str) -> dict[str, Any]:
 
 
 def _default_note(f: Field) -> str:
-    shown = f.default is not MISSING and f.default is not None and f.default is not False
+    shown = f.default not in (MISSING, None, False, ())
     default = ",".join(f.default) if isinstance(f.default, tuple) else f.default
     return f" (default: {default})" if shown else ""
 

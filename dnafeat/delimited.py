@@ -210,7 +210,8 @@ def _explained(error: Exception, uri: str) -> UsageError:
 def _parquet_rows(uri: str, here: Columns, keys: Sequence[str], label: str, some: range | None) -> Iterator[Piece]:
     wanted = [here.sequence, *([here.sequence_id] if here.sequence_id else []), *here.keys]
     with storage.open_input(uri) as file:
-        parquet = pq.ParquetFile(file)
+        # Page by page: what is read ahead would be held until the file is closed.
+        parquet = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
         at = parquet.schema_arrow.names.index(here.sequence)
         groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
         # Column chunks are numbered by leaf; with nested columns refused a leaf is a column.

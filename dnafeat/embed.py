@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import cast
 
-from dnafeat import cluster, pins, pipeline, plan, storage
+from dnafeat import cluster, keyhash, pins, pipeline, plan, storage
 from dnafeat import sequence as dna
 from dnafeat.audit import audit
 from dnafeat.config import EmbedConfig, EncodingConfig
 from dnafeat.describe import cutting, describe
 from dnafeat.errors import AuditError, DnafeatError, EncodingError, StoreError, StrictError, UsageError
-from dnafeat.intake import Checks, Intake, as_rejects, duplicate_ids, is_large, take_in, without
+from dnafeat.intake import Checks, Discretion, Intake, as_rejects, duplicate_ids, is_large, take_in, without
 from dnafeat.models.adapter import Source
 from dnafeat.observe import Job
 from dnafeat.publish import Publication
@@ -121,6 +121,7 @@ class _Run:
         self.clock, self.started = time.monotonic(), datetime.now(UTC)
         self.config, self.show = config, show
         self.files = expand(config.sources)
+        self.discretion = _discretion(config)
         self.model = Source.find(config)
         self.version = _version(config, self.model)
         self.tokenizer = self.model.tokenizer(config)
@@ -240,7 +241,7 @@ class _Run:
         layout = look(self.files, options)
         if is_large(layout):
             self.spread()
-        return take_in(layout, checks, self.spills, each=self.each)
+        return take_in(layout, checks, self.spills, discretion=self.discretion, each=self.each)
 
     def spread(self) -> None:
         """Lets the plan's steps be tasks, which meet on the store's own storage."""
@@ -356,6 +357,12 @@ def _version(config: EmbedConfig, source: Source) -> FeatureVersion:
         gpu = cluster.default_gpus() > 0
     version = describe(source, config, gpu=gpu)
     return replace(version, names={**version.names, "vectors": list(config.vectors)})
+
+
+def _discretion(config: EmbedConfig) -> Discretion:
+    salt = keyhash.read_salt(config.salt_file, config.store) if config.salt_file else b""
+    keep = not config.hash_keys if config.keep_rejected_text is None else config.keep_rejected_text
+    return Discretion(columns=config.hash_keys, salt=salt, keep_text=keep)
 
 
 def _run_row(summary: Summary, config: EmbedConfig, store: Store) -> dict[str, object]:

@@ -55,7 +55,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dnafeat import digests, storage, vectorfiles
+from dnafeat import digests, keyhash, storage, vectorfiles
 from dnafeat.errors import StoreError, UsageError
 from dnafeat.rewriting import BATCH_ROWS, DRAFTS, EVERY, NONE, Draft, patiently, raised, settle, take_vectors, without
 from dnafeat.schema import arrow_schema
@@ -112,6 +112,14 @@ def parse(conditions: Sequence[str]) -> dict[str, str]:
             )
         where[column] = value
     return where
+
+
+def hidden(where: Mapping[str, str], salt_file: str, store: str) -> dict[str, str]:
+    """Conditions on keys that are hashed: their values as they stand in the store. Raises UsageError as `keyhash` does."""
+    salt = keyhash.read_salt(salt_file, store)
+    return {
+        column: value if column == "source_name" else next(keyhash.pseudonyms([value], salt)) for column, value in where.items()
+    }
 
 
 def forget(store: Store, where: Mapping[str, str]) -> Summary:

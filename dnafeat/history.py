@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from dnafeat.errors import StoreError
+from dnafeat.names import Names
 
 DEFAULT_CHANNEL = "production"
 AsOf = str | int | date
@@ -48,8 +49,9 @@ class History:
         self.uri = uri
         self._runs = sorted(runs.to_pylist(), key=lambda row: row["run_number"])
         self._events = events.sort_by("recorded_at").to_pylist()
+        self.names = Names(uri, events)
 
-    # -- versions and channels -----------------------------------------------------------------------------------------
+    # -- versions ------------------------------------------------------------------------------------------------------
 
     def versions(self) -> list[str]:
         """Those with a published run, sorted."""
@@ -68,30 +70,16 @@ class History:
         """What a version is made of, as it was recorded with it; empty where the store has no such version."""
         return next((json.loads(event["lineage"]) for event in self._of("created") if event["feature_version"] == version), {})
 
-    def channels(self) -> dict[str, str]:
-        """For each channel, the version it points at, published or not."""
-        return {event["name"]: event["feature_version"] for event in self._of("channel")}
-
-    def pointing_at(self, version: str) -> list[str]:
-        """The channels that point at a version."""
-        return [name for name, at in self.channels().items() if at == version]
-
     def resolve(self, version: str | None = None) -> str:
         """The feature version meant, as `Store.resolve` says."""
         published = self.versions()
         if not published:
             never = "no run has been published in {} yet" if not self.withdrawn() else "every run of {} has been withdrawn"
             raise StoreError(f"{never.format(self.uri)}: fill it with `dnafeat embed`")
-        channels = self.channels()
-        channel = version if version is not None else DEFAULT_CHANNEL
-        if channel in channels:
-            if channels[channel] not in published:
-                # Another version in its place would be an answer to a question nobody asked.
-                raise StoreError(
-                    f"channel {channel!r} of {self.uri} points at version {channels[channel]}, whose runs have all been withdrawn: "
-                    f"point it at one of {', '.join(published)} with `dnafeat publish`"
-                )
-            return channels[channel]
+        if version in published:
+            return version
+        if found := self.names.find(DEFAULT_CHANNEL if version is None else version, published):
+            return found
         matches = published if version is None else [one for one in published if version and one.startswith(version)]
         if len(matches) == 1:
             return matches[0]
@@ -102,7 +90,8 @@ class History:
             )
         if matches:
             raise StoreError(f"{version!r} is the beginning of {' and of '.join(matches)} in {self.uri}: give more of it")
-        raise StoreError(f"{self.uri} has no version or channel {version!r}: there are {', '.join([*published, *channels])}")
+        there = ", ".join([*published, *self.names.given, *self.names.channels])
+        raise StoreError(f"{self.uri} has no version, name or channel {version!r}: there are {there}")
 
     def _of(self, event: str) -> Iterable[dict[str, Any]]:
         return (row for row in self._events if row["event"] == event)
@@ -144,6 +133,18 @@ class History:
     def filled_by(self, version: str) -> dict[str, dict[str, Any]]:
         """For each source, its last published run of a version: `LISTED`. Empty where there is none."""
         return {row["source_name"]: row for row in self._runs if row["feature_version"] == version}
+
+    def run(self, asked: str | int) -> dict[str, Any]:
+        """A published run by its id or number: `LISTED`. Raises StoreError where there is none, or it was withdrawn."""
+        text = str(asked)
+        numbered = [("run_number", int(text))] if text.isascii() and text.isdigit() else []
+        for key, value in [("run_id", text), *numbered]:
+            for row in self._runs:
+                if row[key] == value:
+                    return row
+            if any(row[key] == value for row in self.withdrawn()):
+                raise StoreError(f"run {asked!r} of {self.uri} was withdrawn: name another (`dnafeat runs` lists them)")
+        raise StoreError(f"{self.uri} has published no run {asked!r}: `dnafeat runs` lists those there are")
 
     def _number(self, as_of: AsOf) -> int:
         """The run number it stands for; 0 for a time before any run."""
@@ -233,10 +234,14 @@ def format_runs(rows: Sequence[Mapping[str, Any]]) -> str:
         state = "withdrawn" if row["withdrawn_at"] else "published"
         head = [row["run_id"], str(row["run_number"]), row["feature_version"], second(row["finished_at"])]
         table.append([*head, *counts, f"{row['seconds']:,.1f}", state, row["source_name"]])
+    return aligned(table, right={1, *range(4, 10)})
+
+
+def aligned(table: Sequence[Sequence[str]], right: set[int]) -> str:
+    """Rows of cells under each other, some columns to the right."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    numbers = {1, *range(4, 10)}
     lines = []
     for cells in table:
-        padded = [cell.rjust(widths[i]) if i in numbers else cell.ljust(widths[i]) for i, cell in enumerate(cells)]
+        padded = [cell.rjust(widths[i]) if i in right else cell.ljust(widths[i]) for i, cell in enumerate(cells)]
         lines.append("  ".join(padded).rstrip())
     return "\n".join(lines)

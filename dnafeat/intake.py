@@ -20,8 +20,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dnafeat import digests, sources, storage
+from dnafeat import digests, keyhash, sources, storage
 from dnafeat import sequence as dna
+from dnafeat.errors import UsageError
 from dnafeat.schema import arrow_schema
 from dnafeat.spill import Spill
 from dnafeat.spread import Each, here
@@ -43,6 +44,31 @@ class Checks:
     alphabet: bytes = dna.UNAMBIGUOUS
     max_n_share: float = 1.0
     min_bases: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discretion:
+    """What of the people in a source is not to be stored.
+
+    Attributes
+    ----------
+    columns : tuple of str
+        Keys, or `sequence_id`, whose values are hashed.
+    salt : bytes
+    keep_text : bool
+        Whether rejects have the text of refused entries.
+    """
+
+    columns: tuple[str, ...] = ()
+    salt: bytes = b""
+    keep_text: bool = True
+
+    def applied(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Entries with pseudonyms in these columns."""
+        for name in self.columns:
+            column = keyhash.hashed(batch[name], self.salt)
+            batch = batch.set_column(batch.schema.get_field_index(name), batch.schema.field(name), column)
+        return batch
 
 
 @dataclass
@@ -82,6 +108,7 @@ class _Reading:
     folder: str
     partitions: int
     by_id: bool
+    discretion: Discretion
 
     @property
     def entry_schema(self) -> pa.Schema:
@@ -94,14 +121,28 @@ def is_large(layout: sources.Layout) -> bool:
     return layout.unpacked > _LARGE
 
 
-def take_in(layout: sources.Layout, checks: Checks, folder: Path | str, *, by_id: bool = True, each: Each = here) -> Intake:
+def take_in(
+    layout: sources.Layout,
+    checks: Checks,
+    folder: Path | str,
+    *,
+    by_id: bool = True,
+    discretion: Discretion | None = None,
+    each: Each = here,
+) -> Intake:
     """Reads, normalises, validates, digests and spills a source. `folder` is an empty one for the spill files.
 
-    Without `by_id` the accepted entries are one partition, in the order of the source.
+    Without `by_id` the accepted entries are one partition, in the order of the source. Raises UsageError where `discretion` names a
+    column that the source does not have, or one that is hashed under another salt.
     """
+    discretion = discretion or Discretion()
+    if strange := [name for name in discretion.columns if name not in ("sequence_id", *layout.keys)]:
+        raise UsageError(
+            f"hash_keys names {strange[0]!r}, which the source does not have: its keys are {', '.join(['sequence_id', *layout.keys])}"
+        )
     size = _LARGE_PARTITION_BYTES if is_large(layout) else _PARTITION_BYTES
     partitions = min(digests.MAX_PARTITIONS, -(-layout.unpacked // size)) or 1
-    reading = _Reading(layout, checks, str(folder), partitions, by_id)
+    reading = _Reading(layout, checks, str(folder), partitions, by_id, discretion)
     parts = sources.portions(layout, _PART_BYTES)
     found = each(functools.partial(_take_in_part, reading), parts, "reading the source")
     entries, sequences, rejects, sums = zip(*found, strict=True)
@@ -121,13 +162,14 @@ def _take_in_part(reading: _Reading, part: Sequence[sources.Portion]) -> tuple[S
     rejects = Spill(folder, "rejects", pa.schema(reject_fields))
     fingerprint, limits = np.zeros(4, np.uint64), asdict(reading.checks)
     for batch in sources.read_portions(reading.layout, part):
+        batch = reading.discretion.applied(batch)
         letters = batch["sequence"].to_pylist()
         faults = [fault or dna.problem(one, **limits) for fault, one in zip(batch["problem"].to_pylist(), letters, strict=True)]
         names = ["" if fault else dna.digest(one) for fault, one in zip(faults, letters, strict=True)]
         fingerprint += _fingerprint(batch, keys, [fault or name for fault, name in zip(faults, names, strict=True)])
         good = pa.array([fault is None for fault in faults])
         if not all(fault is None for fault in faults):
-            rejects.add(_refused(batch, faults, letters, rejects.schema))
+            rejects.add(_refused(batch, faults, letters if reading.discretion.keep_text else None, rejects.schema))
             batch = batch.filter(good)
             names = [name for name in names if name]
         digest_column = pa.array(names, pa.string())
@@ -158,9 +200,9 @@ def netstring(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     return pc.fill_null(pc.binary_join_element_wise(length, column, ":"), "-")
 
 
-def _refused(batch: pa.RecordBatch, faults: list[str | None], letters: list[bytes], schema: pa.Schema) -> pa.RecordBatch:
+def _refused(batch: pa.RecordBatch, faults: list[str | None], letters: list[bytes] | None, schema: pa.Schema) -> pa.RecordBatch:
     at = [i for i, fault in enumerate(faults) if fault is not None]
-    text = [(letters[i] or b"")[:_TEXT_KEPT].decode("utf-8", "replace") for i in at]
+    text = [None if letters is None else (letters[i] or b"")[:_TEXT_KEPT].decode("utf-8", "replace") for i in at]
     chosen = batch.take(pa.array(at, pa.int64()))
     reason = pa.array([faults[i] for i in at], pa.string())
     columns = [chosen["file"], chosen["row"], chosen["sequence_id"], reason, pa.array(text, pa.string())]

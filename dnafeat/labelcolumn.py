@@ -127,7 +127,8 @@ def _read_lists(uri: str, options: sources.ReadOptions, label: str) -> Iterator[
 
 def _lists(uri: str, label: str) -> Iterator[list[str | int | None] | None]:
     with storage.open_input(uri) as file:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=MAX_ENTRIES, columns=[label], use_threads=False):
+        parquet = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+        for batch in parquet.iter_batches(batch_size=MAX_ENTRIES, columns=[label], use_threads=False):
             yield from batch.column(0).to_pylist()
 
 

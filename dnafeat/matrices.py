@@ -11,6 +11,8 @@ from dnafeat.errors import StoreError
 
 
 def one_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    if isinstance(column, pa.ChunkedArray) and column.num_chunks == 1:
+        return column.chunk(0)  # which combine_chunks would copy
     combined = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
 
@@ -23,6 +25,11 @@ def fixed(column: pa.Array) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(values, len(values) // len(column) if len(column) else 1)
 
 
+def widths(columns: Sequence[pa.Array]) -> list[int]:
+    """Of fixed-size lists."""
+    return [column.type.list_size for column in columns]
+
+
 def end_to_end(columns: Sequence[pa.Array]) -> pa.Array:
     """Fixed-size lists of the same rows, each row's put end to end."""
     if len(columns) == 1:
@@ -31,7 +38,18 @@ def end_to_end(columns: Sequence[pa.Array]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(whole.ravel(), whole.shape[1])
 
 
+def copy_rows(column: pa.Array, rows: np.ndarray, into: np.ndarray) -> None:
+    """Copies some rows, (n,) int64, of a fixed-size list into an (n, width) float32 matrix."""
+    values = matrix(column)
+    if values.shape[1] != into.shape[1]:
+        raise StoreError(f"the store is damaged: vectors of one version are {into.shape[1]} and {values.shape[1]} wide")
+    if len(rows) == len(values) and rows[0] == 0 and (np.diff(rows) == 1).all():
+        into[...] = values
+    else:
+        into[...] = values[rows]
+
+
 def matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """A vector column of `Store.read` as one contiguous (n, width) float32 array."""
+    """A vector column of `Store.read` as one contiguous (n, width) float32 array, not copied where the column is one array already."""
     array = one_array(column)
     return np.asarray(array.flatten()).reshape(len(array), array.type.list_size)

@@ -8,7 +8,6 @@ they are made and never travel. A receipt is a row that says what file a shard b
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -105,15 +104,7 @@ def run_shards(
     An actor is made as `actor(settings, *arguments, threads, progress)`. Ray must be running. A worker or node that dies has its
     shards done again, which ends where `attempts` says.
     """
-    # What ends a run is told in a sentence; Ray's own account of it goes to its log file alone.
-    log = logging.getLogger("ray.data")
-    log.setLevel(logging.ERROR)
-    for handler in log.handlers:
-        if handler.name == "console":
-            handler.setLevel(logging.CRITICAL + 1)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.enable_operator_progress_bars = False
+    cluster.quiet()
     actors = min(actors, max(1, sum(storage.name(shard.uri) != CHECK for shard in shards)))
     cpus = max(1.0, cluster.most("CPU"))
     threads = max(1, int(cpus) // actors)

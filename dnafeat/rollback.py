@@ -71,7 +71,7 @@ def rollback(store: Store, run_id: str) -> Rollback:
         done=run is not None,
         now=left.get(gone["source_name"]),
         sources=sorted(left),
-        channels=history.pointing_at(gone["feature_version"]),
+        channels=history.names.pointing_at(gone["feature_version"]),
     )
 
 

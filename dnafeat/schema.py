@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -31,5 +33,29 @@ def delta_schema(table: str) -> Schema:
 @cache
 def arrow_schema(table: str) -> pa.Schema:
     """The same as an Arrow schema without metadata; vectors are `list<element: float>`."""
-    fields = pa.schema(delta_schema(table).to_arrow())
-    return pa.schema([field.remove_metadata() for field in fields])
+    return without_metadata(delta_schema(table))
+
+
+def joined_schema(on: str, keys: Sequence[str], modalities: Sequence[str], masked: Sequence[str]) -> Schema:
+    """The contract of a joined table: its key, further keys, and the columns of each modality, `masked` ones with a mask.
+
+    `schemas/joined.v1.json` has the columns with `{on}`, `{key}` and `{modality}` in their names.
+    """
+    fields = {field["name"]: field for field in json.loads((_folder() / "joined.v1.json").read_text())["fields"]}
+
+    def named(pattern: str, **names: str) -> dict:
+        comment = fields[pattern]["metadata"]["comment"]
+        for name, value in names.items():
+            comment = comment.replace(f"{{{name}}}", value)
+        return {**fields[pattern], "name": pattern.format(**names), "metadata": {"comment": comment}}
+
+    chosen = [named("{on}", on=on), *(named("{key}", key=key) for key in keys)]
+    for name in modalities:
+        patterns = ["{modality}", "has_{modality}", "{modality}_rows", *(["{modality}_mask"] if name in masked else [])]
+        chosen += [named(pattern, modality=name) for pattern in patterns]
+    return Schema.from_json(json.dumps({"type": "struct", "fields": chosen}))
+
+
+def without_metadata(schema: Schema) -> pa.Schema:
+    """A contract as an Arrow schema without comments."""
+    return pa.schema([field.remove_metadata() for field in pa.schema(schema.to_arrow())])

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import json
+import operator
 import random
 import re
 import time
@@ -13,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from io import RawIOBase
 from typing import IO, Any, TypeVar
 
 import pyarrow as pa
@@ -27,7 +29,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from dnafeat import storage
 from dnafeat.errors import ConflictError, ForgottenError, StoreError, one_line
-from dnafeat.schema import delta_schema
+from dnafeat.schema import arrow_schema, delta_schema
 
 # Columns with min/max statistics in the log: those that prune files. Never a personal one (ids, keys, rejected text), because the
 # log keeps what it has seen for as long as the log itself is kept. And never one that mixes values and nulls (until_run): PyArrow
@@ -39,6 +41,7 @@ _STATISTICS = {
     "rejects": (),
     "runs": (),
 }
+_COMPARED: dict[str, Callable[[Any, Any], pc.Expression]] = {"=": operator.eq, ">=": operator.ge, "<=": operator.le}
 _PARTITION = {"features": ["feature_version"]}
 
 
@@ -126,6 +129,16 @@ class Change:
 def write_parquet(uri: str, tables: Iterable[pa.Table], footer: Callable[[], Mapping[str, str]] = dict) -> int:
     """One Parquet file, whole or not at all, in the encoding every reader reads; returns its size in bytes.
 
+    `tables` and `footer` as `encode_parquet` takes them.
+    """
+    return storage.write_whole(uri, lambda file: encode_parquet(file, tables, footer))
+
+
+def encode_parquet(
+    file: IO[bytes] | RawIOBase, tables: Iterable[pa.Table], footer: Callable[[], Mapping[str, str]] = dict
+) -> None:
+    """Writes tables as Parquet in the encoding every reader reads.
+
     PLAIN float lists under zstd level 1, dictionaries for strings, no Arrow schema blob (DESIGN.md, "The store"). Each table becomes a
     row group (a large one several) and is let go before the next is asked for. At least one is needed. `footer` is asked for key-value
     metadata once the last has been written.
@@ -134,23 +147,19 @@ def write_parquet(uri: str, tables: Iterable[pa.Table], footer: Callable[[], Map
     first = next(tables)
     strings = [field.name for field in first.schema if pa.types.is_string(field.type) and field.name != "sequence_digest"]
     measured = [name for names in _STATISTICS.values() for name in names if name in first.column_names]
-
-    def write(file: IO[bytes]) -> None:
-        with pq.ParquetWriter(
-            file,
-            first.schema,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=strings,
-            store_schema=False,
-            write_statistics=measured or False,
-        ) as writer:
-            for table in itertools.chain([first], tables):
-                writer.write_table(table, row_group_size=_ROW_GROUP)
-            if told := dict(footer()):
-                writer.add_key_value_metadata(told)
-
-    return storage.write_whole(uri, write)
+    with pq.ParquetWriter(
+        file,
+        first.schema,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=strings,
+        store_schema=False,
+        write_statistics=measured or False,
+    ) as writer:
+        for table in itertools.chain([first], tables):
+            writer.write_table(table, row_group_size=_ROW_GROUP)
+        if told := dict(footer()):
+            writer.add_key_value_metadata(told)
 
 
 @functools.lru_cache(maxsize=4)
@@ -226,8 +235,9 @@ class Table:
         )
 
     def schema(self) -> pa.Schema:
-        """The table's own columns as they are now, caller's keys included."""
-        return pa.schema([field.remove_metadata() for field in pa.schema(self.snapshot.schema().to_arrow())])
+        """The table's own columns as they are now, caller's keys included, and those that its newest contract has beside them."""
+        there = pa.schema([field.remove_metadata() for field in pa.schema(self.snapshot.schema().to_arrow())])
+        return pa.schema([*there, *(field for field in arrow_schema(self.name) if field.name not in there.names)])
 
     def version(self) -> int:
         return self.snapshot.version()
@@ -237,7 +247,17 @@ class Table:
         return self.snapshot.to_pyarrow_dataset(
             filesystem=pa_fs.SubTreeFileSystem(self.uri, pa_fs.LocalFileSystem()) if storage.is_local(self.uri) else None,
             file_pruning_predicate=list(pruned_by) if pruned_by else None,
+            # Of a column that came with a newer contract, an older store has nulls.
+            schema=self.schema(),
         )
+
+    def count_rows(self, partition: Mapping[str, str]) -> int:
+        """Rows of the snapshot in some partition, as the log counts them."""
+        added = pa.table(self.snapshot.get_add_actions(flatten=True))
+        where = [pc.equal(added[f"partition.{column}"], value) for column, value in partition.items()] if len(added) else []
+        for one in where:
+            added = added.filter(one)
+        return pc.sum(added["num_records"]).as_py() or 0
 
     def read(
         self,
@@ -262,7 +282,9 @@ class Table:
         def rest() -> Iterator[pa.RecordBatch]:
             """What was not given yet: a scan has one order, so that one begun anew is taken up where the last broke off."""
             seen = 0
-            for batch in self.dataset(pruned_by).to_batches(columns=columns, filter=where, batch_size=rows):
+            # Arrow's own readahead holds a third more of a million vectors in memory, and is no faster.
+            ahead = {"batch_readahead": 8, "fragment_readahead": 2}
+            for batch in self.dataset(pruned_by).to_batches(columns=columns, filter=where, batch_size=rows, **ahead):
                 first, seen = max(given - seen, 0), seen + len(batch)
                 if first < len(batch):
                     yield batch.slice(first)
@@ -281,6 +303,20 @@ class Table:
             while (batch := again(following)) is not None:
                 given += len(batch)
                 yield batch
+
+    def pages(self, columns: Sequence[str], pruned_by: Sequence[tuple[str, str, Any]], rows: int) -> Iterator[pa.RecordBatch]:
+        """Batches of at most `rows` rows of those files, and row groups of them, that can hold such rows as `pruned_by` describes.
+
+        Slower than `batches` and sparing of memory: pages are read as they are needed, and none ahead. Columns that stand in all files.
+        """
+        where = functools.reduce(operator.and_, (_COMPARED[how](ds.field(name), value) for name, how, value in pruned_by))
+        with self._readable():
+            dataset = self.dataset(pruned_by)
+            for fragment in dataset.get_fragments(where):
+                groups = [group.id for group in fragment.subset(where, schema=dataset.schema).row_groups]
+                with fragment.open() as opened:
+                    file = pq.ParquetFile(opened, buffer_size=1 << 20, pre_buffer=False)
+                    yield from file.iter_batches(rows, row_groups=groups, columns=list(columns), use_threads=False)
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:

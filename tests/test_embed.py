@@ -386,3 +386,30 @@ def test_a_sequence_that_no_worker_survives_is_refused_and_the_others_are_stored
         ("a", 1, "encoding it ended the worker process again and again"),
         ("again", 5, "encoding it ended the worker process again and again"),
     ]
+
+
+def test_no_byte_of_a_store_has_a_hashed_id_and_its_subject_can_be_forgotten(
+    model: str, tmp_path: Path, two_cpus: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{subject}-{i},{subject},{dna(40, seed=i + 9 * len(subject))}" for subject in ("Smith", "Miller") for i in range(3)]
+    (tmp_path / "people.csv").write_text(
+        "id,subject_id,sequence\n" + "\n".join([*rows, "Smith-x,Smith,AC!T", "Smith-y,Smith"]) + "\n"
+    )
+    (tmp_path / "salt").write_text("a salt that nobody knows\n")
+    store = str(tmp_path / "store")
+    command = [str(tmp_path / "people.csv"), "--store", store, "--model", model, "--source-name", "people"]
+    code, summary, _ = run([*command, "--hash-keys", "subject_id,sequence_id", "--salt-file", str(tmp_path / "salt")], capsys)
+    assert (code, summary["encoded"], summary["rejected"]) == (0, 6, 2)
+    files = [path for path in Path(store).rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for path in files:
+        held = path.read_bytes() if path.suffix != ".parquet" else str(pq.read_table(path).to_pylist()).encode()
+        assert b"Smith" not in held, path
+        assert b"Miller" not in held, path
+    table = dnafeat.Store(store).read(columns=["mean"])
+    assert len(pc.unique(table["subject_id"])) == 2
+    assert pc.all(pc.match_substring_regex(table["sequence_id"], "^hk_[0-9a-f]{8}_[0-9a-f]{32}$")).as_py()
+    assert main(["forget", "--store", store, "--where", "subject_id=Smith", "--salt-file", str(tmp_path / "salt")]) == 0
+    assert len(dnafeat.Store(store).read(columns=["mean"])) == 3
+    assert main(["embed", *command, "--hash-keys", "subject_id"]) == 2
+    assert "give both or neither" in capsys.readouterr().err

@@ -289,7 +289,7 @@ def test_a_version_without_a_published_run_is_not_there(local: list[Run]) -> Non
     for call in calls:
         with pytest.raises(StoreError) as error:
             call(B.digest)
-        refused(error, "no version or channel", A.digest)
+        refused(error, "no version, name or channel", A.digest)
         with pytest.raises(StoreError) as error:
             call("staging")
         refused(error, "'staging'", B.digest, "withdrawn", A.digest, "dnafeat publish")

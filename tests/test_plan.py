@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import A, B, Entry, digest, fill, write_csv
 
-from dnafeat import entries, intake, plan
+from dnafeat import entries, intake, keyhash, plan
 from dnafeat import sequence as dna
 from dnafeat.errors import UsageError
 from dnafeat.intake import SEQUENCE_SCHEMA, Checks, Intake, as_rejects, duplicate_ids
@@ -114,6 +114,28 @@ def test_sequences_too_short_for_a_token_are_refused_with_the_number_it_takes(tm
     whole = take_in(str(file), tmp_path / "v", Checks(min_bases=1))
     assert [row["sequence_id"] for row in spilled(whole.entries)] == ["one", "two", "three", "six"]
     assert whole.fingerprint != intake.fingerprint
+
+
+def test_ids_of_people_are_hashed_before_anything_is_spilled_and_rejects_keep_no_text(tmp_path: Path) -> None:
+    file, salt = tmp_path / "a.csv", b"a salt that nobody knows"
+    file.write_text("id,sequence,subject\na,ACGT,Smith\nb,AC!T,Jones\nc,ACGT,\nd,GG,Smith\nSmith,too,many,fields\n")
+    layout = look([str(file)], ReadOptions())
+    (tmp_path / "w").mkdir()
+    found = intake.take_in(
+        layout, Checks(), tmp_path / "w", discretion=intake.Discretion(columns=("subject",), salt=salt, keep_text=False)
+    )
+    smith = next(keyhash.pseudonyms(["Smith"], salt))
+    assert [(row["sequence_id"], row["subject"]) for row in spilled(found.entries)] == [("a", smith), ("c", None), ("d", smith)]
+    assert [(row["row"], row["text"]) for row in spilled(found.rejects)] == [(2, None), (5, None)]
+    (tmp_path / "v").mkdir()
+    ids = intake.take_in(layout, Checks(), tmp_path / "v", discretion=intake.Discretion(columns=("sequence_id",), salt=salt))
+    assert {row["sequence_id"] for row in spilled(ids.entries)} == set(keyhash.pseudonyms("acd", salt))
+    assert next(row["sequence_id"] for row in spilled(ids.rejects)) == next(keyhash.pseudonyms("b", salt))
+    assert len({one.fingerprint for one in (found, ids, intake.take_in(layout, Checks(), tmp_path / "u"))}) == 3
+    with pytest.raises(
+        UsageError, match="hash_keys names 'eid', which the source does not have: its keys are sequence_id, subject"
+    ):
+        intake.take_in(layout, Checks(), tmp_path / "t", discretion=intake.Discretion(columns=("eid",), salt=salt))
 
 
 def test_csv_entries_keep_their_keys_and_bad_rows_are_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pyarrow.dataset as ds
 import pytest
 from conftest import S3
 from deltalake import DeltaTable, QueryBuilder
-from stores import A, B, Entry, digest, fill, vectors
+from stores import A, B, Entry, bases, digest, fill, vectors
 
 OLD = [Entry(f"id{i}", "ACGT" * (i + 1), {"subject": f"s{i}"}) for i in range(8)]
 # Some closed for good, some changed, one that comes back, one new; in files that hold open rows of both sources as well.
@@ -116,7 +116,7 @@ def check(found: pd.DataFrame, entries: list[Entry], version: Any) -> None:
     wanted = {}
     for entry in entries:
         name = digest(entry.sequence)
-        own = {"sequence_id": entry.id, "subject": entry.keys.get("subject"), "sequence_digest": name, "bases": 4}
+        own = {"sequence_id": entry.id, "subject": entry.keys.get("subject"), "sequence_digest": name, "bases": bases(name)}
         wanted[entry.id] = {**own, **vectors(name, version)}
     assert rows == wanted
 

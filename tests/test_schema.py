@@ -10,7 +10,7 @@ import pytest
 from deltalake import DeltaTable, Schema
 
 from dnafeat import storage
-from dnafeat.schema import PROJECTED_WIDTH, TABLES, VECTORS, arrow_schema, delta_schema
+from dnafeat.schema import PROJECTED_WIDTH, TABLES, VECTORS, arrow_schema, delta_schema, joined_schema, without_metadata
 from dnafeat.store import Store
 
 FILES = sorted((Path(__file__).parent.parent / "schemas").glob("*.json"))
@@ -69,7 +69,28 @@ TYPES = {
 
 
 def test_every_table_has_a_contract() -> None:
-    assert {file.name.split(".")[0] for file in FILES} == set(TABLES)
+    assert {file.name.split(".")[0] for file in FILES} == {*TABLES, "joined"}
+
+
+def test_the_contract_of_a_joined_table_names_its_columns_after_key_and_modalities() -> None:
+    schema = joined_schema("subject_id", ["gene_id"], ["dna", "brainlm"], ["dna"])
+    vector = pa.list_(pa.field("element", pa.float32()))
+    assert without_metadata(schema) == pa.schema(
+        [
+            pa.field("subject_id", pa.string(), nullable=False),
+            ("gene_id", pa.string()),
+            ("dna", vector),
+            pa.field("has_dna", pa.bool_(), nullable=False),
+            pa.field("dna_rows", pa.int64(), nullable=False),
+            ("dna_mask", pa.list_(pa.field("element", pa.bool_()))),
+            ("brainlm", vector),
+            pa.field("has_brainlm", pa.bool_(), nullable=False),
+            pa.field("brainlm_rows", pa.int64(), nullable=False),
+        ]
+    )
+    comments = {field.name: field.metadata["comment"] for field in schema.fields}
+    assert "null where has_brainlm is false" in comments["brainlm"]
+    assert not any("{" in comment for comment in comments.values())
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

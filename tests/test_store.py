@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import tarfile
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
+from oldstore import READS
 from stores import WIDTHS, A, B, Entry, Run, digest, expected, feature_rows, feature_version, fill, in_order, rows, vectors
 
 import dnafeat
-from dnafeat.errors import StoreError
+from dnafeat import schema
+from dnafeat.cli import main
+from dnafeat.errors import StoreError, UsageError
+from dnafeat.rollback import rollback
 from dnafeat.schema import VECTORS
 from dnafeat.store import Store, matrix
 from dnafeat.tables import Table
 
+DATA = Path(__file__).parent / "data"
 KEYS = ["subject"]
 ENTRIES = [Entry("a", "ACGT", {"subject": "s1"}), Entry("b", "ACGT", {"subject": "s2"}), Entry("c", "GGCC"), Entry("d", "NNAC")]
 OTHERS = [Entry("a", "TTTT", {"subject": "s3"}), Entry("z", "GGCC")]
@@ -255,7 +266,8 @@ def test_a_store_with_nothing_but_an_empty_source_can_be_read(tmp_path: Path) ->
     assert Store(store).versions().to_pylist()[0]["sequences"] == 0
     fill(store, ENTRIES, tmp_path)
     fill(store, [], tmp_path)
-    assert Store(store).read().column_names == ["sequence_id", "source_name", "subject", *VECTORS]
+    assert Store(store).read(as_of=2).column_names == ["sequence_id", "source_name", "subject", *VECTORS]
+    assert Store(store).read().column_names == ["sequence_id", "source_name", *VECTORS]
     assert len(Store(store).read()) == 0
 
 
@@ -292,6 +304,319 @@ def test_ids_and_keys_of_any_letters_come_back(store_uri: str, tmp_path: Path) -
     fill(store_uri, entries[1:], tmp_path, source='o\'brien "ü"')
     found = Store(store_uri).read(source='o\'brien "ü"')
     assert rows(found) == expected(entries[1:], ["key of ü", "k'\"q"], source='o\'brien "ü"')
+
+
+# entries by their keys
+
+
+MANY = [Entry(f"id{i:02d}", "ACGT" * (1 + i), {"subject": f"s{i % 7}", "gene": f"g{i % 3}"}) for i in range(40)]
+
+
+def test_entries_are_chosen_by_their_keys(store_uri: str, tmp_path: Path) -> None:
+    fill(store_uri, MANY, tmp_path, source="one")
+    fill(store_uri, OTHERS, tmp_path, source="two")
+    store = Store(store_uri)
+
+    def found(**options: Any) -> list[str]:
+        ids = [f"{row['source_name']}:{row['sequence_id']}" for row in store.read(columns=["mean"], **options).to_pylist()]
+        assert sorted(ids) == sorted(
+            f"{a}:{b}"
+            for batch in store.scan(columns=[], **options)
+            for a, b in zip(batch["source_name"].to_pylist(), batch["sequence_id"].to_pylist(), strict=True)
+        )
+        return sorted(ids)
+
+    def those(**wanted: list[str]) -> list[str]:
+        return [f"one:{one.id}" for one in MANY if all(one.keys[key] in values for key, values in wanted.items())]
+
+    assert found(where={"subject": "s3"}) == sorted([*those(subject=["s3"]), "two:a"])
+    assert found(where={"subject": "s3"}, source="one") == those(subject=["s3"])
+    assert found(where={"subject": ["s3", "s5"], "gene": "g1"}) == those(subject=["s3", "s5"], gene=["g1"])
+    assert found(where={"subject": ("s3", "nobody")}, source="two") == ["two:a"]
+    assert found(where={"sequence_id": ["id03", "z"]}) == ["one:id03", "two:z"]
+    for none in ({"subject": []}, {"subject": "nobody"}, {"subject": "s3", "gene": "nothing"}):
+        empty = store.read(where=none)
+        assert len(empty) == 0
+        assert empty.schema == store.read(where={"subject": "s3"}).schema
+    assert found(where={}) == found()
+    wanted = [entry for entry in MANY if entry.keys["subject"] == "s6"]
+    assert rows(store.read(where={"subject": "s6"})) == expected(wanted, ["subject", "gene"], source="one")
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ({"person": "s1"}, ["'person'", "sequence_id, subject"]),
+        ({"until_run": "1"}, ["'until_run'", "subject"]),
+        ({"subject": [17]}, ["'subject'", "17 is not", "'17'"]),
+        ({"subject": [None]}, ["'subject'", "None"]),
+    ],
+)
+def test_a_key_that_is_not_there_or_no_text_is_one_sentence(local: Store, where: Any, words: list[str]) -> None:
+    for call in (local.read, local.scan):
+        with pytest.raises(StoreError) as error:
+            call(where=where)
+        refused(error, *words)
+
+
+@pytest.mark.parametrize(
+    "options", [{"where": {"subject": "s3"}}, {"where": {"subject": "s3"}, "source": "one"}, {"source": "few"}]
+)
+def test_files_and_row_groups_without_a_wanted_sequence_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("dnafeat.tables._ROW_GROUP", 2)
+    few = [entry for entry in MANY if entry.keys["subject"] == "s3"]
+    fill(str(tmp_path / "store"), MANY, tmp_path, source="one", shard_rows=10)
+    fill(str(tmp_path / "store"), few, tmp_path, source="few")
+    store = Store(str(tmp_path / "store"))
+    before = rows(store.read(**options))
+    assert len(before) in (6, 12)
+    wanted = {digest(entry.sequence) for entry in few}
+    ruined = kept = 0
+    for path in store.features.paths():
+        file = Path(store.features.uri) / path
+        groups = pq.ParquetFile(file).metadata
+        raw = bytearray(file.read_bytes())
+        for i in range(groups.num_row_groups):
+            ends = groups.row_group(i).column(0).statistics
+            if any(ends.min <= one <= ends.max for one in wanted):
+                kept += 1
+                continue
+            ruined += 1
+            for j in range(groups.num_columns):
+                column = groups.row_group(i).column(j)
+                start = column.dictionary_page_offset or column.data_page_offset
+                raw[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
+        file.write_bytes(raw)
+    assert kept <= 6 < ruined
+    assert rows(Store(store.uri).read(**options)) == before
+    with pytest.raises(StoreError):
+        Store(store.uri).read(source="one")
+    # And of a file in whose range none lies not even the footer.
+    at = {file.path: (file.minimum["sequence_digest"], file.maximum["sequence_digest"]) for file, _ in store.features.files()}
+    apart = [path for path, (low, high) in at.items() if not any(low <= one <= high for one in wanted)]
+    for path in apart:
+        (Path(store.features.uri) / path).unlink()
+    assert rows(Store(store.uri).read(**options)) == before
+
+
+# a run's own state
+
+
+def test_a_run_is_its_version_and_source_as_of_it(store_uri: str, tmp_path: Path) -> None:
+    fill(store_uri, ENTRIES, tmp_path, source="one", run_id="monday")
+    fill(store_uri, OTHERS, tmp_path, source="two", run_id="other")
+    fill(store_uri, ENTRIES[1:], tmp_path, source="one", run_id="tuesday")
+    fill(store_uri, ENTRIES[:3], tmp_path, source="one", version=B, run_id="wednesday")
+    store = Store(store_uri)
+    for run, number, entries, version in (
+        ("monday", 1, ENTRIES, A),
+        ("tuesday", 3, ENTRIES[1:], A),
+        ("wednesday", 4, ENTRIES[:3], B),
+    ):
+        wanted = expected(entries, KEYS, source="one", version=version)
+        for asked in (run, number, str(number)):
+            assert rows(store.read(run=asked)) == wanted, asked
+        assert rows(pa.Table.from_batches(store.scan(run=run))) == wanted
+    assert len(store.read(run="monday", where={"subject": "s2"})) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"version": A.digest}, ["'monday'", "leave out version", A.digest]),
+        ({"source": "cohort"}, ["'monday'", "leave out source 'cohort'"]),
+        ({"as_of": 1}, ["'monday'", "leave out as_of '1'"]),
+        ({"run": "sunday"}, ["'sunday'", "dnafeat runs"]),
+        ({"run": "tuesday"}, ["'tuesday'", "was withdrawn"]),
+        ({"run": "2"}, ["'2'", "was withdrawn"]),
+        ({"run": 7}, ["7", "dnafeat runs"]),
+    ],
+)
+def test_a_run_that_cannot_be_read_is_one_sentence(tmp_path: Path, options: dict[str, Any], words: list[str]) -> None:
+    store = Store(str(tmp_path / "store"))
+    fill(store, ENTRIES, tmp_path, run_id="monday")
+    fill(store, ENTRIES[1:], tmp_path, run_id="tuesday")
+    rollback(store, "tuesday")
+    with pytest.raises(StoreError) as error:
+        store.read(**{"run": "monday", **options})
+    refused(error, *words)
+
+
+# names
+
+
+def test_a_name_is_given_once_and_numbers_count_up(filled: Store) -> None:
+    assert filled.name("lora", A.digest) == ("lora@1", A.digest)
+    # The command sent again, or the name asked for again.
+    assert filled.name("lora", A.digest[:4]) == filled.name("lora@1", A.digest) == ("lora@1", A.digest)
+    assert filled.name("lora", B.digest) == ("lora@2", B.digest)
+    # An older version can be the newest again.
+    assert filled.name("lora", A.digest) == ("lora@3", A.digest)
+    assert filled.name("lora@12", B.digest) == ("lora@12", B.digest)
+    assert filled.name("lora", "lora@1") == ("lora@13", A.digest)
+    assert [filled.resolve(name) for name in ("lora@1", "lora@2", "lora@12", "lora")] == [A.digest, B.digest, B.digest, A.digest]
+    assert rows(filled.read("lora@12")) == expected(ENTRIES[:3], KEYS, source="one", version=B)
+    one, two = filled.versions().to_pylist()
+    assert (one["names"], two["names"]) == (["lora@1", "lora@3", "lora@13"], ["lora@2", "lora@12"])
+
+
+def test_a_name_that_is_taken_or_no_name_is_one_sentence(two: Store) -> None:
+    two.name("lora", A.digest)
+    two.point("production", A.digest)
+    for call, words in (
+        (lambda: two.name("lora@1", B.digest), ["lora@1", A.digest, "stays so"]),
+        (lambda: two.name("production", B.digest), ["'production' is a channel"]),
+        (lambda: two.name("production@2", B.digest), ["'production' is a channel"]),
+        (lambda: two.point("lora", B.digest), ["'lora'", "lora@1"]),
+        (lambda: two.point("lora@1", B.digest), ["'lora@1'", "@"]),
+        (lambda: two.name("new", "nothing"), ["'nothing'", A.digest, "lora@1", "production"]),
+        (lambda: two.resolve("lora@2"), ["'lora@2'", "lora@1"]),
+    ):
+        with pytest.raises(StoreError) as error:
+            call()
+        refused(error, *words)
+    for name in ("", "lora@", "lora@0", "lora@01", "lo ra", "@3", "a@b", "-x"):
+        with pytest.raises(UsageError, match="cannot name a version"):
+            two.name(name, A.digest)
+    assert two.history().names.given == {"lora@1": A.digest}
+    assert two.channels() == {"production": A.digest}
+
+
+def test_a_name_never_hides_a_digest_and_its_version_is_never_replaced(two: Store) -> None:
+    two.name(B.digest, A.digest)
+    assert two.resolve(B.digest) == B.digest
+    assert two.resolve(f"{B.digest}@1") == A.digest
+    fill(two, OTHERS, Path(two.uri).parent, source="one", version=feature_version(3), run_id="only")
+    two.name("gone", feature_version(3).digest)
+    rollback(two, "only")
+    for name in ("gone", "gone@1"):
+        with pytest.raises(StoreError) as error:
+            two.resolve(name)
+        refused(error, "gone@1", "withdrawn", A.digest)
+
+
+def test_versions_that_are_named_at_once_never_share_a_name(filled: Store) -> None:
+    def name(text: str, version: str) -> str | None:
+        try:
+            return Store(filled.uri).name(text, version)[0]
+        except StoreError:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        asked = [("x", one.digest) for one in (A, B, A, B)] + [("y@1", one.digest) for one in (A, B, A, B)]
+        given = list(pool.map(lambda one: name(*one), asked))
+    names = filled.history().names.given
+    for (_, version), got in zip(asked, given, strict=True):
+        assert got is None or names[got] == version
+    assert set(given[:4]) <= {f"x@{number}" for number in range(1, 5)}
+    winner = names["y@1"]
+    assert [got for (_, version), got in zip(asked[4:], given[4:], strict=True) if version == winner] == ["y@1", "y@1"]
+    assert given[4:].count(None) == 2
+    events = filled._versions.reload().read(where=ds.field("event") == "name").to_pylist()
+    assert len({row["name"] for row in events}) == len(events)
+
+
+def test_the_command_names_points_lists_and_reads(two: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out.parquet"
+
+    def said(*arguments: str) -> str:
+        assert main([*arguments, "--store", two.uri]) == 0
+        return capsys.readouterr().out
+
+    assert said("publish", "--version", A.digest, "--name", "lora") == f"lora@1 is version {A.digest}\n"
+    assert two.channels() == {}
+    assert said("publish", "--version", "lora") == f"channel production points at version {A.digest}\n"
+    assert said("publish", "--version", B.digest, "--name", "lora", "--channel", "staging") == (
+        f"lora@2 is version {B.digest}\nchannel staging points at version {B.digest}\n"
+    )
+    listed = [line.split() for line in said("versions").splitlines()]
+    assert listed == [
+        ["version", "entries", "precision", "names", "channels", "model"],
+        [A.digest, "6", "float32", "lora@1", "production", "tests-1"],
+        [B.digest, "3", "float32", "lora@2", "staging", "tests-2"],
+    ]
+    assert [row["names"] for row in json.loads(said("versions", "--json"))] == [["lora@1"], ["lora@2"]]
+    said("read", "--where", "subject=s1", "--where", "subject=s3", "--where", "sequence_id=a", "--output", str(output))
+    found = pq.read_table(output).to_pylist()
+    assert sorted((row["source_name"], row["subject"]) for row in found) == [("one", "s1"), ("two", "s3")]
+    run = two.history().listing()[0]["run_id"]
+    said("read", "--run", run, "--columns", "mean", "--output", str(output))
+    assert sorted(pq.read_table(output)["sequence_id"].to_pylist()) == ["a", "b", "c"]
+    for wrong in (["--where", "subject"], ["--where", "person=s1"], ["--run", run, "--version", "lora"], ["--run", "no"]):
+        assert main(["read", "--store", two.uri, *wrong, "--output", str(output)]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("dnafeat: ")
+        assert told.count("\n") == 1
+
+
+# what was once read reads the same
+
+
+def test_a_key_that_comes_later_does_not_show_in_what_was_before(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    fill(store, ENTRIES, tmp_path, run_id="before")
+    now, run = store.read(), store.read(run="before")
+    fill(store, [Entry("x", "ACGT", {"gene": "cI"})], tmp_path, source="two", version=B, keys=["gene", "empty"])
+    fill(store, [entry._replace(keys={**entry.keys, "haplotype": "1"}) for entry in ENTRIES], tmp_path, run_id="after")
+    for again in (store.read(run="before"), store.read(A.digest, as_of=1), store.read(A.digest, as_of=2, source="cohort")):
+        assert again.schema == now.schema == run.schema
+        assert rows(again) == rows(now)
+    assert store.read(run="after", columns=[]).column_names == ["sequence_id", "source_name", "subject", "haplotype"]
+    assert store.read(B.digest, columns=[]).column_names == ["sequence_id", "source_name", "gene"]
+    # What is chosen of a state has the state's keys, values or not.
+    assert store.read(A.digest, columns=[], where={"sequence_id": "d"}).column_names[2:] == ["subject", "haplotype"]
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Store:
+    """The store of contract number 1, as `tests/oldstore.py` made it."""
+    with tarfile.open(DATA / "store_v1.tar.gz") as tar:
+        tar.extractall(tmp_path, filter="data")
+    return Store(str(tmp_path / "store_v1"))
+
+
+def check_old(store: Store) -> None:
+    told = json.loads((DATA / "store_v1.json").read_text())
+    assert told.keys() == READS.keys()
+    for name, options in READS.items():
+        assert rows(store.read(**options)) == told[name], name
+        assert rows(pa.Table.from_batches(store.scan(**options))) == told[name], name
+
+
+def test_a_store_of_the_first_contract_reads_as_it_did(old: Store) -> None:
+    check_old(old)
+
+
+def test_a_store_of_an_older_contract_reads_and_fills_as_before(
+    old: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second number of every contract, with a column more."""
+    contracts = tmp_path / "schemas"
+    shutil.copytree(Path(dnafeat.__file__).parent.parent / "schemas", contracts)
+    for name in schema.TABLES:
+        newer = json.loads((contracts / f"{name}.v1.json").read_text())
+        newer["fields"].append({"name": "added", "type": "double", "nullable": True, "metadata": {"comment": "of number 2"}})
+        (contracts / f"{name}.v2.json").write_text(json.dumps(newer))
+    monkeypatch.setattr(schema, "_folder", lambda: contracts)
+    monkeypatch.setattr(schema, "_CURRENT", {**schema._CURRENT, **dict.fromkeys(schema.TABLES, 2)})
+    for cached in (schema.delta_schema, schema.arrow_schema):
+        cached.cache_clear()
+    try:
+        check_old(old)
+        for table in (old.features, old.sequences, old._versions, old.rejects, old.runs):
+            found = table.reload().read(["added"])["added"]
+            assert found.null_count == len(found)
+        more = [Entry("a", "AAAA", {"subject_id": "S9"})]
+        fill(old, more, tmp_path, source="new", version=feature_version(3), run_id="fourth")
+        assert rows(old.read(run="fourth")) == expected(more, ["subject_id"], source="new", version=feature_version(3))
+        check_old(old)
+        fill(str(tmp_path / "fresh"), more, tmp_path)
+        assert rows(Store(str(tmp_path / "fresh")).read()) == expected(more, ["subject_id"])
+    finally:
+        for cached in (schema.delta_schema, schema.arrow_schema):
+            cached.cache_clear()
 
 
 # damage
@@ -367,6 +692,7 @@ def test_a_vector_column_becomes_one_contiguous_float32_matrix(local: Store) -> 
     table = local.read()
     for name in VECTORS:
         found = matrix(table[name])
+        assert np.shares_memory(found, matrix(table[name]))
         assert (found.shape, found.dtype) == ((4, WIDTHS[name]), np.float32)
         assert found.flags.c_contiguous
         assert found.tolist() == table[name].to_pylist()

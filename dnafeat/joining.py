@@ -1,0 +1,390 @@
+"""The steps of a join, each over parts that can be worked on anywhere: both sides are dealt out by key, then put together.
+
+1. `deal_entries`: files of `sequences` into partitions of digests, so that vectors are looked up a range at a time.
+2. `deal_vectors`: entries of a range with their vectors into partitions of keys.
+3. `deal_partner`: files of a partner's table into the same partitions.
+4. `put_together`: all rows of a partition of keys into one file of the result.
+
+What is in memory is one part at a time; what parts hand on lies in spills. Knows neither Ray nor torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import Schema
+
+from dnafeat import digests, keyhash, levels, storage
+from dnafeat.errors import UsageError
+from dnafeat.intake import id_partition
+from dnafeat.joinconfig import JoinConfig
+from dnafeat.levels import GENE, Groups
+from dnafeat.matrices import one_array
+from dnafeat.modalities import PartnerTable
+from dnafeat.reading import Entries, Reading, stood
+from dnafeat.schema import joined_schema, without_metadata
+from dnafeat.spill import Spill
+from dnafeat.store import Store
+from dnafeat.tables import DataFile, plain, write_parquet
+
+DNA = "dna"
+# Bytes of vectors that are read at a time, and of the result that are made at a time.
+_READ_BYTES = 8 * 2**20
+_PIECE_BYTES = 32 * 2**20
+# Keys that are told as examples, and genes that are told as missing or not asked for.
+_TOLD = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class DnaSide:
+    """What of the store is joined, and how.
+
+    Attributes
+    ----------
+    store : Store
+        `features` and `sequences` at the snapshots that are read.
+    version : str
+    state : Mapping[str, int]
+        Of each source, the run number as of which.
+    width : int
+        Of the vectors.
+    keys : tuple of str
+        Columns that a row of the result has beside the one it is joined on.
+    genes : tuple of str | None
+    salt : bytes | None
+    """
+
+    store: Store
+    version: str
+    state: Mapping[str, int]
+    config: JoinConfig
+    width: int
+    keys: tuple[str, ...]
+    genes: tuple[str, ...] | None
+    salt: bytes | None
+
+    @property
+    def by(self) -> tuple[str, ...]:
+        """Columns whose values a row of the result has in common, before genes are put end to end."""
+        further = levels.LEVELS[self.config.level]
+        if self.config.level == "sequence":
+            return (self.config.on, *self.keys)
+        return (self.config.on, *further, *((GENE,) if self.config.aggregate == "concat" else ()))
+
+    def entry_columns(self) -> list[str]:
+        """Columns of entries that are read: those of the groups, what orders their sums, and genes where some alone count."""
+        wanted = (*self.by, "source_name", "sequence_id", *((GENE,) if self.genes is not None else ()))
+        return list(dict.fromkeys(wanted))
+
+    def entry_schema(self) -> pa.Schema:
+        return pa.schema([*((name, pa.string()) for name in self.entry_columns()), ("sequence_digest", pa.string())])
+
+    def row_schema(self) -> pa.Schema:
+        kept = [(name, pa.string()) for name in self.entry_columns()]
+        return pa.schema([*kept, ("bases", pa.int64()), ("vector", pa.list_(pa.float32(), self.width))])
+
+    def contract(self, partners: Sequence[str]) -> Schema:
+        """Of the result."""
+        masked = [DNA] if self.config.aggregate == "concat" else []
+        return joined_schema(self.config.on, self.keys, [DNA, *partners], masked)
+
+
+@dataclass
+class Dealt:
+    """Rows of one side by partition, and what was left out of it.
+
+    Attributes
+    ----------
+    rows : Spill
+    counts : Counter
+        Of what is told: read, and reasons for leaving out.
+    salts : set
+        As `keyhash.checks`.
+    examples : list of str
+        Some keys.
+    """
+
+    rows: Spill
+    counts: Counter[str] = field(default_factory=Counter)
+    salts: set[str | None] = field(default_factory=set)
+    examples: list[str] = field(default_factory=list)
+
+    def saw(self, keys: pa.Array) -> None:
+        self.salts |= keyhash.checks(keys)
+        if len(self.examples) < _TOLD:
+            self.examples += keys[: _TOLD - len(self.examples)].to_pylist()
+
+    @classmethod
+    def together(cls, parts: Sequence[Dealt], empty: Spill) -> Dealt:
+        """Parts with the same partitions as one; `empty` stands in for none."""
+        whole = cls(Spill.together([part.rows for part in parts]) if parts else empty)
+        for part in parts:
+            whole.counts += part.counts
+            whole.salts |= part.salts
+            whole.examples = (whole.examples + part.examples)[:_TOLD]
+        return whole
+
+
+def own_spill(folder: str, schema: pa.Schema, partitions: int) -> Spill:
+    """A spill of a name of its own: a task may be done twice, even at the same time."""
+    return Spill(storage.join(folder, uuid.uuid4().hex), "rows", schema, partitions)
+
+
+def deal_entries(side: DnaSide, partitions: int, folder: str, path: str) -> Dealt:
+    """The entries that stand in a file of `sequences`, by range of digest."""
+    dealt = Dealt(own_spill(folder, side.entry_schema(), partitions))
+    for rows in side.store.sequences.pieces(path):
+        rows = rows.filter(_standing(rows, side.state))
+        dealt.counts["read"] += len(rows)
+        columns = [*side.entry_columns(), "sequence_digest"]
+        kept = rows.select(list(dict.fromkeys([*columns, *side.by])))
+        for name in (side.config.on, *(key for key in side.by[1:] if side.config.level != "sequence")):
+            there = pc.fill_null(pc.not_equal(kept[name], ""), False)
+            dealt.counts[f"without {name}"] += len(kept) - (pc.sum(there).as_py() or 0)
+            kept = kept.filter(there)
+        if side.genes is not None:
+            asked = pc.is_in(kept[GENE], value_set=pa.array(side.genes, pa.string()))
+            dealt.counts["of genes that the manifest does not name"] += len(kept) - (pc.sum(asked).as_py() or 0)
+            kept = kept.filter(asked)
+            for one in pc.value_counts(one_array(kept[GENE])).to_pylist():
+                dealt.counts[f"gene {one['values']}"] += one["counts"]
+        keys = one_array(kept[side.config.on])
+        if side.salt is not None:
+            keys = keyhash.hashed(keys, side.salt)
+            kept = kept.set_column(kept.column_names.index(side.config.on), side.config.on, keys)
+        dealt.saw(keys)
+        for batch in kept.select(columns).cast(side.entry_schema()).combine_chunks().to_batches():
+            dealt.rows.add(batch, digests.partition(digests.to_numpy(batch["sequence_digest"]), partitions))
+    dealt.rows.close()
+    return dealt
+
+
+def _standing(rows: pa.Table, state: Mapping[str, int]) -> pa.ChunkedArray:
+    """Which rows of `sequences` stood as of the given run of each source."""
+    marked = rows.append_column("_row", pa.array(np.arange(len(rows))))
+    mask = np.zeros(len(rows), bool)
+    for source, number in state.items():
+        mask[marked.filter(stood(source, number))["_row"].to_numpy()] = True
+    return pa.chunked_array([mask])
+
+
+def deal_vectors(side: DnaSide, partitions: int, folder: str, dealt: Spill, number: int) -> Spill:
+    """Entries of a range of digests with their vectors, by key. `dealt` are those of all ranges."""
+    entries = dealt.part(number, number + 1)
+    spill = own_spill(folder, side.row_schema(), partitions)
+    columns = (side.config.vector, "bases")
+    if entries.rows:
+        rows = max(256, _READ_BYTES // (4 * side.width))
+        reading = Reading(side.store.features, side.version, side.state, columns, Entries(entries.table()), piece_rows=rows)
+        for batch in reading.batches():
+            arrays = [batch[name] for name in (*side.entry_columns(), "bases", side.config.vector)]
+            spill.add(pa.RecordBatch.from_arrays(arrays, schema=spill.schema), id_partition(batch[side.config.on], partitions))
+    spill.close()
+    return spill
+
+
+def partner_schema(partner: PartnerTable) -> pa.Schema:
+    order = [("order", kind)] if (kind := partner.order_type()) is not None else []
+    place = [("file", pa.int32()), ("row", pa.int64())]
+    return pa.schema([("key", pa.string()), *order, *place, ("vector", pa.list_(pa.float32(), partner.width))])
+
+
+def deal_partner(
+    partner: PartnerTable, mapping: pa.Table | None, salt: bytes | None, partitions: int, folder: str, file: int
+) -> Dealt:
+    """The rows of a partner's file that have a key and a vector, by key in the store's own key space."""
+    dealt = Dealt(own_spill(folder, partner_schema(partner), partitions))
+    for first, keys, has, vectors, order in partner.batches(file):
+        dealt.counts["read"] += len(has)
+        row = pa.array(first + np.arange(len(has)))
+        if mapping is not None:
+            leads = pc.index_in(keys, value_set=mapping["key"].combine_chunks())
+            dealt.counts["whose key the mapping does not have"] += leads.null_count - keys.null_count
+            keys = one_array(mapping["on"].take(leads))
+        named = pc.fill_null(pc.not_equal(keys, ""), False).to_numpy(zero_copy_only=False)
+        dealt.counts["without a key"] += int((~named).sum()) if mapping is None else keys.null_count - leads.null_count
+        dealt.counts["without a vector"] += int((named & ~has).sum())
+        keep = pa.array(named & has)
+        keys = keys.filter(keep)
+        if salt is not None:
+            keys = keyhash.hashed(keys, salt)
+        dealt.saw(keys)
+        ordered = [order.filter(keep)] if order is not None else []
+        arrays = [
+            keys,
+            *ordered,
+            pa.array(np.full(len(keys), file, np.int32)),
+            row.filter(keep),
+            vectors.filter(pa.array(named[has])),
+        ]
+        dealt.rows.add(pa.RecordBatch.from_arrays(arrays, schema=dealt.rows.schema), id_partition(keys, partitions))
+    dealt.rows.close()
+    return dealt
+
+
+@dataclass(frozen=True)
+class Written:
+    """What came of a partition of keys: a file, unless no row came of it, and what is told."""
+
+    file: DataFile | None
+    counts: Counter[str]
+
+
+def put_together(
+    side: DnaSide,
+    partners: Sequence[PartnerTable],
+    output: str,
+    stem: str,
+    footer: Mapping[str, str],
+    vectors: Spill,
+    others: Sequence[Spill],
+    number: int,
+) -> Written:
+    """One partition of keys as a file of the result. `vectors` and `others` have all partitions, of the store and of the partners."""
+    dna = vectors.part(number, number + 1)
+    counts: Counter[str] = Counter()
+    rows = dna.table()
+    order = [name for name in ("source_name", "sequence_id") if name not in side.by]
+    one_by_one = side.config.level == "sequence"
+    groups = _each(rows, side.by) if one_by_one else levels.pool(rows, side.by, side.config.pooling, order)
+    counts["sequences"], counts["dna keys"] = len(rows), len(levels.starts(groups.names, side.by[:1]))
+    del rows
+    reduced = [
+        _reduced(partner, spill.part(number, number + 1), side.config, counts)
+        for partner, spill in zip(partners, others, strict=True)
+    ]
+    result = _Result(side, [partner.name for partner in partners], groups, reduced, counts)
+    if not result.rows:
+        return Written(None, counts)
+    path = f"{plain(stem)}/{number:05d}-{uuid.uuid4().hex}.parquet"
+    size = write_parquet(storage.join(output, path), result.pieces(), lambda: footer)
+    counts["rows"] += result.rows
+    counts["complete"] += result.complete()
+    return Written(DataFile(path, size, result.rows, {}, {}, {}, {}), counts)
+
+
+def _each(rows: pa.Table, by: Sequence[str]) -> Groups:
+    """Every row as a group of its own, in the order of its names."""
+    rows = rows.sort_by([(name, "ascending") for name in (by[0], "source_name", "sequence_id")])
+    vectors = np.asarray(one_array(rows["vector"]).flatten()).reshape(len(rows), -1 if len(rows) else 0)
+    return Groups(rows.select(list(by)), vectors, np.ones(len(rows), np.int64))
+
+
+def _reduced(partner: PartnerTable, spill: Spill, config: JoinConfig, counts: Counter[str]) -> Groups:
+    """One row for each key of a partner."""
+    rows = spill.table()
+    rule, _ = config.rule(partner.name)
+    order = [name for name in ("order", "file", "row") if name in rows.column_names]
+    if rule == "refuse":
+        groups = levels.pool(rows, ["key"], "first", order)
+        if (double := np.flatnonzero(groups.rows > 1)).size:
+            key = groups.names["key"][int(double[0])].as_py()
+            raise UsageError(
+                f"partner {partner.name} has {groups.rows[double[0]]} rows for {config.on} {key!r}, and {len(double)} such keys or more: "
+                f"say what becomes of them, as in --reduce {partner.name}=mean"
+            )
+    else:
+        groups = levels.pool(rows, ["key"], rule, order)
+    counts[f"{partner.name} keys"] = len(groups.rows)
+    counts[f"{partner.name} several"] = int((groups.rows > 1).sum())
+    return groups
+
+
+class _Result:
+    """The rows of the result that have a partition's keys, made a piece at a time."""
+
+    def __init__(
+        self, side: DnaSide, names: Sequence[str], dna: Groups, partners: Sequence[Groups], counts: Counter[str]
+    ) -> None:
+        self.side, self.names, self.dna, self.partners = side, names, dna, partners
+        on = side.config.on
+        # A row is one group of DNA, or under concat the run of a key's genes: where it begins, and how many there are.
+        by = side.by[:-1] if side.config.aggregate == "concat" else side.by
+        whole = side.config.level != "sequence"
+        self.first = levels.starts(dna.names, by) if whole else np.arange(len(dna.names))
+        self.length = np.diff([*self.first, len(dna.names)]).astype(np.int64)
+        keys = one_array(dna.names[on]).take(pa.array(self.first))
+        found = [pc.index_in(keys, value_set=one_array(one.names["key"])) for one in partners]
+        for name, at in zip(names, found, strict=True):
+            counts[f"{name} matched"] = len(pc.unique(keys.filter(at.is_valid())))
+        if side.config.how == "inner":
+            stays = np.ones(len(keys), bool)
+            for at in found:
+                stays &= at.is_valid().to_numpy(zero_copy_only=False)
+            self.first, self.length = self.first[stays], self.length[stays]
+            keys, found = keys.filter(pa.array(stays)), [at.filter(pa.array(stays)) for at in found]
+        self.with_dna = len(keys)
+        if side.config.how == "outer" and partners:
+            known = one_array(dna.names[on])
+            every = pa.concat_arrays([one_array(one.names["key"]) for one in partners]).unique()
+            more = every.filter(pc.invert(pc.is_in(every, value_set=known)))
+            more = more.take(pc.sort_indices(more))
+            keys = pa.concat_arrays([keys, more])
+            found = [pc.index_in(keys, value_set=one_array(one.names["key"])) for one in partners]
+        self.keys, self.found, self.rows = keys, found, len(keys)
+        self.schema = without_metadata(side.contract(names))
+
+    def complete(self) -> int:
+        """Rows that have all modalities."""
+        has = np.arange(self.rows) < self.with_dna
+        for at in self.found:
+            has &= at.is_valid().to_numpy(zero_copy_only=False)
+        return int(has.sum())
+
+    def pieces(self) -> Iterator[pa.Table]:
+        """The rows in pieces of about 32 MB; one that has some with and some without DNA counts as both."""
+        genes = len(self.side.genes or ()) if self.side.config.aggregate == "concat" else 1
+        width = self.side.width * genes + sum(one.vectors.shape[1] for one in self.partners)
+        step = max(1, _PIECE_BYTES // (4 * width))
+        ends = sorted({*range(0, self.with_dna, step), self.with_dna, *range(self.with_dna, self.rows, step), self.rows})
+        for a, b in itertools.pairwise(ends):
+            yield self._piece(a, b)
+
+    def _piece(self, a: int, b: int) -> pa.Table:
+        columns = {self.side.config.on: self.keys.slice(a, b - a), **self._dna(a, b)}
+        for name, partner, found in zip(self.names, self.partners, self.found, strict=True):
+            at = found.slice(a, b - a)
+            has = at.is_valid()
+            rows = at.drop_null().to_numpy()
+            count = np.zeros(b - a, np.int64)
+            count[has.to_numpy(zero_copy_only=False)] = partner.rows[rows]
+            columns |= {name: as_lists(partner.vectors[rows], has), f"has_{name}": has, f"{name}_rows": pa.array(count)}
+        return pa.table({one.name: columns[one.name] for one in self.schema}).cast(self.schema)
+
+    def _dna(self, a: int, b: int) -> dict[str, pa.Array]:
+        """The DNA's columns; all null from `with_dna` on."""
+        if a >= self.with_dna:
+            nothing = {one.name: pa.nulls(b - a, one.type) for one in self.schema}
+            zero = {"has_dna": pa.array(np.zeros(b - a, bool)), "dna_rows": pa.array(np.zeros(b - a, np.int64))}
+            return {name: nothing[name] for name in (*self.side.keys, DNA, "dna_mask") if name in nothing} | zero
+        first, length = self.first[a:b], self.length[a:b]
+        columns = {name: one_array(self.dna.names[name].take(pa.array(first))) for name in self.side.keys}
+        if self.side.config.aggregate == "concat":
+            vectors, mask = levels.concatenate(self.dna, first, length, self.side.genes or ())
+            columns["dna_mask"] = as_lists(mask, None)
+        else:
+            vectors = self.dna.vectors[first]
+        columns[DNA] = as_lists(vectors, None)
+        columns["has_dna"] = pa.array(np.ones(b - a, bool))
+        rows = np.cumsum([0, *self.dna.rows])
+        columns["dna_rows"] = pa.array(rows[first + length] - rows[first])
+        return columns
+
+
+def as_lists(rows: np.ndarray, has: pa.Array | None) -> pa.Array:
+    """A matrix as a column of lists; with `has`, which is true as often as there are rows, nulls where it is false."""
+    count = np.full(len(rows), rows.shape[1], np.int64)
+    missing = None
+    if has is not None:
+        there = has.to_numpy(zero_copy_only=False)
+        count = np.where(there, rows.shape[1], 0)
+        missing = pa.array(~there)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(count)]).astype(np.int32))
+    return pa.ListArray.from_arrays(offsets, pa.array(rows.reshape(-1)), mask=missing)

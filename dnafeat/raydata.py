@@ -1,0 +1,75 @@
+"""The steps of a join on Ray Data: one row of a dataset for each part, as many at once as there are CPUs, receipts alone coming back.
+
+What the parts hold goes from task to task over files (`spill`), never through the object store, so that memory does not grow with it.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import pyarrow as pa
+import ray
+import ray.data
+from tqdm import tqdm
+
+from dnafeat import cluster
+from dnafeat.errors import DnafeatError, EncodingError, one_line
+from dnafeat.observe import told_in_records
+from dnafeat.progress import interval
+from dnafeat.spread import Each, Item, Result
+
+
+def _called(batch: pa.Table, function: ray.ObjectRef, items: ray.ObjectRef) -> pa.Table:
+    """What a part gives, pickled; an error of ours as it is, since Ray would tell it with all of its own."""
+    at = batch["item"][0].as_py()
+    # Its arrays lie in the object store, once for all tasks of a node.
+    call, parts = ray.get([function, items])
+    try:
+        found: Any = call(parts[at])
+    except DnafeatError as error:
+        found = error
+    # What Arrow keeps for later would add up over parts of many sizes.
+    pa.default_memory_pool().release_unused()
+    return pa.table({"item": [at], "found": pa.array([pickle.dumps(found)], pa.large_binary())})
+
+
+def over_data(name: str, show: bool) -> Each:
+    """`Each` over datasets of the Ray that runs, named after the job; with `show` a bar on standard error counts parts.
+
+    A task whose worker or node dies is done again: what a function writes must have a name of its own each time.
+    """
+
+    def each(function: Callable[[Item], Result], items: Sequence[Item], what: str) -> list[Result]:
+        if not items:
+            return []
+        cluster.quiet()
+        shared = ray.put(function), ray.put(items)
+        parts: ray.data.Dataset = ray.data.from_items(
+            [{"item": i} for i in range(len(items))], override_num_blocks=len(items)
+        ).map_batches(
+            _called,  # type: ignore[arg-type]
+            fn_args=shared,
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=1,
+        )
+        parts.set_name(f"dnafeat {name}: {what}")
+        found: dict[int, Result] = {}
+        hidden = not show or told_in_records()
+        try:
+            with tqdm(total=len(items), desc=what, unit=" parts", mininterval=interval(), disable=hidden) as bar:
+                for batch in parts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                    for row in cast(pa.Table, batch).to_pylist():
+                        found[row["item"]] = result = pickle.loads(row["found"])
+                        if isinstance(result, DnafeatError):
+                            raise result
+                        bar.update()
+        except ray.exceptions.RayError as error:
+            raise EncodingError(
+                f"{what} stopped and nothing was published: {one_line(error)}; the same command tries again"
+            ) from error
+        return [found[i] for i in range(len(items))]
+
+    return each

@@ -1,0 +1,127 @@
+"""`pip install dnafeat` without extras: an environment of its own, with the distributions that reading needs and no others."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import venv
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from stores import A, Entry, fill
+
+import dnafeat
+
+ENTRIES = [Entry("a", "ACGT", {"subject": "s1"}), Entry("b", "GGCC", {"subject": "s2"})]
+ABSENT = (
+    "torch",
+    "ray",
+    "transformers",
+    "peft",
+    "tokenizers",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "duckdb",
+    "polars",
+    "pytest",
+    "pip",
+)
+
+
+def closure(name: str) -> set[str]:
+    """Distributions that come with one when it is installed without extras of its own."""
+    found: set[str] = set()
+    waiting = [Requirement(name)]
+    while waiting:
+        one = waiting.pop()
+        if one.name in found and not one.extras:
+            continue
+        found.add(one.name)
+        for text in importlib.metadata.requires(one.name) or []:
+            wanted = Requirement(text)
+            if wanted.marker is None or any(wanted.marker.evaluate({"extra": extra}) for extra in one.extras or {""}):
+                waiting.append(wanted)
+    return found
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of that environment; what is in it are links to what is installed here."""
+    folder = tmp_path_factory.mktemp("bare") / "venv"
+    venv.create(folder, with_pip=False)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for name in closure("dnafeat") - {"dnafeat"}:
+        for file in importlib.metadata.files(name) or []:
+            top = Path(str(file)).parts[0]
+            if top not in ("..", "__pycache__") and not (packages / top).exists():
+                (packages / top).symlink_to(Path(str(file.locate())).parents[len(Path(str(file)).parts) - 1] / top)
+    # As the wheel lays it out.
+    here = Path(dnafeat.__file__).parent
+    (packages / "dnafeat").mkdir()
+    for path in here.iterdir():
+        (packages / "dnafeat" / path.name).symlink_to(path)
+    if not (here / "schemas").exists():
+        (packages / "dnafeat" / "schemas").symlink_to(here.parent / "schemas")
+    return folder / "bin" / "python"
+
+
+def run(python: Path, code: str, *arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [str(python), "-I", "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=python.parent,
+        env={"PATH": "/usr/bin:/bin"},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def dnafeat_command(python: Path, *arguments: str) -> tuple[int, str, str]:
+    return run(python, "import sys; from dnafeat.cli import main; sys.exit(main(sys.argv[1:]))", *arguments)
+
+
+def test_nothing_of_the_extras_is_there(python: Path) -> None:
+    code = "import importlib.util, sys; print([name for name in sys.argv[1:] if importlib.util.find_spec(name)])"
+    assert run(python, code, *ABSENT, "dnafeat", "deltalake") == (0, "['dnafeat', 'deltalake']\n", "")
+
+
+def test_a_store_is_read_listed_and_written_out(python: Path, tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    fill(store, ENTRIES, tmp_path, run_id="monday")
+    code = """
+import sys, dnafeat
+table = dnafeat.Store(sys.argv[1]).read(where={"subject": "s2"})
+print(table.column("sequence_id").to_pylist(), dnafeat.matrix(table["mean"]).shape, sorted({"ray", "torch", "yaml"} & set(sys.modules)))
+"""
+    assert run(python, code, store) == (0, "['b'] (1, 4) []\n", "")
+    code, out, err = dnafeat_command(python, "versions", "--store", store)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[1].split()[0] == A.digest
+    for command in (
+        ["read", "--output", str(tmp_path / "out.parquet")],
+        ["runs"],
+        ["publish", "--version", A.digest],
+        ["maintain"],
+    ):
+        code, _, err = dnafeat_command(python, *command, "--store", store)
+        assert (code, err) == (0, ""), command
+    assert (tmp_path / "out.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["embed", "a.csv", "--store", "store"],
+        ["finetune", "--train", "a.csv", "--output", "out"],
+        ["demo"],
+        ["model-info", "dnafeat-mini"],
+    ],
+)
+def test_a_command_that_needs_the_extras_says_how_to_get_them(python: Path, tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "a.csv").write_text("id,sequence,label\na,ACGT,x\n")
+    code, out, err = dnafeat_command(python, *[str(tmp_path / one) if one == "a.csv" else one for one in command])
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "pip install 'dnafeat[jobs]'" in err
