@@ -356,7 +356,8 @@ def run_predict(options: argparse.Namespace) -> int:
 
 
 def run_join(options: argparse.Namespace) -> int:
-    from dnafeat.join import format_summary, join
+    from dnafeat.join import join
+    from dnafeat.joinsummary import format_summary
 
     config = JoinConfig.load(options.config, configs.given(options, JoinConfig))
     summary = _on_ray(lambda: join(config))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -96,6 +97,11 @@ def quiet() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.enable_operator_progress_bars = False
+
+
+def causes(error: Exception) -> list[str]:
+    """The exceptions that Ray's whole story of a failure names, in a line each, the first first; its own are left out."""
+    return re.findall(r"^(?!ray\.)[\w.]*(?:Error|Exception|Interrupt): .+$", str(error), re.MULTILINE)
 
 
 def most(resource: str) -> float:

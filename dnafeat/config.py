@@ -142,6 +142,9 @@ class EmbedConfig(EncodingConfig):
         "sequence_id may be one",
         (),
     )
+    keyed_digests: bool = option(
+        "digest sequences under that salt, too, so that nobody without it can tell which sequence a digest is of", False
+    )
     salt_file: str | None = option("file with that salt; keep it where readers of the store cannot read it", None)
     keep_rejected_text: bool | None = option("keep the text of refused entries in rejects (else unless keys are hashed)", None)
     run_id: str | None = option(
@@ -165,8 +168,8 @@ class EmbedConfig(EncodingConfig):
         require(not strange, f"vectors names {', '.join(strange)}: there are {', '.join(VECTORS)}")
         require(bool(self.vectors) and len(set(self.vectors)) == len(self.vectors), "vectors names none, or one twice")
         require(
-            bool(self.hash_keys) == (self.salt_file is not None),
-            "hash_keys names the columns to hash and salt_file the salt: give both or neither",
+            bool(self.hash_keys or self.keyed_digests) == (self.salt_file is not None),
+            "salt_file is for hash_keys (the columns to hash) and keyed_digests: give it with one of them, and neither without it",
         )
         require(self.mode in ("replace", "merge"), f"mode {self.mode!r} is neither replace nor merge")
         require(self.tile is None or self.tile >= 1, f"tile {self.tile} is no length: give 1 or more bases")
@@ -241,6 +244,7 @@ def add_options(parser: argparse.ArgumentParser, config: type) -> None:
         "--config", metavar="FILE", help="YAML file with these settings, named as the flags with _ for -; flags win"
     )
     hints = typing.get_type_hints(config)
+    positional = any(f.metadata["positional"] for f in fields(config))
     for f in fields(config):
         kind = _kind(hints[f.name])
         text = f.metadata["help"].replace("%", "%%") + _default_note(f)
@@ -250,7 +254,11 @@ def add_options(parser: argparse.ArgumentParser, config: type) -> None:
             metavar = f.name.upper().removesuffix("S" if several else "")
             parser.add_argument(f.name, nargs="*" if several else "?", default=None, metavar=metavar, help=text)
         elif f.metadata["repeated"]:
-            parser.add_argument(flag, action="append", default=None, metavar="TEXT", help=text)
+            # Several at a time where they cannot be taken for positional arguments.
+            many: Any = {} if positional else {"nargs": "+"}
+            parser.add_argument(
+                flag, action="append" if positional else "extend", default=None, metavar="TEXT", help=text, **many
+            )
         elif typing.get_origin(kind) is tuple:
             parser.add_argument(flag, type=_split, default=None, metavar="A,B,…", help=text)
         elif typing.get_origin(kind) is dict:

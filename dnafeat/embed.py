@@ -361,8 +361,8 @@ def _version(config: EmbedConfig, source: Source) -> FeatureVersion:
 
 def _discretion(config: EmbedConfig) -> Discretion:
     salt = keyhash.read_salt(config.salt_file, config.store) if config.salt_file else b""
-    keep = not config.hash_keys if config.keep_rejected_text is None else config.keep_rejected_text
-    return Discretion(columns=config.hash_keys, salt=salt, keep_text=keep)
+    keep = config.salt_file is None if config.keep_rejected_text is None else config.keep_rejected_text
+    return Discretion(columns=config.hash_keys, salt=salt, keep_text=keep, keyed_digests=config.keyed_digests)
 
 
 def _run_row(summary: Summary, config: EmbedConfig, store: Store) -> dict[str, object]:

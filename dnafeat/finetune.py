@@ -18,7 +18,7 @@ from ray.train.torch import TorchTrainer
 from dnafeat import artifact, labelled, storage
 from dnafeat import sequence as dna
 from dnafeat.batches import Examples, truncate
-from dnafeat.cluster import default_cpus, default_gpus, start_ray
+from dnafeat.cluster import causes, default_cpus, default_gpus, start_ray
 from dnafeat.errors import EncodingError, UsageError, one_line
 from dnafeat.finetuneconfig import FinetuneConfig
 from dnafeat.labels import Labels
@@ -27,7 +27,6 @@ from dnafeat.models.adapter import Source
 from dnafeat.models.finetuned import FineTuned, build, head_shape
 from dnafeat.observe import Job
 from dnafeat.perbase import token_classes
-from dnafeat.pipeline import causes
 from dnafeat.progress import Steps, steps_shown
 from dnafeat.tokenizers import Tokenizer
 from dnafeat.trainer import Data

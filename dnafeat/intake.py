@@ -57,11 +57,14 @@ class Discretion:
     salt : bytes
     keep_text : bool
         Whether rejects have the text of refused entries.
+    keyed_digests : bool
+        Whether digests of sequences are salted, too.
     """
 
     columns: tuple[str, ...] = ()
     salt: bytes = b""
     keep_text: bool = True
+    keyed_digests: bool = False
 
     def applied(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Entries with pseudonyms in these columns."""
@@ -161,11 +164,12 @@ def _take_in_part(reading: _Reading, part: Sequence[sources.Portion]) -> tuple[S
     sequences = Spill(folder, "sequences", SEQUENCE_SCHEMA, partitions)
     rejects = Spill(folder, "rejects", pa.schema(reject_fields))
     fingerprint, limits = np.zeros(4, np.uint64), asdict(reading.checks)
+    salt = reading.discretion.salt if reading.discretion.keyed_digests else b""
     for batch in sources.read_portions(reading.layout, part):
         batch = reading.discretion.applied(batch)
         letters = batch["sequence"].to_pylist()
         faults = [fault or dna.problem(one, **limits) for fault, one in zip(batch["problem"].to_pylist(), letters, strict=True)]
-        names = ["" if fault else dna.digest(one) for fault, one in zip(faults, letters, strict=True)]
+        names = ["" if fault else dna.digest(one, salt) for fault, one in zip(faults, letters, strict=True)]
         fingerprint += _fingerprint(batch, keys, [fault or name for fault, name in zip(faults, names, strict=True)])
         good = pa.array([fault is None for fault in faults])
         if not all(fault is None for fault in faults):

@@ -13,8 +13,8 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,7 +25,9 @@ import dnafeat
 from dnafeat import digests, keyhash, levels, reading, storage
 from dnafeat.errors import UsageError
 from dnafeat.joinconfig import JoinConfig, pairs
-from dnafeat.joining import DNA, Dealt, DnaSide, deal_entries, deal_partner, deal_vectors, own_spill, partner_schema, put_together
+from dnafeat.joinedrows import DNA, DnaSide
+from dnafeat.joining import Dealt, deal_entries, deal_partner, deal_vectors, own_spill, partner_schema, put_together
+from dnafeat.joinsummary import Summary
 from dnafeat.jointable import WORK, JoinedTable
 from dnafeat.modalities import PartnerTable, open_partner, read_mapping
 from dnafeat.replacedtable import ABOUT
@@ -39,47 +41,6 @@ from dnafeat.version import digest_of
 _PARTITION_BYTES, _LARGE = 32 * 2**20, 512 * 2**20
 _DIGEST_ROWS = 49_152  # entries of a partition of digests
 _NAMED = 5  # missing genes that are named
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """What a join made.
-
-    Attributes
-    ----------
-    output : str
-    output_version : int
-        Of the Delta table.
-    rows : int
-    complete : int
-        Rows that have all modalities.
-    sequences, dna_keys : int
-        Entries of the store that count, and distinct keys among them.
-    partners : Mapping[str, Mapping[str, int]]
-        Of each partner: width, rows, keys, matched (keys that have DNA), several (keys with several rows).
-    width : int
-        Of the DNA vectors in the result.
-    left_out : Mapping[str, Mapping[str, int]]
-        Of each modality, what was left out and why.
-    notes : list of str
-        What should be known, a sentence each.
-    unchanged : bool
-        Whether the output was made of the same already, and nothing was done.
-    seconds : float
-    """
-
-    output: str
-    output_version: int
-    rows: int
-    complete: int
-    sequences: int
-    dna_keys: int
-    width: int
-    partners: Mapping[str, Mapping[str, int]]
-    left_out: Mapping[str, Mapping[str, int]]
-    notes: list[str]
-    unchanged: bool = False
-    seconds: float = 0.0
 
 
 def join(config: JoinConfig, *, show: bool = True) -> Summary:
@@ -305,7 +266,7 @@ class _Join:
         for partner, dealt in zip(self.partners, partners, strict=True):
             name = partner.name
             told = {word: counts[f"{name} {word}"] for word in ("keys", "matched", "several")}
-            about[name] = {"width": partner.width, "rows": partner.rows, **told}
+            about[name] = {"width": partner.width, "rows": partner.rows, **told, "reduce": config.rule(name)[0]}
             if not told["matched"]:
                 examples = f"{dealt.examples[0]!r} there" if dealt.examples else "none there has a key and a vector"
                 sentence = (
@@ -400,29 +361,6 @@ def _hashing(salts: set[str | None]) -> str:
     if salts == {None}:
         return "not hashed"
     return "partly hashed" if None in salts else f"hashed (under {' and '.join(sorted(map(str, salts)))})"
-
-
-def format_summary(summary: Summary) -> str:
-    """The result in a few lines."""
-    s = summary
-    if s.unchanged:
-        return f"{s.output} is made of the same already, version {s.output_version} with {s.rows:,} rows: nothing to do"
-    lines = [
-        f"{s.rows:,} rows in version {s.output_version} of {s.output} ({s.seconds:,.1f} s), {s.complete:,} with all modalities",
-        "",
-    ]
-    lines.append(f"  {DNA:<10} {s.sequences:,} sequences of {s.dna_keys:,} keys, {s.width:,} wide")
-    for name, about in s.partners.items():
-        several = f", {about['several']:,} with several rows" if about["several"] else ""
-        lines.append(
-            f"  {name:<10} {about['rows']:,} rows of {about['keys']:,} keys{several}, {about['width']:,} wide; {about['matched']:,} keys "
-            f"have DNA"
-        )
-    for name, reasons in s.left_out.items():
-        for reason, count in reasons.items():
-            lines.append(f"  left out   {count:,} rows of {name} {reason}")
-    lines += [f"  note       {note}" for note in s.notes]
-    return "\n".join(lines)
 
 
 def lineage(uri: str, version: int | None = None) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -135,11 +134,6 @@ def run_shards(
         yield from encoded.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
-def causes(error: Exception) -> list[str]:
-    """The exceptions that Ray's whole story of a failure names, in a line each, the first first; its own are left out."""
-    return re.findall(r"^(?!ray\.)[\w.]*(?:Error|Exception|Interrupt): .+$", str(error), re.MULTILINE)
-
-
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
     """Turns what Ray raises for a failed job into one sentence that ends in the cause."""
@@ -147,7 +141,7 @@ def _explained() -> Iterator[None]:
         yield
     except ray.exceptions.RayError as error:
         # Ours says more than what it was raised from, and needs no name.
-        found = causes(error)
+        found = cluster.causes(error)
         own = [cause.partition(": ")[2] for cause in found if cause.startswith("dnafeat.errors.")]
         cause = (own or found or [one_line(error)])[0]
         raise EncodingError(f"the encoding stopped and nothing was published: {cause}; the same command tries again") from error

@@ -20,10 +20,15 @@ from dnafeat.observe import told_in_records
 from dnafeat.progress import interval
 from dnafeat.spread import Each, Item, Result
 
+# Workers of a part that may die. Ray Data has no such limit, and what it can be told of retries goes in Ray 2.64.
+_ATTEMPTS = 6
+
 
 def _called(batch: pa.Table, function: ray.ObjectRef, items: ray.ObjectRef) -> pa.Table:
     """What a part gives, pickled; an error of ours as it is, since Ray would tell it with all of its own."""
     at = batch["item"][0].as_py()
+    if ray.get_runtime_context().worker.core_worker.get_current_task_attempt_number() >= _ATTEMPTS:
+        raise EncodingError(f"part {at} ended {_ATTEMPTS} workers, so it may be short of memory")
     # Its arrays lie in the object store, once for all tasks of a node.
     call, parts = ray.get([function, items])
     try:
@@ -67,9 +72,8 @@ def over_data(name: str, show: bool) -> Each:
                             raise result
                         bar.update()
         except ray.exceptions.RayError as error:
-            raise EncodingError(
-                f"{what} stopped and nothing was published: {one_line(error)}; the same command tries again"
-            ) from error
+            told = ([cause.partition(": ")[2] for cause in cluster.causes(error)] or [one_line(error)])[0]
+            raise EncodingError(f"{what} stopped and nothing was published: {told}; the same command tries again") from error
         return [found[i] for i in range(len(items))]
 
     return each

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 
 UNAMBIGUOUS = b"ACGTN"
 IUPAC = b"ACGTNRYSWKMBDHV"
@@ -49,9 +50,13 @@ def problem(sequence: bytes, *, alphabet: bytes = UNAMBIGUOUS, max_n_share: floa
     return None
 
 
-def digest(sequence: bytes) -> str:
-    """GA4GH refget digest of a normalised sequence: `SQ.` and base64url of the first 24 bytes of its SHA-512."""
-    return "SQ." + base64.urlsafe_b64encode(hashlib.sha512(sequence).digest()[:24]).decode("ascii")
+def digest(sequence: bytes, salt: bytes = b"") -> str:
+    """GA4GH refget digest of a normalised sequence: `SQ.` and base64url of the first 24 bytes of its SHA-512.
+
+    With a salt, of its HMAC-SHA-512: nobody who does not know the salt can tell from it whether it is of a sequence they have.
+    """
+    hashed = hmac.digest(salt, sequence, "sha512") if salt else hashlib.sha512(sequence).digest()
+    return "SQ." + base64.urlsafe_b64encode(hashed[:24]).decode("ascii")
 
 
 def reverse_complement(sequence: bytes) -> bytes:

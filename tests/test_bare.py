@@ -7,6 +7,7 @@ import subprocess
 import venv
 from pathlib import Path
 
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from stores import A, Entry, fill
@@ -104,10 +105,25 @@ print(table.column("sequence_id").to_pylist(), dnafeat.matrix(table["mean"]).sha
         ["runs"],
         ["publish", "--version", A.digest],
         ["maintain"],
+        ["export", "--output", str(tmp_path / "snapshot")],
     ):
         code, _, err = dnafeat_command(python, *command, "--store", store)
         assert (code, err) == (0, ""), command
     assert (tmp_path / "out.parquet").exists()
+
+
+def test_small_tables_are_made_and_joined(python: Path, tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    fill(store, ENTRIES, tmp_path)
+    for subject in ("s1", "s2"):
+        np.save(tmp_path / f"{subject}.npy", np.arange(3.0))
+    scans = [str(tmp_path / f"{subject}.npy") for subject in ("s1", "s2")]
+    code, _, err = dnafeat_command(python, "partner", "generic", *scans, "--output", str(tmp_path / "brain"))
+    assert (code, err) == (0, "")
+    command = ["join", "--store", store, "--partner", f"brain={tmp_path}/brain", "--key", "brain=subject_id", "--on", "subject"]
+    code, out, err = dnafeat_command(python, *command, "--output", str(tmp_path / "joined"))
+    assert (code, err) == (0, "")
+    assert out.startswith("2 rows in version 0")
 
 
 @pytest.mark.parametrize(

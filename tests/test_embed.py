@@ -398,7 +398,8 @@ def test_no_byte_of_a_store_has_a_hashed_id_and_its_subject_can_be_forgotten(
     (tmp_path / "salt").write_text("a salt that nobody knows\n")
     store = str(tmp_path / "store")
     command = [str(tmp_path / "people.csv"), "--store", store, "--model", model, "--source-name", "people"]
-    code, summary, _ = run([*command, "--hash-keys", "subject_id,sequence_id", "--salt-file", str(tmp_path / "salt")], capsys)
+    hiding = ["--hash-keys", "subject_id,sequence_id", "--keyed-digests", "--salt-file", str(tmp_path / "salt")]
+    code, summary, _ = run([*command, *hiding], capsys)
     assert (code, summary["encoded"], summary["rejected"]) == (0, 6, 2)
     files = [path for path in Path(store).rglob("*") if path.is_file()]
     assert len(files) > 10
@@ -406,10 +407,11 @@ def test_no_byte_of_a_store_has_a_hashed_id_and_its_subject_can_be_forgotten(
         held = path.read_bytes() if path.suffix != ".parquet" else str(pq.read_table(path).to_pylist()).encode()
         assert b"Smith" not in held, path
         assert b"Miller" not in held, path
-    table = dnafeat.Store(store).read(columns=["mean"])
+    table = dnafeat.Store(store).read(columns=["mean", "sequence_digest"])
     assert len(pc.unique(table["subject_id"])) == 2
+    assert not {digest(row.split(",")[2]) for row in rows} & set(table["sequence_digest"].to_pylist())
     assert pc.all(pc.match_substring_regex(table["sequence_id"], "^hk_[0-9a-f]{8}_[0-9a-f]{32}$")).as_py()
     assert main(["forget", "--store", store, "--where", "subject_id=Smith", "--salt-file", str(tmp_path / "salt")]) == 0
     assert len(dnafeat.Store(store).read(columns=["mean"])) == 3
     assert main(["embed", *command, "--hash-keys", "subject_id"]) == 2
-    assert "give both or neither" in capsys.readouterr().err
+    assert "salt_file is for hash_keys" in capsys.readouterr().err

@@ -14,10 +14,11 @@ from deltalake import DeltaTable, write_deltalake
 from stores import B, Entry, fill
 
 from dnafeat import join as joins
-from dnafeat import joining, keyhash
+from dnafeat import joinedrows, joining, keyhash
 from dnafeat.cli import main
 from dnafeat.errors import ConflictError, DnafeatError, StoreError, UsageError
 from dnafeat.joinconfig import JoinConfig
+from dnafeat.joinsummary import format_summary
 from dnafeat.jointable import JoinedTable
 from dnafeat.store import Store
 
@@ -38,7 +39,7 @@ def many_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Partitions of keys and of digests, pieces of the result: several of each."""
     monkeypatch.setattr(joins, "_PARTITION_BYTES", 1024)
     monkeypatch.setattr(joins, "_DIGEST_ROWS", 40)
-    monkeypatch.setattr(joining, "_PIECE_BYTES", 256)
+    monkeypatch.setattr(joinedrows, "_PIECE_BYTES", 256)
 
 
 def dna_of(store: str) -> pd.DataFrame:
@@ -167,7 +168,7 @@ def test_a_joined_table_tells_what_it_was_made_of_and_older_versions_stay(store:
     before = read(joins.join(config, show=False).output)
     again = joins.join(config, show=False)
     assert again.unchanged
-    assert "nothing to do" in joins.format_summary(again)
+    assert "nothing to do" in format_summary(again)
     write_deltalake(
         tmp_path / "brain", pa.Table.from_pandas(cohort.partner(tmp_path / "second.parquet", seed=9)), mode="overwrite"
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import pytest
 
+from dnafeat import config as configs
 from dnafeat.errors import UsageError
 from dnafeat.joinconfig import JoinConfig
 
@@ -18,6 +20,16 @@ def test_a_partner_has_its_own_rule_or_the_general_one_the_last_given_winning() 
     assert [config.rule(name) for name in config.partners] == [("max", None), ("last", "visit")]
     assert JoinConfig.make(BASE).rule("brain") == ("mean", None)
     assert JoinConfig.make({**BASE, "reduce": ("brain=max", "first")}).rule("brain") == ("first", None)
+
+
+def test_partners_may_be_given_one_by_one_or_together() -> None:
+    parser = argparse.ArgumentParser()
+    configs.add_options(parser, JoinConfig)
+    command = "--store s --on k --output o --partner a=1 b=2 --level gene --partner c=3 --reduce max b=first"
+    flags = command.split()
+    config = JoinConfig.load(None, configs.given(parser.parse_args(flags), JoinConfig))
+    assert config.partners == {"a": "1", "b": "2", "c": "3"}
+    assert [config.rule(name)[0] for name in "abc"] == ["max", "first", "max"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 
 import pytest
 from hypothesis import given
@@ -106,6 +107,12 @@ def test_a_short_sequence_is_refused_for_its_letters_first_and_for_its_length_be
     assert "too few" in (problem(b"AR", min_bases=6, alphabet=IUPAC) or "")
     assert "too few" in (problem(b"NNNNN", min_bases=6, max_n_share=0.1) or "")
     assert "N makes up" in (problem(b"NNNNNN", min_bases=6, max_n_share=0.1) or "")
+
+
+def test_a_salted_digest_is_the_hmac_in_the_same_form() -> None:
+    salted = digest(b"ACGT", b"salt")
+    assert base64.urlsafe_b64decode(salted.removeprefix("SQ.")) == hmac.new(b"salt", b"ACGT", "sha512").digest()[:24]
+    assert len({digest(b"ACGT"), salted, digest(b"ACGT", b"other"), digest(b"ACGA", b"salt")}) == 4
 
 
 def test_the_digest_is_the_refget_one() -> None:

@@ -14,9 +14,9 @@ import pytest
 from conftest import S3
 from deltalake import CommitProperties, DeltaTable, Field
 from deltalake.schema import PrimitiveType
-from stores import A, Entry, Run, digest, feature_rows, fill, vectors
+from stores import A, B, Entry, Run, digest, feature_rows, fill, vectors
 
-from dnafeat import storage
+from dnafeat import storage, tables
 from dnafeat.errors import StoreError
 from dnafeat.schema import TABLES, arrow_schema
 from dnafeat.tables import DataFile, Refused, Table
@@ -393,3 +393,33 @@ def test_a_run_that_is_never_committed_leaves_the_tables_as_they_were(store_uri:
     for name in TABLES:
         assert Table(store_uri, name).version() == 0
         assert Table(store_uri, name).dataset().count_rows() == 0
+
+
+# pages
+
+
+def test_pages_are_those_of_row_groups_that_can_hold_what_is_wanted(store_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_ROW_GROUP", 4)
+    table = made(store_uri, "features")
+    names = [f"SQ.{i:032d}" for i in range(20)]
+    files = [
+        table.write(feature_rows(some, version), stem="run", partition={"feature_version": version.digest})
+        for some, version in ((names[:10], A), (names[10:], A), (names, B))
+    ]
+    table.commit(files)
+
+    def found(rows: int, *pruned_by: tuple[str, str, str]) -> list[str]:
+        batches = list(table.pages(["sequence_digest", "mean"], [("feature_version", "=", VERSION), *pruned_by], rows))
+        assert all(0 < len(batch) <= rows for batch in batches)
+        for batch in batches:
+            assert batch["mean"].to_pylist() == [vectors(one)["mean"] for one in batch["sequence_digest"].to_pylist()]
+        return sorted(one for batch in batches for one in batch["sequence_digest"].to_pylist())
+
+    assert found(3) == names
+    # Row groups of four: 4 to 7 of the first file, and of the second the one that begins it.
+    assert found(100, ("sequence_digest", ">=", names[5]), ("sequence_digest", "<=", names[7])) == names[4:8]
+    assert found(100, ("sequence_digest", ">=", names[9]), ("sequence_digest", "<=", names[11])) == names[8:14]
+    assert found(100, ("sequence_digest", ">=", "SQ.z")) == []
+    storage.remove(storage.join(table.uri, files[0].path))
+    with pytest.raises(StoreError, match="cannot be read"):
+        found(3)
