@@ -24,7 +24,7 @@ demo: setup  ## Fine-tune on bundled sequences, embed them into ./demo-store, lo
 	@$(BIN)/dnafeat demo --store demo-store
 
 test: setup  ## Run the tests, two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 chaos: setup  ## Kill 30 nights at random moments, and try thousands of interleavings with faults (an hour or two; `make test` tries a few), and run the tests it leaves out
 	DNAFEAT_CHAOS_KILLS=30 DNAFEAT_CHAOS_SEQUENCES=3000 DNAFEAT_PROTOCOL_EXAMPLES=300 $(BIN)/python -m pytest -s --timeout 0 tests/test_chaos.py tests/test_protocol.py

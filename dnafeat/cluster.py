@@ -61,6 +61,11 @@ def start_ray() -> None:
             )
 
 
+def only_here() -> bool:
+    """Whether `start_ray` started Ray on this machine alone, so that all workers see its disk."""
+    return _ours and not os.environ.get("RAY_ADDRESS")
+
+
 def stop_ray() -> None:
     """Leaves the Ray that `start_ray` connected to or started; one that was there before is let be."""
     global _ours

@@ -129,7 +129,7 @@ class _Join:
         from dnafeat.raydata import over_data
 
         cluster.start_ray()
-        work = storage.join(self.output.uri, WORK, self.attempt) if on_cluster else local
+        work = local if cluster.only_here() else storage.join(self.output.uri, WORK, self.attempt)
         return over_data(f"join {self.attempt}", self.show), work
 
     @functools.cached_property

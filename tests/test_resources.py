@@ -68,6 +68,7 @@ def embed(source: Path, store: Path, cpus: int) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_one_cpu_and_four_end_with_the_same_tables(source: Path, tmp_path: Path) -> None:
     summaries = [embed(source, tmp_path / f"store{cpus}", cpus) for cpus in (1, 4)]
     counts = ("read", "rejected", "distinct", "encoded", "opened", "closed", "tokens", "feature_version")
