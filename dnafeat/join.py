@@ -126,11 +126,12 @@ class _Join:
         if not wanted:
             return here, local
         from dnafeat import cluster
+        from dnafeat.observe import Job
         from dnafeat.raydata import over_data
 
         cluster.start_ray()
         work = local if cluster.only_here() else storage.join(self.output.uri, WORK, self.attempt)
-        return over_data(f"join {self.attempt}", self.show), work
+        return over_data(Job(name="join", run_id=self.attempt, source=self.side.store.uri), self.show), work
 
     @functools.cached_property
     def entries(self) -> int:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dnafeat import cluster
 from dnafeat.errors import DnafeatError, EncodingError, one_line
-from dnafeat.observe import told_in_records
+from dnafeat.observe import Job, told_in_records
 from dnafeat.progress import interval
 from dnafeat.spread import Each, Item, Result
 
@@ -40,8 +40,9 @@ def _called(batch: pa.Table, function: ray.ObjectRef, items: ray.ObjectRef) -> p
     return pa.table({"item": [at], "found": pa.array([pickle.dumps(found)], pa.large_binary())})
 
 
-def over_data(name: str, show: bool) -> Each:
-    """`Each` over datasets of the Ray that runs, named after the job; with `show` a bar on standard error counts parts.
+def over_data(job: Job, show: bool) -> Each:
+    """`Each` over datasets of the Ray that runs, named after the job; with `show` a bar on standard error counts parts, or a record tells
+    of a step that is done.
 
     A task whose worker or node dies is done again: what a function writes must have a name of its own each time.
     """
@@ -60,7 +61,7 @@ def over_data(name: str, show: bool) -> Each:
             batch_format="pyarrow",
             num_cpus=1,
         )
-        parts.set_name(f"dnafeat {name}: {what}")
+        parts.set_name(f"dnafeat {job.name} {job.run_id}: {what}")
         found: dict[int, Result] = {}
         hidden = not show or told_in_records()
         try:
@@ -74,6 +75,7 @@ def over_data(name: str, show: bool) -> Each:
         except ray.exceptions.RayError as error:
             told = ([cause.partition(": ")[2] for cause in cluster.causes(error)] or [one_line(error)])[0]
             raise EncodingError(f"{what} stopped and nothing was published: {told}; the same command tries again") from error
+        job.record(f"{what} is done", parts=len(items))
         return [found[i] for i in range(len(items))]
 
     return each

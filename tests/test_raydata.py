@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from dnafeat.errors import EncodingError, UsageError
+from dnafeat.observe import Job
 from dnafeat.raydata import over_data
 
+JOB = Job(name="test", run_id="1", source="nothing")
 pytestmark = [pytest.mark.usefixtures("two_cpus"), pytest.mark.timeout(120)]
 
 
@@ -25,7 +27,7 @@ def test_results_come_in_the_order_of_parts_and_a_death_costs_one_part(tmp_path:
             os._exit(1)
         return 2 * number
 
-    each = over_data("test", show=False)
+    each = over_data(JOB, show=False)
     assert each(doubled, range(12), "doubling") == [2 * i for i in range(12)]
     assert len(list(tmp_path.glob("7-*"))) == 2
     assert each(doubled, [], "nothing") == []
@@ -38,7 +40,7 @@ def test_what_a_part_refuses_is_raised_as_it_was() -> None:
         return number
 
     with pytest.raises(UsageError, match=r"^3 is none$"):
-        over_data("test", show=False)(refuses, range(6), "refusing")
+        over_data(JOB, show=False)(refuses, range(6), "refusing")
 
 
 @pytest.mark.parametrize("deadly", [True, False])
@@ -52,4 +54,4 @@ def test_a_part_that_never_succeeds_ends_in_a_sentence(deadly: bool) -> None:
     with pytest.raises(
         EncodingError, match=f"^dividing stopped and nothing was published: {cause}; the same command tries again$"
     ):
-        over_data("test", show=False)(breaks, range(2), "dividing")
+        over_data(JOB, show=False)(breaks, range(2), "dividing")

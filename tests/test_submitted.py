@@ -144,19 +144,6 @@ def test_an_artifact_is_trained_and_embeds_a_source_that_changes_while_a_node_di
         for name in VECTORS:
             np.testing.assert_allclose(np.stack(some[name].to_list()), getattr(wanted, name), atol=1e-5, rtol=0)
 
-    # Beside a partner's vectors, on Ray Data, by nodes that meet on S3 alone; nothing of what they dealt out is left there.
-    with cluster.files.open(brain := f"{cluster.root}/brain.parquet", "wb") as file:
-        pl.DataFrame({"subject": ["s2", "s9"], "vector": [[1.0, 2.0], [3.0, 4.0]]}).write_parquet(file)
-    flags = ["--store", store, "--partner", f"brain={brain}", "--on", "subject", "--output", f"{cluster.root}/joined", "--json"]
-    joined = cluster.ended("join", cluster.submit("join", "jobs/join.py", *flags))
-    assert (joined["rows"], joined["complete"], joined["sequences"]) == (1, 1, 1530)
-    options = {**cluster.s3.environment, "AWS_ALLOW_HTTP": "true"}
-    row = pl.read_delta(f"{cluster.root}/joined", storage_options=options).row(0, named=True)
-    np.testing.assert_allclose(row["dna"], np.stack(table["mean"].to_list()).mean(0, dtype=np.float64), rtol=1e-6, atol=1e-6)
-    assert (row["subject"], row["brain"], row["dna_rows"]) == ("s2", [1.0, 2.0], 1530)
-    assert "joining" in cluster.log("join")
-    assert not [path for path in cluster.files.find(f"{cluster.root}/joined") if "/_work/" in path]
-
     # What people who run it see: records that name the run, and counters at the nodes that are left.
     told = [record["message"] for record in cluster.records("night") if record.get("run_id") == "2026-11-21"]
     assert told[0] == "run begins"
@@ -167,3 +154,17 @@ def test_an_artifact_is_trained_and_embeds_a_source_that_changes_while_a_node_di
     missing = {name for name, (kind, *_) in METERS.items() if f"ray_{name}{ends[kind]}" not in metrics}
     # No entry was refused, and what the first night counted of deaths may have been at the node that died.
     assert missing <= {"dnafeat_rejected", "dnafeat_retries"}, missing
+
+    # Beside a partner's vectors, on Ray Data, by nodes that meet on S3 alone; nothing of what they dealt out is left there.
+    with cluster.files.open(brain := f"{cluster.root}/brain.parquet", "wb") as file:
+        pl.DataFrame({"subject": ["s2", "s9"], "vector": [[1.0, 2.0], [3.0, 4.0]]}).write_parquet(file)
+    flags = ["--store", store, "--partner", f"brain={brain}", "--on", "subject", "--output", f"{cluster.root}/joined", "--json"]
+    joined = cluster.ended("join", cluster.submit("join", "jobs/join.py", *flags))
+    assert (joined["rows"], joined["complete"], joined["sequences"]) == (1, 1, 1530)
+    options = {**cluster.s3.environment, "AWS_ALLOW_HTTP": "true"}
+    row = pl.read_delta(f"{cluster.root}/joined", storage_options=options).row(0, named=True)
+    np.testing.assert_allclose(row["dna"], np.stack(table["mean"].to_list()).mean(0, dtype=np.float64), rtol=1e-6, atol=1e-6)
+    assert (row["subject"], row["brain"], row["dna_rows"]) == ("s2", [1.0, 2.0], 1530)
+    steps = [record["message"] for record in cluster.records("join") if record.get("task") == "join"]
+    assert steps == [f"{what} is done" for what in ("reading entries", "reading brain", "reading vectors", "joining")]
+    assert not [path for path in cluster.files.find(f"{cluster.root}/joined") if "/_work/" in path]
