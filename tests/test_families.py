@@ -65,9 +65,9 @@ def stored(store: str, column: str = "mean") -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("kind", "settings", "windowed", "truncated"),
     [
-        ("bert", {}, 2, 0),
+        pytest.param("bert", {}, 2, 0, marks=pytest.mark.slow),
         ("bert", {"strands": "both", "truncate": True, "layer": -2}, 0, 2),
-        ("prokbert", {"strands": "both", "average_layers": 2}, 2, 0),
+        pytest.param("prokbert", {"strands": "both", "average_layers": 2}, 2, 0, marks=pytest.mark.slow),
         ("prokbert", {"window_bases": 40, "overlap_bases": 11, "special_tokens": True}, 4, 0),
     ],
     ids=str,
