@@ -190,12 +190,10 @@ class _Join:
     def lineage(self) -> dict[str, Any]:
         """What the result is made of. `inputs_digest` is the same where the result would be."""
         side, config = self.side, self.config
-        history = side.store.history()
-        ids = {row["run_number"]: row["run_id"] for row in history.listing()}
         dna = {
             "store": side.store.uri,
             "feature_version": side.version,
-            "runs": {source: {"run_id": ids[number], "run_number": number} for source, number in side.state.items()},
+            "runs": {source: {"run_id": side.run_ids[source], "run_number": number} for source, number in side.state.items()},
             # Maintenance makes another of it, but so does forgetting, after which the result is another.
             "sequences_version": side.store.sequences.version(),
             "vector": config.vector,
@@ -311,6 +309,7 @@ def dna_side(config: JoinConfig, salt: bytes | None) -> DnaSide:
     history = store.history()
     version = history.resolve(config.version)
     state = history.state(version, config.as_of, config.source)
+    ids = {row["run_number"]: row["run_id"] for row in history.listing()}
     columns = reading.chosen((config.vector,), version, history.lineage(version).get("vectors", list(VECTORS)))
     # Loaded after `runs`, both tables hold at least what the published runs name.
     store.features.reload().version()
@@ -337,6 +336,7 @@ def dna_side(config: JoinConfig, salt: bytes | None) -> DnaSide:
         store=store,
         version=version,
         state=state,
+        run_ids={source: ids[number] for source, number in state.items()},
         config=config,
         width=sum(int(pc.list_value_length(first[part])[0].as_py()) for part in config.vector.split("+")),
         keys=further,

@@ -35,6 +35,8 @@ class DnaSide:
     version : str
     state : Mapping[str, int]
         Of each source, the run number as of which.
+    run_ids : Mapping[str, str]
+        Of each source, that run's id.
     width : int
         Of the vectors.
     keys : tuple of str
@@ -46,6 +48,7 @@ class DnaSide:
     store: Store
     version: str
     state: Mapping[str, int]
+    run_ids: Mapping[str, str]
     config: JoinConfig
     width: int
     keys: tuple[str, ...]

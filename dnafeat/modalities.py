@@ -62,7 +62,7 @@ class PartnerTable:
         return {**told, "key_column": self.key, "vector_column": self.vector, "order_column": self.order}
 
     def order_type(self) -> pa.DataType | None:
-        return _dataset(self.uri, self.version).schema.field(self.order).type if self.order else None
+        return _dataset(self.uri, self.version, self.fingerprint).schema.field(self.order).type if self.order else None
 
     def batches(self, file: int) -> Iterator[tuple[int, pa.Array, np.ndarray, pa.Array, pa.Array | None]]:
         """The rows of a file in pieces.
@@ -87,7 +87,7 @@ class PartnerTable:
         columns = list(dict.fromkeys([self.key, self.vector, *([self.order] if self.order else [])]))
         rows = max(64, _BATCH_BYTES // (4 * self.width))
         first = 1
-        for path, batch in _batches(self.uri, self.version, file, columns, rows):
+        for path, batch in _batches(self.uri, self.version, self.fingerprint, file, columns, rows):
             place = f"partner {self.name}, file {storage.name(path)}"
             column = _plain(batch[self.vector])
             has = column.is_valid().to_numpy(zero_copy_only=False)
@@ -127,7 +127,8 @@ def open_partner(
     elif version is not None:
         raise UsageError(f"partner {name}: {uri} is no Delta table, so that it has no version {version}")
     try:
-        dataset = _dataset(uri, version)
+        fingerprint = _fingerprint(uri) if version is None else None
+        dataset = _dataset(uri, version, fingerprint)
         schema = dataset.schema
         there = ", ".join(map(repr, schema.names))
         wanted = ((key, "key column", "key"), (vector, "vector column", "vector-column"), (order, "column to order by", "reduce"))
@@ -142,7 +143,7 @@ def open_partner(
             )
         fragments = list(dataset.get_fragments())
         rows = sum(fragment.metadata.num_rows for fragment in fragments)
-        width = _first_width(uri, version, len(fragments), vector)
+        width = _first_width(uri, version, fingerprint, len(fragments), vector)
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"partner {name}: {uri} cannot be read: {one_line(error)}") from error
     if not width:
@@ -151,7 +152,7 @@ def open_partner(
         name=name,
         uri=uri,
         version=version,
-        fingerprint=_fingerprint(uri) if version is None else None,
+        fingerprint=fingerprint,
         key=key,
         vector=vector,
         order=order,
@@ -170,7 +171,8 @@ def read_mapping(name: str, uri: str, *, key: str, on: str) -> tuple[pa.Table, s
     if key == on:
         raise UsageError(f"{what} would lead from {key!r} to itself: say with --key {name}=COLUMN how the partner's key is named")
     version = _delta(uri, None).version() if _is_delta(uri) else None
-    dataset = _dataset(uri, version)
+    fingerprint = _fingerprint(uri) if version is None else None
+    dataset = _dataset(uri, version, fingerprint)
     for column in (key, on):
         if column not in dataset.schema.names:
             there = ", ".join(map(repr, dataset.schema.names))
@@ -182,7 +184,7 @@ def read_mapping(name: str, uri: str, *, key: str, on: str) -> tuple[pa.Table, s
     if double := counted.filter(pc.greater(counted.field("counts"), 1)).field("values").to_pylist():
         two = sorted(pairs.filter(pc.equal(pairs["key"], double[0]))["on"].to_pylist())
         raise UsageError(f"{what} leads from {double[0]!r} to {two[0]!r} and to {two[1]!r}: leave one")
-    return pairs.select(["key", "on"]), _fingerprint(uri) if version is None else f"version {version}"
+    return pairs.select(["key", "on"]), fingerprint or f"version {version}"
 
 
 def as_text(column: pa.Array, what: str) -> pa.Array:
@@ -234,19 +236,21 @@ def _plain(column: pa.Array) -> pa.Array:
     return column.storage if isinstance(column, pa.ExtensionArray) else column
 
 
-def _first_width(uri: str, version: int | None, files: int, vector: str) -> int | None:
+def _first_width(uri: str, version: int | None, fingerprint: str | None, files: int, vector: str) -> int | None:
     """Width of the first vector there is."""
     for file in range(files):
-        for _, batch in _batches(uri, version, file, [vector], 1024):
+        for _, batch in _batches(uri, version, fingerprint, file, [vector], 1024):
             there = _plain(batch[vector]).drop_null()
             if len(there):
                 return int(pc.list_value_length(there.slice(0, 1))[0].as_py())
     return None
 
 
-def _batches(uri: str, version: int | None, file: int, columns: list[str], rows: int) -> Iterator[tuple[str, pa.RecordBatch]]:
+def _batches(
+    uri: str, version: int | None, fingerprint: str | None, file: int, columns: list[str], rows: int
+) -> Iterator[tuple[str, pa.RecordBatch]]:
     """The rows of one file, with the values of partition columns, which do not stand in it; and its path."""
-    dataset = _dataset(uri, version)
+    dataset = _dataset(uri, version, fingerprint)
     fragment = next(itertools.islice(dataset.get_fragments(), file, None))
     outside = ds.get_partition_keys(fragment.partition_expression)
     with fragment.open() as opened:
@@ -290,10 +294,14 @@ def _snapshot(uri: str, version: int) -> ds.Dataset:
         raise UsageError(f"the Delta table {uri} cannot be read: {one_line(error)}") from error
 
 
-def _dataset(uri: str, version: int | None) -> ds.Dataset:
-    """A Delta table's version, or Parquet files where it is None."""
-    if version is not None:
-        return _snapshot(uri, version)
+def _dataset(uri: str, version: int | None, fingerprint: str | None) -> ds.Dataset:
+    """A Delta table's version, or Parquet files that have this fingerprint where it is None."""
+    return _parquet(uri, fingerprint) if version is None else _snapshot(uri, version)
+
+
+@functools.lru_cache(maxsize=8)
+def _parquet(uri: str, fingerprint: str | None) -> ds.Dataset:
+    # Files that have changed have another fingerprint; those that have not are listed once a process.
     fs, _ = storage.filesystem(uri)
     return ds.dataset([storage.filesystem(one)[1] for one in _files(uri)], filesystem=fs, format="parquet")
 
