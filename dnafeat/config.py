@@ -74,7 +74,9 @@ class EncodingConfig(Settings):
         "adapter was trained)",
         None,
     )
-    precision: str = option("auto, float32 or bfloat16; auto: bfloat16 on GPUs that have it, float32 elsewhere", "auto")
+    precision: str = option(
+        "auto, float32, bfloat16 or int8, which is for CPUs; auto: bfloat16 on GPUs that have it, float32 elsewhere", "auto"
+    )
     window_tokens: int | None = option(
         "longest window the encoder sees at once, special tokens counted (else 512, or as many as the model has positions)", None
     )
@@ -93,7 +95,8 @@ class EncodingConfig(Settings):
 
     def __post_init__(self) -> None:
         require(
-            self.precision in ("auto", "float32", "bfloat16"), f"precision {self.precision!r} is none of auto, float32, bfloat16"
+            self.precision in ("auto", "float32", "bfloat16", "int8"),
+            f"precision {self.precision!r} is none of auto, float32, bfloat16, int8",
         )
         require(self.strands in ("forward", "both"), f"strands {self.strands!r} is neither forward nor both")
         require(self.kmer is None or self.kmer >= 0, f"kmer {self.kmer} is no length: give 1 or more bases, or 0 for none")
@@ -179,6 +182,10 @@ class EmbedConfig(EncodingConfig):
         require(self.num_actors is None or self.num_actors >= 1, f"num_actors {self.num_actors} is too few: give 1 or more")
         require(
             self.gpus_per_actor is None or self.gpus_per_actor >= 0, f"gpus_per_actor {self.gpus_per_actor} is less than none"
+        )
+        require(
+            self.precision != "int8" or not self.gpus_per_actor,
+            f"precision int8 is for CPUs, and gpus_per_actor is {self.gpus_per_actor}: leave one of them out",
         )
         require(self.shard_rows is None or self.shard_rows >= 1, f"shard_rows {self.shard_rows} is too few: give 1 or more")
         require(

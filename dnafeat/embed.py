@@ -255,7 +255,7 @@ class _Run:
         if not missing.rows and not wanted.sample.rows:
             return Encoded([])
         cluster.start_ray()
-        gpus = cluster.gpus(config.gpus_per_actor, config.accelerator_type)
+        gpus = cluster.gpus(0 if config.precision == "int8" else config.gpus_per_actor, config.accelerator_type)
         actors = config.num_actors or cluster.default_actors(gpus, missing.rows)
         hidden = version.architecture["hidden_size"]
         width = sum(PROJECTED_WIDTH if name == "projected" else hidden for name in config.vectors)

@@ -111,6 +111,7 @@ class FinetuneConfig(Settings):
         require(
             self.gpus_per_worker is None or self.gpus_per_worker >= 0, f"gpus_per_worker {self.gpus_per_worker} is less than none"
         )
+        require(self.precision != "int8", "precision int8 cannot be trained in: train in float32, and give int8 to embed")
         self.encoding()
 
     def encoding(self) -> EncodingConfig:

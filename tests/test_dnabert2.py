@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from dnafeat.errors import DnafeatWarning
 from dnafeat.models.base import Config
-from dnafeat.models.dnabert2 import DNABERT2, alibi_slopes
+from dnafeat.models.dnabert2 import DNABERT2, FusedMLP, alibi_slopes, compile_between, gate
 from dnafeat.models.heads import MaskedLM
+from dnafeat.models.prepare import prepared
+from dnafeat.models.products import packs
 
 GOLDEN = Path(__file__).parent / "data" / "dnabert2_tiny_reference.safetensors"
 FIELDS = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"}
@@ -107,6 +112,83 @@ def test_left_padding_gives_the_same_states_of_real_tokens(
     back = torch.stack([row.roll(-shift, 0) for row, shift in zip(hidden, shifts, strict=True)])
     torch.testing.assert_close(back[mask.bool()], golden["last_hidden_state"][mask.bool()], atol=1e-5, rtol=0)
     assert torch.all(hidden[turned[1] == 0] == 0)
+
+
+# End to end, without padding, and with packed products: what encoding runs.
+
+LENGTHS = [2000, 300, 300, 97, 96, 66, 66, 66, 18, 18, 3, 1]
+
+
+def runs(lengths: list[int]) -> list[tuple[int, int]]:
+    return [(len(list(same)), length) for length, same in itertools.groupby(lengths)]
+
+
+def end_to_end(lengths: list[int]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    rows = [torch.tensor(content(length + 2, seed)[:length]) for seed, length in enumerate(lengths)]
+    return torch.cat(rows), rows
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("ready", [False, True])
+@pytest.mark.parametrize("heads", [8, 12])
+def test_sequences_end_to_end_have_the_states_each_has_alone(heads: int, ready: bool, dtype: torch.dtype) -> None:
+    model = encoder(num_attention_heads=heads)[0].to(dtype)
+    ids, rows = end_to_end(LENGTHS)
+    wanted = torch.cat([model(row[None]).last_hidden_state[0] for row in rows])
+    if ready:
+        model = prepared(model, int8=False)
+    found = model.ragged(ids, runs(LENGTHS))
+    assert found.dtype == dtype
+    torch.testing.assert_close(
+        found, wanted, atol={torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.1}[dtype], rtol=0
+    )
+
+
+@torch.inference_mode()
+def test_means_of_layers_end_to_end_are_those_of_the_states() -> None:
+    model = encoder(num_hidden_layers=3)[0]
+    ids, rows = end_to_end([40, 7, 7])
+    states = [model(row[None], output_hidden_states=True).hidden_states for row in rows]
+    for first, last in [(0, 0), (0, 3), (1, 1), (1, 2), (2, 3), (3, 3), (-1, -1)]:
+        chosen = slice(first, last + 1) if first >= 0 else slice(3, 4)
+        wanted = torch.cat([torch.stack([state[0] for state in of_row[chosen]]).mean(0) for of_row in states])
+        torch.testing.assert_close(model.ragged(ids, runs([40, 7, 7]), first, last), wanted, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_packed_products_give_the_published_states(golden: dict[str, torch.Tensor], published: MaskedLM) -> None:
+    model = prepared(copy.deepcopy(published.bert), int8=False)
+    mask = golden["attention_mask"].bool()
+    hidden = model(golden["input_ids"], golden["attention_mask"]).last_hidden_state
+    torch.testing.assert_close(hidden[mask], golden["last_hidden_state"][mask], atol=1e-5, rtol=0)
+    if packs():
+        assert isinstance(model.encoder.layer[0].mlp, FusedMLP)
+    for row, real, wanted in zip(golden["input_ids"], mask, golden["last_hidden_state"], strict=True):
+        torch.testing.assert_close(model.ragged(row[real], [(1, int(real.sum()))]), wanted[real], atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_where_nothing_compiles_the_plain_functions_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> object:
+        raise RuntimeError("no C compiler")
+
+    model = encoder()[0]
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
+    with pytest.warns(DnafeatWarning, match="not compiled.*no C compiler"):
+        compile_between(model)
+    ids, rows = end_to_end([9])
+    torch.testing.assert_close(model.ragged(ids, [(1, 9)]), model(rows[0][None]).last_hidden_state[0], atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+def test_what_is_compiled_gives_what_the_plain_functions_give() -> None:
+    model = encoder()[0]
+    ids, _ = end_to_end(LENGTHS)
+    wanted = model.ragged(ids, runs(LENGTHS))
+    compile_between(model)
+    assert model.encoder.layer[0].mlp.gate is not gate
+    torch.testing.assert_close(model.ragged(ids, runs(LENGTHS)), wanted, atol=1e-5, rtol=0)
 
 
 # ALiBi.

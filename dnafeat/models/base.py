@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# Up to so many tokens the plain products took 0.5 to 0.9 of the time of torch's fused attention on CPUs.
+_SHORT = 96
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -72,6 +75,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float,
     scores = q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])
     probabilities = torch.softmax(scores if bias is None else scores + bias, dim=-1)
     return F.dropout(probabilities, dropout) @ v, probabilities
+
+
+def attend_unmasked(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """The same for inference, the bias (1, heads, tokens, tokens) being one for all of the batch."""
+    if q.device.type == "cpu" and q.shape[2] <= _SHORT:
+        scores = torch.matmul(q * (1 / math.sqrt(q.shape[-1])), k.transpose(2, 3)).add_(bias)
+        return torch.softmax(scores, dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(len(q), -1, -1, -1))
 
 
 def masked_keys(bias: Tensor, attention_mask: Tensor | None) -> Tensor:

@@ -9,12 +9,25 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dnafeat.models.base import Config, EncoderOutput, attend, initialise, masked_keys, useful_mask, zero_padding
+from dnafeat.errors import DnafeatWarning, one_line
+from dnafeat.models.base import (
+    Config,
+    EncoderOutput,
+    attend,
+    attend_unmasked,
+    initialise,
+    masked_keys,
+    useful_mask,
+    zero_padding,
+)
+from dnafeat.models.products import Product
 
 
 def alibi_slopes(heads: int) -> list[float]:
@@ -44,17 +57,27 @@ class Embeddings(nn.Module):
         return self.dropout(self.LayerNorm(self.word_embeddings(input_ids) + types))
 
 
+# What attention does with q, k and v, (…, tokens, 3 · hidden_size): the attended values, and on request probabilities.
+Attend = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+
+
 class SelfAttention(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.heads = config.num_attention_heads
         self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
 
-    def forward(self, x: Tensor, bias: Tensor, weights: bool) -> tuple[Tensor, Tensor | None]:
-        batch, tokens, hidden = x.shape
-        q, k, v = self.Wqkv(x).view(batch, tokens, 3, self.heads, hidden // self.heads).permute(2, 0, 3, 1, 4)
-        out, probabilities = attend(q, k, v, bias.to(q.dtype), 0.0, weights)
-        return out.transpose(1, 2).reshape(batch, tokens, hidden), probabilities
+    def forward(self, x: Tensor, attention: Attend) -> tuple[Tensor, Tensor | None]:
+        return attention(self.Wqkv(x))
+
+
+def add_norm(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return F.layer_norm(x + residual, weight.shape, weight, bias, eps)
+
+
+def gate(both: Tensor) -> Tensor:
+    """gelu(first half) · second half, the exact (erf) GELU."""
+    first, second = both.chunk(2, dim=-1)
+    return F.gelu(first) * second
 
 
 class Residual(nn.Module):
@@ -65,9 +88,13 @@ class Residual(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.add_norm = add_norm
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+        norm = self.LayerNorm
+        if isinstance(self.dense, Product):
+            return norm(self.dense.plus(x, residual))
+        return self.add_norm(self.dropout(self.dense(x)), residual, norm.weight, norm.bias, norm.eps)
 
 
 class Attention(nn.Module):
@@ -76,13 +103,13 @@ class Attention(nn.Module):
         self.self = SelfAttention(config)
         self.output = Residual(config)
 
-    def forward(self, x: Tensor, bias: Tensor, weights: bool) -> tuple[Tensor, Tensor | None]:
-        attended, probabilities = self.self(x, bias, weights)
+    def forward(self, x: Tensor, attention: Attend) -> tuple[Tensor, Tensor | None]:
+        attended, probabilities = self.self(x, attention)
         return self.output(attended, x), probabilities
 
 
 class GatedMLP(nn.Module):
-    """GELU-gated feed-forward: wo(gelu(first half) · second half); the exact (erf) GELU."""
+    """GELU-gated feed-forward: wo(gelu(first half) · second half)."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -90,20 +117,34 @@ class GatedMLP(nn.Module):
         self.wo = nn.Linear(config.intermediate_size, config.hidden_size)
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.gate, self.add_norm = gate, add_norm
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.gated_layers(x).chunk(2, dim=-1)
-        return self.layernorm(self.wo(self.dropout(F.gelu(gate) * value)) + x)
+        norm, h = self.layernorm, self.gate(self.gated_layers(x))
+        return self.add_norm(self.wo(self.dropout(h)), x, norm.weight, norm.bias, norm.eps)
+
+
+class FusedMLP(nn.Module):
+    """The same of packed products, the two halves of the gate apart, so that GELU, product and sum are done on the way out of them."""
+
+    def __init__(self, mlp: GatedMLP) -> None:
+        super().__init__()
+        first, second = mlp.gated_layers.weight.chunk(2)
+        self.first, self.second, self.wo = Product(first, None), Product(second, None), Product(mlp.wo.weight, mlp.wo.bias)
+        self.layernorm = mlp.layernorm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layernorm(self.wo.plus(self.second.times(x, self.first.gelu(x)), x))
 
 
 class Layer(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.attention = Attention(config)
-        self.mlp = GatedMLP(config)
+        self.mlp: nn.Module = GatedMLP(config)
 
-    def forward(self, x: Tensor, bias: Tensor, weights: bool) -> tuple[Tensor, Tensor | None]:
-        attended, probabilities = self.attention(x, bias, weights)
+    def forward(self, x: Tensor, attention: Attend) -> tuple[Tensor, Tensor | None]:
+        attended, probabilities = self.attention(x, attention)
         return self.mlp(attended), probabilities
 
 
@@ -127,12 +168,19 @@ class DNABERT2(nn.Module):
         self.encoder = LayerStack(config)
         self.apply(functools.partial(initialise, std=config.initializer_range))
 
-    def attention_bias(self, x: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """(1 or batch, heads, tokens, tokens): ALiBi, and the most negative number at masked keys."""
-        position = torch.arange(x.shape[1], device=x.device)
+    def alibi(self, x: Tensor, tokens: int) -> Tensor:
+        """(1, heads, tokens, tokens), of the type and on the device of `x`."""
+        position = torch.arange(tokens, device=x.device)
         distance = (position[None, :] - position[:, None]).abs()
         slopes = torch.tensor(alibi_slopes(self.config.num_attention_heads), device=x.device)
-        return masked_keys((-slopes[:, None, None] * distance)[None].to(x.dtype), attention_mask)
+        return (-slopes[:, None, None] * distance)[None].to(x.dtype)
+
+    def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v, each (batch, heads, tokens, size), of (batch, tokens, 3 · hidden_size)."""
+        batch, tokens, width = qkv.shape
+        heads = self.config.num_attention_heads
+        q, k, v = qkv.view(batch, tokens, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4)
+        return q, k, v
 
     def forward(
         self,
@@ -144,13 +192,76 @@ class DNABERT2(nn.Module):
     ) -> EncoderOutput:
         mask = useful_mask(attention_mask)
         x = self.embeddings(input_ids, token_type_ids)
-        bias = self.attention_bias(x, mask)
+        bias = masked_keys(self.alibi(x, x.shape[1]), mask)
+
+        def attention(qkv: Tensor) -> tuple[Tensor, Tensor | None]:
+            out, probabilities = attend(*self._heads(qkv), bias.to(qkv.dtype), 0.0, output_attentions)
+            return out.transpose(1, 2).flatten(2), probabilities
+
         states, attentions = [zero_padding(x, mask)] if output_hidden_states else [], []
         for layer in self.encoder.layer:
-            x, probabilities = layer(x, bias, output_attentions)
+            x, probabilities = layer(x, attention)
             if output_hidden_states:
                 states.append(zero_padding(x, mask))
             if output_attentions:
                 attentions.append(probabilities)
         last = states[-1] if output_hidden_states else zero_padding(x, mask)
         return EncoderOutput(last, tuple(states) or None, tuple(attentions) or None)
+
+    def ragged(self, input_ids: Tensor, runs: Sequence[tuple[int, int]], first: int = -1, last: int = -1) -> Tensor:
+        """Hidden states of sequences that lie end to end, without padding: (total, hidden_size), for integers (total,).
+
+        Parameters
+        ----------
+        runs : sequence of (int, int)
+            How many sequences there are next to one another of a length, and that length in tokens.
+        first, last : int
+            The mean of the states from `first` to `last`, 0 being the embeddings; layers behind `last` are not computed. -1: the last.
+        """
+        layers = len(self.encoder.layer)
+        first, last = (layers if number < 0 else number for number in (first, last))
+        x = self.embeddings(input_ids, None)
+        bias = self.alibi(x, max(length for _, length in runs))
+
+        def attention(qkv: Tensor) -> tuple[Tensor, None]:
+            out, at = qkv.new_empty(len(qkv), qkv.shape[1] // 3), 0
+            for count, length in runs:
+                q, k, v = self._heads(qkv[at : at + count * length].view(count, length, -1))
+                part = attend_unmasked(q, k, v, bias[:, :, :length, :length])
+                out[at : at + count * length].view(count, length, *part.shape[1::2]).copy_(part.transpose(1, 2))
+                at += count * length
+            return out, None
+
+        total = x if first == 0 else None
+        for number, layer in enumerate(self.encoder.layer[:last], 1):
+            x, _ = layer(x, attention)
+            if first <= number and first < last:
+                total = x.float() if total is None else total + x
+        return x if total is None or first == last else total / (last - first + 1)
+
+
+def compile_between(model: DNABERT2) -> None:
+    """Compiles what stands between the products, for GPUs: each becomes one kernel that reads and writes once.
+
+    Where that fails (Triton needs a C compiler, which not every machine has) the plain functions stay.
+    """
+    width = model.config.hidden_size
+    x = torch.zeros(8, 2 * width, device=model.embeddings.word_embeddings.weight.device, dtype=next(model.parameters()).dtype)
+    compiled = torch.compile(gate, dynamic=True), torch.compile(add_norm, dynamic=True)
+    norm = model.embeddings.LayerNorm
+    try:
+        with torch.inference_mode():
+            compiled[0](x)
+            compiled[1](x[:, :width], x[:, width:], norm.weight, norm.bias, norm.eps)
+    except Exception as error:  # whatever the compiler's own tools raise
+        warnings.warn(
+            f"what stands between the products is not compiled, which costs a sixth of the speed: {one_line(error)}",
+            DnafeatWarning,
+            stacklevel=2,
+        )
+        return
+    for module in model.modules():
+        if isinstance(module, GatedMLP):
+            module.gate = compiled[0]
+        if isinstance(module, GatedMLP | Residual):
+            module.add_norm = compiled[1]
