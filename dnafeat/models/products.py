@@ -62,9 +62,11 @@ class Int8Product(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
-        scale = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True).clamp_min(1e-30) / _LEVELS
+        # Both ends apart: vector_norm(inf) and aminmax took 20 to 100 times as long.
+        largest = torch.maximum(rows.amax(1, keepdim=True), -rows.amin(1, keepdim=True))
+        scale = largest.clamp_min(1e-30) / _LEVELS
         # Truncation after adding a half rounds to the nearest, since all is positive.
-        raised = torch.addcmul(rows.new_full((1,), _ZERO + 0.5), rows, 1 / scale)
+        raised = torch.mul(rows, 1 / scale).add_(_ZERO + 0.5)
         if self._fast:
             whole = raised.to(torch.uint8)
             y = torch.ops.onednn.qlinear_pointwise(
