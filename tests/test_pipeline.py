@@ -269,9 +269,10 @@ def test_a_tokenising_task_starts_no_thread_for_each_core(settings: EncoderSetti
     @ray.remote(num_cpus=0.25, max_calls=1)
     def threads() -> tuple[int, int]:
         os.environ["RAYON_NUM_THREADS"] = "200"  # as on a large machine
-        before = len(os.listdir("/proc/self/task"))
+        running = Path("/proc/self/task")
+        before = len(list(running.iterdir()))
         tokens = tokenise_shards(rows, settings, progress)["ids"].combine_chunks().flatten()
-        return len(tokens), len(os.listdir("/proc/self/task")) - before
+        return len(tokens), len(list(running.iterdir())) - before
 
     tokens, started = ray.get(threads.remote())
     assert tokens > 64
