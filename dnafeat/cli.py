@@ -483,7 +483,9 @@ def format_versions(rows: list[dict]) -> str:
     for row in rows:
         model = row["model"] + (f" + {row['adapter']}" if row["adapter"] else "")
         called = [",".join(row[kind]) or "-" for kind in ("names", "channels")]
-        table.append([row["feature_version"], f"{row['sequences']:,}", row["precision"], *called, model])
+        rounding = json.loads(row["lineage"]).get("rounding")
+        precision = row["precision"] + (f", rounded to {rounding}" if rounding else "")
+        table.append([row["feature_version"], f"{row['sequences']:,}", precision, *called, model])
     return aligned(table, right={1})
 
 

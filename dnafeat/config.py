@@ -92,6 +92,9 @@ class EncodingConfig(Settings):
     special_tokens: bool | None = option(
         "count [CLS] and [SEP] in mean and max (else only for DNABERT-S, which was trained so)", None
     )
+    round_vectors: str | None = option(
+        "bfloat16: round vectors to its 8 significant bits; they stay float32, in files of half the size (else not rounded)", None
+    )
 
     def __post_init__(self) -> None:
         require(
@@ -99,6 +102,10 @@ class EncodingConfig(Settings):
             f"precision {self.precision!r} is none of auto, float32, bfloat16, int8",
         )
         require(self.strands in ("forward", "both"), f"strands {self.strands!r} is neither forward nor both")
+        require(
+            self.round_vectors in (None, "bfloat16"),
+            f"round_vectors {self.round_vectors!r} is no rounding: give bfloat16, or leave it out",
+        )
         require(self.kmer is None or self.kmer >= 0, f"kmer {self.kmer} is no length: give 1 or more bases, or 0 for none")
         require(self.average_layers >= 1, f"average_layers {self.average_layers} is too few: give 1 or more")
         by_tokens = self.window_tokens is not None or self.overlap_tokens is not None

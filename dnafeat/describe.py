@@ -78,6 +78,7 @@ def describe(source: Source, config: EncodingConfig, *, gpu: bool | None = None)
         special_tokens_pooled=source.special_tokens(config),
         precision=resolve_precision(config.precision, gpu=fast_in_bfloat16() if gpu is None else gpu),
         projector_sha256=projector.fingerprint(),
+        rounding=config.round_vectors,
         names={
             "model": found.name,
             "revision": found.revision,

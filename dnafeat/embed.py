@@ -167,8 +167,9 @@ class _Run:
         with self.stage("audit"):
             if receipts:
                 rows = new + wanted.salvaged
-                precision = self.version.precision
-                audit(self.store, digest, precision, receipts, rows=rows, check=encoded.check, refused=encoded.refused)
+                precision, rounding = self.version.precision, self.version.rounding
+                check, refused = encoded.check, encoded.refused
+                audit(self.store, digest, precision, receipts, rows=rows, rounding=rounding, check=check, refused=refused)
         with self.stage("publishing"):
             self.store.record_version(digest, event="created", lineage=self.version.lineage(), run_id=self.run_id)
             committed = self.publication.commit_features([receipt.file for receipt in receipts], digest, planned)
@@ -259,7 +260,8 @@ class _Run:
         actors = config.num_actors or cluster.default_actors(gpus, missing.rows)
         hidden = version.architecture["hidden_size"]
         width = sum(PROJECTED_WIDTH if name == "projected" else hidden for name in config.vectors)
-        rows = config.shard_rows or plan.shard_rows(missing.rows, actors, row_bytes=4 * width)
+        # zstd packs rounded numbers, whose last 16 bits are 0, into half of their bytes.
+        rows = config.shard_rows or plan.shard_rows(missing.rows, actors, row_bytes=(2 if version.rounding else 4) * width)
         shards = plan.cut_shards(missing, rows, self.work, self.each)
         check = plan.cut_check(shards, wanted.sample, self.work)
         # The projector's weights stand beside the vectors they made, so that anyone can project again.

@@ -31,6 +31,7 @@ from dnafeat.models.base import EncoderOutput
 from dnafeat.models.checkpoint import load_encoder
 from dnafeat.models.prepare import prepared
 from dnafeat.packing import pack, pad
+from dnafeat.rounding import rounded
 from dnafeat.tokenizers import Tokenizer
 from dnafeat.version import FeatureVersion
 from dnafeat.windows import Windows, cut
@@ -120,7 +121,7 @@ class Encoder:
             A LoRA adapter in PEFT's format, merged into the weights.
         **settings
             Fields of `dnafeat.config.EncodingConfig`: precision, window_tokens, overlap_tokens, window_bases, overlap_bases, truncate,
-            strands, layer, average_layers, special_tokens, kmer, projector.
+            strands, layer, average_layers, special_tokens, kmer, projector, round_vectors.
 
         Raises
         ------
@@ -190,8 +191,10 @@ class Encoder:
         pooled = np.bincount(units, owned + extra, minlength=n * strands)
         mean = total / self._column(pooled)
         cls = cls / self._column(tokens)
-        mean, largest, cls = (x.view(n, strands, hidden_size).mean(1) for x in (mean, largest, cls))
-        projected = torch.cat([self.projector(part) for part in mean.split(8192)])
+        to = self.version.rounding
+        mean, largest, cls = (rounded(x.view(n, strands, hidden_size).mean(1), to) for x in (mean, largest, cls))
+        # Of the mean as it is stored, so that whoever projects that again gets the same.
+        projected = rounded(torch.cat([self.projector(part) for part in mean.split(8192)]), to)
         needed = int((windows.stop - windows.start + self.tokenizer.specials).sum())
         return Vectors(
             cls=cls.cpu().numpy(),

@@ -135,7 +135,10 @@ def not_stored(names: np.ndarray, store: Store, version: str) -> np.ndarray:
 
 
 def shard_rows(missing: int, actors: int, row_bytes: int) -> int:
-    """Rows of a shard: enough shards to keep every actor busy to the end, files not above 128 MiB, no tiny ones."""
+    """Rows of a shard: enough shards to keep every actor busy to the end, files not above 128 MiB, no tiny ones.
+
+    `row_bytes` are those that a row takes in a file.
+    """
     even = -(-missing // (actors * _SHARDS_PER_ACTOR))
     return min(max(even, _SHARD_MIN_ROWS), max(1, _SHARD_FILE_BYTES // row_bytes))
 

@@ -70,6 +70,8 @@ def _stored(uri: str, how: str) -> Iterator[None]:
 
 @functools.cache
 def _tokenizer(config: EncodingConfig, pins: tuple[str | None, str | None]) -> Tokenizer:
+    # The library starts a thread for every core unless told not to, in each of the tasks beside the encoders.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     return Source.find(config, pins).tokenizer(config)
 
 
@@ -90,7 +92,7 @@ def _tokenised(uri: str, settings: EncoderSettings, progress: ray.actor.ActorHan
     windows = cut(letters, _tokenizer(settings.config, settings.pins), settings.cutting)
     columns = {
         "digests": table["sequence_digest"].combine_chunks(),
-        "bases": pa.array([len(one) for one in letters], pa.int64()),
+        "bases": pc.binary_length(table["sequence"]).cast(pa.int64()).combine_chunks(),
         **{name: pa.array(getattr(windows, name)) for name in ARRAYS},
     }
     progress.finish.remote(name)

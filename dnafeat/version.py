@@ -14,7 +14,7 @@ from typing import Any
 # Grows when the engine's own arithmetic changes what it stores beyond the stated tolerance (1e-5 in float32).
 ENGINE = 1
 _PACKAGES = ("dnafeat", "ray", "torch", "transformers", "tokenizers", "peft", "pyarrow", "deltalake", "numpy")
-_LATER = ("average_layers", "window_bases", "overlap_bases", "truncate")
+_LATER = ("average_layers", "window_bases", "overlap_bases", "truncate", "rounding")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,8 @@ class FeatureVersion:
     overlap_bases: int = 0
     truncate: bool = False
     """Whether only the first window of a longer sequence was encoded."""
+    rounding: str | None = None
+    """`bfloat16` where vectors, which stay float32, are rounded to its 8 significant bits."""
     names: Mapping[str, Any] = field(default_factory=dict)
     """Lineage only: model, adapter and projector as they were asked for, the revisions they were found at, the vectors stored."""
 

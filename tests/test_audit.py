@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -120,6 +121,23 @@ def test_vectors_that_come_out_otherwise_the_second_time(
         return
     with pytest.raises(AuditError, match=r"sample: encoded again, a projected vector of .* differs by"):
         audit(store, A.digest, precision, good(store), rows=16, check=check)
+
+
+@pytest.mark.parametrize(("vector", "within", "beyond"), [("mean", 1.0075, 1.0082), ("projected", 1.015, 1.017)])
+def test_rounded_vectors_may_differ_by_a_step_of_their_rounding(
+    store: Store, tmp_path: Path, vector: str, within: float, beyond: float
+) -> None:
+    files = good(store)
+    for factor, passes in ((within, True), (beyond, False)):
+        check = again(tmp_path, scaled(feature_rows([NAMES[3], NAMES[12]]), vector, factor))
+        with (
+            contextlib.nullcontext()
+            if passes
+            else pytest.raises(AuditError, match=f"sample: encoded again, a {vector} vector of")
+        ):
+            audit(store, A.digest, "float32", files, rows=16, rounding="bfloat16", check=check)
+        with pytest.raises(AuditError, match="sample"):
+            audit(store, A.digest, "float32", files, rows=16, check=check)
 
 
 def test_what_was_encoded_again_must_be_there(store: Store, tmp_path: Path) -> None:

@@ -288,7 +288,7 @@ def test_vectors_that_cannot_be_stored_are_refused_from_flags_and_from_yaml(
 ENCODING: dict[str, Any] = {
     "model": "m", "adapter": "a", "projector": "random@3", "kmer": 4, "precision": "bfloat16", "window_tokens": 64, "overlap_tokens": 5,
     "window_bases": None, "overlap_bases": None, "truncate": True, "strands": "both", "layer": -2, "average_layers": 2,
-    "special_tokens": False,
+    "special_tokens": False, "round_vectors": "bfloat16",
 }  # fmt: skip
 
 
@@ -303,7 +303,13 @@ def test_an_embedding_runs_encoding_settings_make_the_same_encoder_settings() ->
 
 
 def test_an_encoders_settings_are_checked_without_a_run_too() -> None:
-    for wrong in ({"strands": "reverse"}, {"kmer": -1}, {"overlap_bases": 3}, {"precision": "float16"}, {"average_layers": 0}):
+    for wrong in (
+        {"strands": "reverse"},
+        {"kmer": -1},
+        {"overlap_bases": 3},
+        {"precision": "float16"},
+        {"round_vectors": "float16"},
+    ):
         with pytest.raises(UsageError):
             EncodingConfig(**wrong)
 

@@ -166,6 +166,30 @@ def test_another_window_is_another_version_beside_the_old_one(model: str, tmp_pa
     assert dnafeat.Store(store).read(columns=["windows"]).equals(read[1].drop(["mean"]))
 
 
+def test_rounded_vectors_are_a_version_of_their_own_and_the_encoders(
+    model: str, tmp_path: Path, two_cpus: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, source = str(tmp_path / "store"), fasta(tmp_path / "mixed.fa", MIXED)
+    plain, rounded = (
+        embed(EmbedConfig(sources=(source,), store=store, model=model, shard_rows=4, round_vectors=to), show=False)
+        for to in (None, "bfloat16")
+    )
+    assert plain.feature_version != rounded.feature_version
+    encoder = dnafeat.Encoder.from_pretrained(model, round_vectors="bfloat16")
+    expected = encoder.encode(list(MIXED.values()))
+    stored = vectors(store, version=rounded.feature_version)
+    for column in VECTORS:
+        found = np.stack([stored[name][column] for name in MIXED])
+        assert not (found.view(np.uint32) & 0xFFFF).any()
+        # But for what lies half way between two numbers.
+        assert np.quantile(np.abs(found - getattr(expected, column)), 0.98) == 0
+    capsys.readouterr()
+    assert main(["versions", "--store", store]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "rounded to bfloat16" in lines[rounded.feature_version]
+    assert "rounded" not in lines[plain.feature_version]
+
+
 def test_a_vector_that_is_not_a_number_publishes_nothing(tmp_path: Path, two_cpus: None) -> None:
     import torch
     from models import config, state, write

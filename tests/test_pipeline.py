@@ -26,7 +26,7 @@ from dnafeat.observe import Job
 from dnafeat.plan import CHECK, Shard
 from dnafeat.schema import VECTORS
 from dnafeat.sequence import digest
-from dnafeat.shardworkers import EncoderSettings, EncodeShards, ShardActor, Tokenised, checked
+from dnafeat.shardworkers import EncoderSettings, EncodeShards, ShardActor, Tokenised, checked, tokenise_shards
 from dnafeat.tables import Table
 from dnafeat.vectorfiles import Receipt, read_receipt
 
@@ -260,6 +260,23 @@ def test_a_shard_that_ends_every_worker_of_another_kind_ends_the_run_and_is_name
     ]
     with pytest.raises(EncodingError, match=r"shard-00001\.parquet was begun 2 times"):
         list(pipeline.run_shards(shards, settings, Answers, (), actors=1, gpus_per_actor=1, show=False))
+
+
+def test_a_tokenising_task_starts_no_thread_for_each_core(settings: EncoderSettings, tmp_path: Path) -> None:
+    rows = pa.table({"uri": [cut_shard(tmp_path, "shard-00000.parquet", [dna(300, seed=i) for i in range(64)]).uri]})
+    progress = pipeline.start(settings.job, 1)
+
+    @ray.remote(num_cpus=0.25, max_calls=1)
+    def threads() -> tuple[int, int]:
+        os.environ["RAYON_NUM_THREADS"] = "200"  # as on a large machine
+        running = Path("/proc/self/task")
+        before = len(list(running.iterdir()))
+        tokens = tokenise_shards(rows, settings, progress)["ids"].combine_chunks().flatten()
+        return len(tokens), len(list(running.iterdir())) - before
+
+    tokens, started = ray.get(threads.remote())
+    assert tokens > 64
+    assert started < 100
 
 
 def test_a_node_with_other_versions_than_the_driver_is_told_once(

@@ -78,7 +78,7 @@ def test_the_digest_of_a_stored_version_stays() -> None:
 
 
 # Fields that versions of before did not have.
-LATER = {"average_layers": 3, "window_bases": 600, "overlap_bases": 100, "truncate": True}
+LATER = {"average_layers": 3, "window_bases": 600, "overlap_bases": 100, "truncate": True, "rounding": "bfloat16"}
 
 
 @pytest.mark.parametrize("chosen", [{}, *({name: value} for name, value in LATER.items()), LATER], ids=str)
@@ -147,6 +147,7 @@ OTHER: dict[str, Any] = {
     "average_layers": 2,
     "special_tokens": True,
     "kmer": 4,
+    "round_vectors": "bfloat16",
 }
 NEEDED = {"overlap_bases": {"window_bases": 90}}
 
