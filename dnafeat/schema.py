@@ -1,4 +1,7 @@
-"""The tables' contracts in `schemas/*.json` (Delta's schema JSON), as Delta and Arrow schemas. No schema is written anywhere else."""
+"""The tables' contracts in `schemas/*.json` (Delta's schema JSON), as Delta and Arrow schemas. No schema is written anywhere else.
+
+An encoder needs the names and widths alone, so Delta and Arrow are imported when a schema is first asked for.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-from deltalake import Schema
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from deltalake import Schema
 
 TABLES = ("features", "sequences", "versions", "rejects", "runs")
 VECTORS = ("cls", "mean", "max", "projected")
@@ -27,6 +32,8 @@ def _folder() -> Path:
 @cache
 def delta_schema(table: str) -> Schema:
     """The current contract of a table, field comments included."""
+    from deltalake import Schema
+
     return Schema.from_json((_folder() / f"{table}.v{_CURRENT[table]}.json").read_text())
 
 
@@ -41,6 +48,8 @@ def joined_schema(on: str, keys: Sequence[str], modalities: Sequence[str], maske
 
     `schemas/joined.v1.json` has the columns with `{on}`, `{key}` and `{modality}` in their names.
     """
+    from deltalake import Schema
+
     fields = {field["name"]: field for field in json.loads((_folder() / "joined.v1.json").read_text())["fields"]}
 
     def named(pattern: str, **names: str) -> dict:
@@ -58,4 +67,6 @@ def joined_schema(on: str, keys: Sequence[str], modalities: Sequence[str], maske
 
 def without_metadata(schema: Schema) -> pa.Schema:
     """A contract as an Arrow schema without comments."""
+    import pyarrow as pa
+
     return pa.schema([field.remove_metadata() for field in pa.schema(schema.to_arrow())])
