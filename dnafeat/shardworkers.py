@@ -25,6 +25,7 @@ import torch
 from botocore.exceptions import BotoCoreError, ClientError
 
 from dnafeat import pins, storage, vectorfiles
+from dnafeat.aside import consumed_aside
 from dnafeat.attempts import Attempt
 from dnafeat.config import EncodingConfig
 from dnafeat.encoder import Encoder
@@ -242,7 +243,7 @@ class ShardActor(ABC):
 
 
 class EncodeShards(ShardActor):
-    """Actor: encodes shards and writes each as one file below `features`.
+    """Actor: encodes shards and writes each as one file below `features`, a piece of it while the next is encoded.
 
     A row of it has `receipt`, the JSON of a Receipt or an empty text where no file was written for the store, and `refused`, the digests
     that were left out.
@@ -300,7 +301,10 @@ class EncodeShards(ShardActor):
         elif ranges:
             stem = f"{self.run_id}-{name.removesuffix('.parquet').removeprefix('shard-')}"
             with _stored(self.features.uri, "written"):
-                written = vectorfiles.write(self.features, encoded(), stem=stem, version=self.version, about=about)
+                written = consumed_aside(
+                    encoded(),
+                    lambda pieces: vectorfiles.write(self.features, pieces, stem=stem, version=self.version, about=about),
+                )
                 receipt = written.to_json()
                 self.job.count("dnafeat_written_bytes", written.file.size)
         tally.flush()
