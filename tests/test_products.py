@@ -27,9 +27,12 @@ def some(rows: tuple[int, ...], width: int, seed: int = 1) -> torch.Tensor:
 
 
 def integers(plain: nn.Linear, x: torch.Tensor) -> np.ndarray:
-    """What an int8 layer answers, with 64-bit integers: a scale for each output and one for each row, levels from -127 to 127."""
+    """What an int8 layer answers, with 64-bit integers: a scale for each output and one for each row.
+
+    Levels from -63 to 63 of the weights, from -127 to 127 of the others.
+    """
     weight, values = plain.weight.detach().numpy(), x.flatten(0, -2).numpy()
-    weight_scale = np.abs(weight).max(1) / np.float32(127)
+    weight_scale = np.abs(weight).max(1) / np.float32(63)
     scale = np.abs(values).max(1, keepdims=True) / np.float32(127)
     whole = np.rint(values / scale).astype(np.int64)
     sums = whole @ np.rint(weight / weight_scale[:, None]).astype(np.int64).T

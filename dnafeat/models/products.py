@@ -5,7 +5,8 @@ benchmark` measures both), and its int8 products up to four times as fast again.
 computed in float32 from the same whole numbers, so that a vector does not depend on the processor.
 
 int8 is symmetric: a weight has a scale for each of its outputs, an activation one for each token. A scale for a whole batch would make
-a vector depend on its batch-mates.
+a vector depend on its batch-mates. Weights take 127 levels of the 255: with more, processors without VNNI instructions, which add products
+in pairs of 16 bits, would overflow without a word.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 _PACKED_FOR = 1024  # tokens; packed weights serve any number of them
 _ZERO = 128  # of unsigned activations
-_LEVELS = 127
+_LEVELS, _WEIGHT_LEVELS = 127, 63
 
 
 class Product(nn.Module):
@@ -50,7 +51,7 @@ class Int8Product(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         weight = weight.detach().float()
-        self._scale = (weight.abs().amax(1) / _LEVELS).clamp_min(torch.finfo(torch.float32).tiny)
+        self._scale = (weight.abs().amax(1) / _WEIGHT_LEVELS).clamp_min(torch.finfo(torch.float32).tiny)
         whole = (weight / self._scale[:, None]).round()
         self._bias = None if bias is None else bias.detach()
         self._fast = int8_is_fast()
@@ -116,10 +117,10 @@ def packs() -> bool:
 
 @functools.cache
 def int8_is_fast() -> bool:
-    """Whether oneDNN's int8 products are there and exact: without VNNI instructions pairs of them overflow 16 bits, silently."""
+    """Whether oneDNN's int8 products are there and exact at the ends of their range."""
     if not packs():
         return False
-    whole = torch.full((16, 64), _LEVELS, dtype=torch.int8)
+    whole = torch.full((16, 64), _WEIGHT_LEVELS, dtype=torch.int8)
     x = torch.full((5, 64), _ZERO + _LEVELS, dtype=torch.uint8)
     try:
         packed, one = torch.ops.onednn.qlinear_prepack(whole, [5, 64]), torch.ones(16)
@@ -127,4 +128,4 @@ def int8_is_fast() -> bool:
         y = torch.ops.onednn.qlinear_pointwise(x, 1.0, _ZERO, packed, one, zeros, None, 1.0, 0, torch.float32, "none", [], "")
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
-    return bool((y == 64 * _LEVELS**2).all())
+    return bool((y == 64 * _LEVELS * _WEIGHT_LEVELS).all())
