@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos scale check format clean
+.PHONY: help setup demo test chaos scale bench check format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ chaos: setup  ## Kill 30 nights at random moments, and try thousands of interlea
 
 scale: setup  ## Two nights of SCALE_ENTRIES made-up entries (50 million; 60 GB in SCALE_FOLDER, an hour), stage by stage
 	$(BIN)/python tests/scale.py --entries $(or $(SCALE_ENTRIES),50000000) --folder $(or $(SCALE_FOLDER),scale-store)
+
+bench: setup  ## Measure speed beside limits and peers, print the table, write bench.json (an hour; minutes with BENCH=--quick)
+	$(BIN)/python jobs/benchmark.py $(BENCH)
 
 check: setup  ## Check format, lint and types
 	$(BIN)/ruff format --check .

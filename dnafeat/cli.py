@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from dnafeat import config as configs
+from dnafeat.benchmarkconfig import BenchmarkConfig
 from dnafeat.errors import DnafeatError, DnafeatWarning
 from dnafeat.finetuneconfig import FinetuneConfig
 from dnafeat.joinconfig import JoinConfig
@@ -236,6 +237,15 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("--json", action="store_true", help="one JSON object on standard output")
     info.set_defaults(run=_model_info)
 
+    _job(
+        commands,
+        "benchmark",
+        BenchmarkConfig,
+        run_benchmark,
+        "measure how fast this machine encodes, beside its limits and other ways",
+        "Measures encoder, pipeline, planning and reading beside limits and peers on this machine, and holds them against targets.",
+    )
+
     demo = commands.add_parser("demo", help="embed the bundled sequences and look at the result")
     demo.add_argument("--store", metavar="URI", default="demo-store", help="default: ./demo-store")
     demo.set_defaults(run=_demo)
@@ -370,6 +380,16 @@ def run_partner(options: argparse.Namespace) -> int:
 
     summary = partner(PartnerConfig.load(options.config, configs.given(options, PartnerConfig)))
     print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
+    return 0
+
+
+def run_benchmark(options: argparse.Namespace) -> int:
+    from dnafeat.benchmark import benchmark, format_table
+    from dnafeat.benchrows import to_json
+
+    config = BenchmarkConfig.load(options.config, configs.given(options, BenchmarkConfig))
+    rows = benchmark(config)
+    print(to_json(rows) if options.json else format_table(rows, config))
     return 0
 
 

@@ -65,6 +65,10 @@ class ForgottenError(ConflictError):
     """Something was forgotten after the run had read its source, and publishing would bring it back."""
 
 
+class BenchmarkError(DnafeatError):
+    """What was to be measured gives other vectors than the plain model, or does not run: its rates would mean nothing."""
+
+
 class DnafeatWarning(UserWarning):
     """What a user should know and may have meant: shown as one sentence on standard error."""
 

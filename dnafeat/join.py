@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import dnafeat
 from dnafeat import digests, keyhash, levels, reading, storage
 from dnafeat.errors import UsageError
-from dnafeat.joinconfig import JoinConfig, pairs
+from dnafeat.joinconfig import GENE, LEVELS, JoinConfig, pairs
 from dnafeat.joinedrows import DNA, DnaSide
 from dnafeat.joining import Dealt, deal_entries, deal_partner, deal_vectors, own_spill, partner_schema, put_together
 from dnafeat.joinsummary import Summary
@@ -316,8 +316,8 @@ def dna_side(config: JoinConfig, salt: bytes | None) -> DnaSide:
     store.sequences.reload().version()
     own = arrow_schema("sequences").names
     keys = [name for name in store.sequences.schema().names if name not in own]
-    further = levels.LEVELS[config.level]
-    genes = (levels.GENE,) if config.genes is not None else ()
+    further = LEVELS[config.level]
+    genes = (GENE,) if config.genes is not None else ()
     for name in (config.on, *further, *genes):
         if name not in (*keys, "sequence_id"):
             raise UsageError(f"the entries of {store.uri} have no key {name!r}: there are {', '.join(['sequence_id', *keys])}")

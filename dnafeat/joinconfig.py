@@ -7,9 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dnafeat.config import Settings, option, require
-from dnafeat.levels import AGGREGATES, LEVELS, POOLINGS
 from dnafeat.schema import VECTORS
 
+GENE = "gene_id"
+# What names a group, beside the key on which tables are joined; at level sequence nothing is pooled.
+LEVELS: dict[str, tuple[str, ...]] = {
+    "sequence": (),
+    "region": (GENE, "region_id"),
+    "gene": (GENE,),
+    "haplotype": ("haplotype",),
+    "subject": (),
+}
+POOLINGS = ("mean", "max", "length")
+AGGREGATES = (*POOLINGS, "concat")
 RULES = ("mean", "max", "first", "last", "refuse")
 
 

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from deltalake import Schema
 
 from dnafeat import levels
-from dnafeat.joinconfig import JoinConfig
-from dnafeat.levels import GENE, Groups
+from dnafeat.joinconfig import GENE, LEVELS, JoinConfig
+from dnafeat.levels import Groups
 from dnafeat.matrices import one_array
 from dnafeat.schema import joined_schema, without_metadata
 from dnafeat.store import Store
@@ -58,7 +58,7 @@ class DnaSide:
     @property
     def by(self) -> tuple[str, ...]:
         """Columns whose values a row of the result has in common, before genes are put end to end."""
-        further = levels.LEVELS[self.config.level]
+        further = LEVELS[self.config.level]
         if self.config.level == "sequence":
             return (self.config.on, *self.keys)
         return (self.config.on, *further, *((GENE,) if self.config.aggregate == "concat" else ()))

@@ -22,9 +22,9 @@ import pyarrow.compute as pc
 from dnafeat import digests, keyhash, levels, storage
 from dnafeat.errors import UsageError
 from dnafeat.intake import id_partition
-from dnafeat.joinconfig import JoinConfig
+from dnafeat.joinconfig import GENE, JoinConfig
 from dnafeat.joinedrows import DnaSide, JoinedRows
-from dnafeat.levels import GENE, Groups
+from dnafeat.levels import Groups
 from dnafeat.matrices import one_array
 from dnafeat.modalities import PartnerTable
 from dnafeat.reading import Entries, Reading, stood

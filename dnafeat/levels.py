@@ -17,19 +17,8 @@ import pyarrow.compute as pc
 
 from dnafeat import storage
 from dnafeat.errors import UsageError
+from dnafeat.joinconfig import GENE
 from dnafeat.matrices import matrix, one_array
-
-GENE = "gene_id"
-# What names a group, beside the key on which tables are joined; at level sequence nothing is pooled.
-LEVELS: dict[str, tuple[str, ...]] = {
-    "sequence": (),
-    "region": (GENE, "region_id"),
-    "gene": (GENE,),
-    "haplotype": ("haplotype",),
-    "subject": (),
-}
-POOLINGS = ("mean", "max", "length")
-AGGREGATES = (*POOLINGS, "concat")
 
 
 def read_genes(uri: str) -> list[str]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import shutil
 import sys
 import threading
 import time
@@ -24,18 +23,12 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dnafeat import cluster, digests, sources, vectorfiles
+from dnafeat import benchstore, cluster
 from dnafeat.config import EmbedConfig
-from dnafeat.describe import describe
 from dnafeat.embed import embed
 from dnafeat.encoder import Encoder
-from dnafeat.intake import Checks, take_in
-from dnafeat.models.adapter import Source
 from dnafeat.raytasks import over_tasks
-from dnafeat.schema import arrow_schema
-from dnafeat.spill import Spill
 from dnafeat.store import Store
-from dnafeat.tables import DataFile
 
 BASES = 100
 FILES = 100  # the last one is new in the second night
@@ -70,42 +63,12 @@ def second_state(path: Path) -> None:
     pq.write_table(table.set_column(2, "subject_id", subject), path, compression="zstd", row_group_size=100_000)
 
 
-def made_up(store: Store, version: str, vector: list[float], run_id: str, sequences: Spill) -> list[DataFile]:
-    """Files with a vector for each of a partition's sequences."""
-    names = np.unique(digests.to_numpy(sequences.table()["sequence_digest"]))
-    schema = arrow_schema("features")
-    schema = pa.schema([schema.field(name) for name in ("sequence_digest", "mean", "bases", "tokens", "windows", "run_id")])
-    values = np.tile(np.array(vector, np.float32), (ROWS_OF_A_FILE, 1)).ravel()
-    files = []
-    for first in range(0, len(names), ROWS_OF_A_FILE):
-        some = names[first : first + ROWS_OF_A_FILE]
-        n = len(some)
-        offsets = pa.array(np.arange(0, (n + 1) * len(vector), len(vector), dtype=np.int32))
-        lists = pa.ListArray.from_arrays(offsets, pa.array(values[: n * len(vector)])).cast(schema.field("mean").type)
-        numbers = [
-            pa.array(np.full(n, value), schema.field(name).type)
-            for name, value in (("bases", BASES), ("tokens", 34), ("windows", 1))
-        ]
-        table = pa.Table.from_arrays([digests.to_arrow(some), lists, *numbers, pa.array([run_id] * n)], schema=schema)
-        files.append(vectorfiles.write(store.features, [table], stem=run_id, version=version).file)
-    return files
-
-
-def fill(store: Store, files: list[str], folder: Path, model: str) -> None:
-    """Commits made-up vectors of all sequences of some files."""
-    config = EmbedConfig(sources=tuple(files), store=store.uri, model=model)
-    version = describe(Source.find(config), config, gpu=False)
-    vector = Encoder.from_pretrained(model).encode(["ACGT" * (BASES // 4)]).mean[0].tolist()
-    store.create()
+def fill(config: EmbedConfig, folder: Path) -> None:
+    """Commits made-up vectors of all sequences of a configuration's sources."""
+    vector = Encoder.from_pretrained(config.model).encode(["ACGT" * (BASES // 4)]).mean[0].tolist()
     cluster.start_ray()
-    each = over_tasks(True)
-    layout = sources.look(files, sources.ReadOptions())
-    intake = take_in(layout, Checks(), folder / "spills", each=each)
-    found = each(
-        functools.partial(made_up, store, version.digest, vector, "made-up"), intake.sequences.each(), "making vectors up"
-    )
-    store.features.reload().commit([file for some in found for file in some])
-    shutil.rmtree(folder / "spills")
+    made_up = functools.partial(benchstore.constant, vector)
+    benchstore.fill(config, made_up, folder, bases=BASES, tokens=34, rows=ROWS_OF_A_FILE, each=over_tasks(True))
     cluster.stop_ray()
 
 
@@ -156,7 +119,7 @@ def main() -> None:
     store = Store(str(folder / "store"))
     told: dict[str, object] = {}
     with measured("making vectors up", told):
-        fill(store, files, folder, options.model)
+        fill(EmbedConfig(sources=tuple(files), store=store.uri, model=options.model, vectors=("mean",)), folder)
     config = EmbedConfig(
         sources=(str(folder / "source"),), store=store.uri, source_name="cohort", model=options.model, vectors=("mean",)
     )

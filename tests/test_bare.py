@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import subprocess
-import venv
 from pathlib import Path
 
+import environments
 import numpy as np
 import pytest
-from packaging.requirements import Requirement
 from stores import A, Entry, fill
-
-import dnafeat
 
 ENTRIES = [Entry("a", "ACGT", {"subject": "s1"}), Entry("b", "GGCC", {"subject": "s2"})]
 ABSENT = (
@@ -31,41 +27,10 @@ ABSENT = (
 )
 
 
-def closure(name: str) -> set[str]:
-    """Distributions that come with one when it is installed without extras of its own."""
-    found: set[str] = set()
-    waiting = [Requirement(name)]
-    while waiting:
-        one = waiting.pop()
-        if one.name in found and not one.extras:
-            continue
-        found.add(one.name)
-        for text in importlib.metadata.requires(one.name) or []:
-            wanted = Requirement(text)
-            if wanted.marker is None or any(wanted.marker.evaluate({"extra": extra}) for extra in one.extras or {""}):
-                waiting.append(wanted)
-    return found
-
-
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of that environment; what is in it are links to what is installed here."""
-    folder = tmp_path_factory.mktemp("bare") / "venv"
-    venv.create(folder, with_pip=False)
-    (packages,) = folder.glob("lib/python*/site-packages")
-    for name in closure("dnafeat") - {"dnafeat"}:
-        for file in importlib.metadata.files(name) or []:
-            top = Path(str(file)).parts[0]
-            if top not in ("..", "__pycache__") and not (packages / top).exists():
-                (packages / top).symlink_to(Path(str(file.locate())).parents[len(Path(str(file)).parts) - 1] / top)
-    # As the wheel lays it out.
-    here = Path(dnafeat.__file__).parent
-    (packages / "dnafeat").mkdir()
-    for path in here.iterdir():
-        (packages / "dnafeat" / path.name).symlink_to(path)
-    if not (here / "schemas").exists():
-        (packages / "dnafeat" / "schemas").symlink_to(here.parent / "schemas")
-    return folder / "bin" / "python"
+    """The interpreter of that environment."""
+    return environments.make(tmp_path_factory.mktemp("bare") / "venv", environments.closure("dnafeat"))
 
 
 def run(python: Path, code: str, *arguments: str) -> tuple[int, str, str]:
