@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import json
 import operator
 import random
@@ -12,6 +11,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from io import RawIOBase
@@ -140,14 +140,14 @@ def encode_parquet(
     """Writes tables as Parquet in the encoding every reader reads.
 
     PLAIN float lists under zstd level 1, dictionaries for strings, no Arrow schema blob (DESIGN.md, "The store"). Each table becomes a
-    row group (a large one several) and is let go before the next is asked for. At least one is needed. `footer` is asked for key-value
-    metadata once the last has been written.
+    row group (a large one several), which is written in a thread while the next one is asked for here. At least one is needed. `footer`
+    is asked for key-value metadata once the last has been written.
     """
     tables = iter(tables)
     first = next(tables)
     strings = [field.name for field in first.schema if pa.types.is_string(field.type) and field.name != "sequence_digest"]
     measured = [name for names in _STATISTICS.values() for name in names if name in first.column_names]
-    with pq.ParquetWriter(
+    writer = pq.ParquetWriter(
         file,
         first.schema,
         compression="zstd",
@@ -155,9 +155,15 @@ def encode_parquet(
         use_dictionary=strings,
         store_schema=False,
         write_statistics=measured or False,
-    ) as writer:
-        for table in itertools.chain([first], tables):
-            writer.write_table(table, row_group_size=_ROW_GROUP)
+    )
+    # Left from the inside out: whatever is raised, nothing is written any more when the writer is closed.
+    with writer, ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(writer.write_table, first, row_group_size=_ROW_GROUP)
+        del first
+        for table in tables:
+            writing.result()
+            writing = pool.submit(writer.write_table, table, row_group_size=_ROW_GROUP)
+        writing.result()
         if told := dict(footer()):
             writer.add_key_value_metadata(told)
 

@@ -97,7 +97,7 @@ def write(
     table : Table
         `features`.
     pieces : iterable of pyarrow.Table
-        Let go one by one.
+        Let go one by one; each is written while the next is made.
     stem : str
         Beginning of the file's name.
     version : str
