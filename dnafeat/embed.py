@@ -262,10 +262,7 @@ class _Run:
         rows = config.shard_rows or plan.shard_rows(missing.rows, actors, row_bytes=4 * width)
         shards = plan.cut_shards(missing, rows, self.work, self.each)
         check = plan.cut_check(shards, wanted.sample, self.work)
-        # The projector's weights stand beside the vectors they made, so that anyone can project again.
-        weights = storage.join(self.store.uri, "projectors", f"{version.projector_sha256}.safetensors")
-        projector = self.model.projector(config)[1].to_bytes()
-        storage.write_whole(weights, lambda file: file.write(projector))
+        self.model.projector(config)[1].keep(self.store.uri)
         settings = EncoderSettings(
             config=replace(_encoding(config), precision=version.precision),
             pins=self.model.pins,

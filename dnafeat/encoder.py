@@ -29,6 +29,7 @@ from dnafeat.errors import UsageError
 from dnafeat.models.adapter import Source, merge
 from dnafeat.models.base import EncoderOutput
 from dnafeat.models.checkpoint import load_encoder
+from dnafeat.projection import Projection
 from dnafeat.tokenizers import Tokenizer
 from dnafeat.version import FeatureVersion
 from dnafeat.windows import Windows, cut
@@ -89,7 +90,7 @@ class Encoder:
         Tokens computed at a time, padding counted; fewer once memory did not suffice for as many.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer, spec: FeatureVersion, projector: nn.Module) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, spec: FeatureVersion, projector: Projection) -> None:
         self.tokenizer = tokenizer
         self.version = spec
         self.cutting = cutting(spec, tokenizer)
@@ -186,7 +187,7 @@ class Encoder:
         mean = total / self._column(pooled)
         cls = cls / self._column(tokens)
         mean, largest, cls = (x.view(n, strands, hidden_size).mean(1) for x in (mean, largest, cls))
-        projected = torch.cat([self.projector(part) for part in mean.split(8192)])
+        projected = self.projector.of({"cls": cls, "mean": mean, "max": largest})
         needed = int((windows.stop - windows.start + self.tokenizer.specials).sum())
         return Vectors(
             cls=cls.cpu().numpy(),

@@ -351,7 +351,7 @@ class _Maintenance:
             return old
         lineages = self.tables["versions"].reload().read(["lineage"])["lineage"].to_pylist()
         known = {json.loads(text).get("projector_sha256") for text in lineages if text}
-        return {path for path in old if storage.name(path).removesuffix(".safetensors") not in known}
+        return {path for path in old if storage.name(path).partition(".")[0] not in known}
 
     def _abort_uploads(self) -> int:
         try:

@@ -42,8 +42,9 @@ class FeatureVersion:
     precision: str
     """`float32` or `bfloat16`, of the encoder's arithmetic; stored vectors are float32."""
     projector_sha256: str
-    """Of the projector's weights."""
+    """The projection's fingerprint, of its steps and weights."""
     projector_input: str = "mean"
+    """The vectors that it takes."""
     engine: int = ENGINE
     average_layers: int = 1
     """The mean of this many layers is pooled, `layer` being the last of them."""
