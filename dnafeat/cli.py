@@ -233,6 +233,9 @@ def _parser() -> argparse.ArgumentParser:
         "name", metavar="NAME_OR_FOLDER", help="bundled encoder, folder, s3:// prefix, hub name, or folder of an adapter"
     )
     info.add_argument("--adapter", metavar="TEXT", help="LoRA adapter in PEFT's format, put on it")
+    info.add_argument(
+        "--projector", metavar="TEXT", help="map to 512 dimensions: an artifact, or random@SEED (default: as embed)"
+    )
     info.add_argument("--json", action="store_true", help="one JSON object on standard output")
     info.set_defaults(run=_model_info)
 
@@ -479,11 +482,12 @@ def format_versions(rows: list[dict]) -> str:
     """Versions as a small table."""
     from dnafeat.history import aligned
 
-    table = [["version", "entries", "precision", "names", "channels", "model"]]
+    table = [["version", "entries", "precision", "names", "channels", "model", "projection"]]
     for row in rows:
         model = row["model"] + (f" + {row['adapter']}" if row["adapter"] else "")
         called = [",".join(row[kind]) or "-" for kind in ("names", "channels")]
-        table.append([row["feature_version"], f"{row['sequences']:,}", row["precision"], *called, model])
+        projection = row["projection"] + (f" of {row['parent']}" if row["parent"] else "")
+        table.append([row["feature_version"], f"{row['sequences']:,}", row["precision"], *called, model, projection])
     return aligned(table, right={1})
 
 
@@ -558,7 +562,7 @@ def _models(options: argparse.Namespace) -> int:
 def _model_info(options: argparse.Namespace) -> int:
     from dnafeat.modelinfo import format_info, model_info
 
-    info = model_info(configs.EncodingConfig(model=options.name, adapter=options.adapter))
+    info = model_info(configs.EncodingConfig(model=options.name, adapter=options.adapter, projector=options.projector))
     print(json.dumps(asdict(info)) if options.json else format_info(info))
     return 0
 
