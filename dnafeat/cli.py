@@ -18,6 +18,7 @@ from dnafeat.joinconfig import JoinConfig
 from dnafeat.nightlyconfig import NightlyConfig
 from dnafeat.partnerconfig import PartnerConfig
 from dnafeat.predictconfig import PredictConfig
+from dnafeat.projectconfig import FitProjectorConfig, ProjectConfig
 
 if TYPE_CHECKING:
     from dnafeat.embed import Summary
@@ -120,6 +121,24 @@ def _parser() -> argparse.ArgumentParser:
         run_join,
         "join vectors with those of other modalities",
         "Joins a version's vectors with brain-imaging vectors, or others, on a key such as subject_id, into a Delta table.",
+    )
+
+    _job(
+        commands,
+        "fit-projector",
+        FitProjectorConfig,
+        run_fit_projector,
+        "make a map to 512 dimensions: principal components, normalisation",
+        "Makes a projection from steps and a map, statistics fitted on named training entries alone, for --projector.",
+    )
+
+    _job(
+        commands,
+        "project",
+        ProjectConfig,
+        run_project,
+        "make a version with another projection of stored vectors",
+        "Projects the vectors of a version anew: a child version, of which only projected is written. Nothing is encoded.",
     )
 
     _job(
@@ -364,6 +383,24 @@ def run_join(options: argparse.Namespace) -> int:
 
     config = JoinConfig.load(options.config, configs.given(options, JoinConfig))
     summary = _on_ray(lambda: join(config))
+    print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
+    return 0
+
+
+def run_fit_projector(options: argparse.Namespace) -> int:
+    from dnafeat.fitprojector import fit_projector, format_summary
+
+    config = FitProjectorConfig.load(options.config, configs.given(options, FitProjectorConfig))
+    summary = _on_ray(lambda: fit_projector(config))
+    print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
+    return 0
+
+
+def run_project(options: argparse.Namespace) -> int:
+    from dnafeat.project import format_summary, project
+
+    config = ProjectConfig.load(options.config, configs.given(options, ProjectConfig))
+    summary = _on_ray(lambda: project(config))
     print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
     return 0
 

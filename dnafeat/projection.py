@@ -256,6 +256,15 @@ def _full_precision(device: torch.device) -> Iterator[None]:
         torch.backends.cuda.matmul.fp32_precision = before
 
 
+@torch.inference_mode()
+def applied(steps: Sequence[nn.Module], vectors: Tensor) -> Tensor:
+    """What steps and maps make of (n, width) float32, one after the other, as a projection has them."""
+    with _full_precision(vectors.device):
+        for step in steps:
+            vectors = step(vectors)
+    return vectors
+
+
 def plain_step(name: str) -> nn.Module:
     """A step that has no statistics."""
     return _PLAIN_STEPS[name]()

@@ -290,11 +290,11 @@ def load_entries(sequences: Table, state: Mapping[str, int], whole: Mapping[str,
         A condition names no key, or a value that is no text.
     """
     keys = [name for name in sequences.schema().names if name not in arrow_schema("sequences").names]
-    conditions = _conditions(where or {}, keys, sequences.uri.rpartition("/")[0])
+    chosen_by = conditions(where or {}, keys, sequences.uri.rpartition("/")[0])
     columns = ["source_name", _ID, "sequence_digest", *keys]
     parts = []
     for source, number in state.items():
-        rows = stood(source, number) if conditions is None else stood(source, number) & conditions
+        rows = stood(source, number) if chosen_by is None else stood(source, number) & chosen_by
         parts.append(sequences.read(columns, rows, [("source_name", "=", source)]))
     table = pa.concat_tables(parts)
     unseen = {key for key in keys if table[key].null_count == len(table)}
@@ -313,7 +313,8 @@ def _with_values(sequences: Table, keys: set[str], source: str, number: int) -> 
     return found
 
 
-def _conditions(where: Where, keys: Sequence[str], store: str) -> pc.Expression | None:
+def conditions(where: Where, keys: Sequence[str], store: str) -> pc.Expression | None:
+    """Which entries meet all conditions, None: all. Raises StoreError for one that names no key, or a value that is no text."""
     expression = None
     for column, values in where.items():
         if column not in (*keys, _ID):
