@@ -500,6 +500,9 @@ def _files(options: argparse.Namespace) -> int:
         with storage.reached(options.output):
             storage.write_whole(output, lambda file: file.write(f"{text}\n".encode()))
         print(f"{len(listed['files']):,} files of {listed['table']} listed in {options.output}")
+    if listed["parent"] is not None:
+        told = f"files that lack cls, mean and max have them in those of the version's parent: --version {listed['parent']}"
+        print(f"dnafeat: {told}", file=sys.stderr)
     print(f"dnafeat: the list holds until {listed['holds_until']}, unless a subject is forgotten before", file=sys.stderr)
     return 0
 

@@ -68,6 +68,13 @@ class FeatureVersion:
         """16 hex digits of the SHA-256 of the canonical identity."""
         return digest_of(self.identity())[:16]
 
+    @classmethod
+    def of_lineage(cls, lineage: Mapping[str, Any]) -> FeatureVersion:
+        """The version of which `lineage` is the JSON's content."""
+        own = {f.name for f in fields(cls)} - {"names"}
+        names = {key: value for key, value in lineage.items() if key not in own}
+        return cls(**{key: value for key, value in lineage.items() if key in own}, names=names)
+
     def lineage(self) -> str:
         """JSON of identity and names, as it stands in table `versions`."""
         return json.dumps({**self.identity(), **self.names}, sort_keys=True)
