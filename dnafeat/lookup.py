@@ -50,11 +50,8 @@ class Lookup:
             lacking = made.lacking()
             if version is None or not lacking.any():
                 break
-            sought = names[lacking]
-            pruned_by = [("feature_version", "=", version)]
-            ends = [(_NAME, how, end.decode()) for how, end in zip((">=", "<="), sought[[0, -1]], strict=True)]
             wanted = list(dict.fromkeys([_NAME, *columns])) if version == self.version else [_NAME, *made.wanted()]
-            for batch in self.features.pages(wanted, [*pruned_by, *ends], _PAGE_ROWS, sought):
+            for batch in self._pages(version, wanted, names[lacking]):
                 made.add(batch, own=version == self.version)
         return made.batch()
 
@@ -62,6 +59,21 @@ class Lookup:
         """Store and version, for what is said of its rows."""
         whose = f"version {self.version}" + (f" or its parent {self.parent}" if self.parent else "")
         return self.features.uri.rpartition("/")[0], whose
+
+    def own(self, names: np.ndarray, view: str) -> np.ndarray:
+        """Which of some sequences, sorted digests, have a vector in the version's own row: (n,) bool. Reads those vectors."""
+        found = [np.zeros(0, bool)]
+        for first in range(0, len(names), _PAGE_ROWS):
+            some = names[first : first + _PAGE_ROWS]
+            made = Assembly(some, [view], *self.told())
+            for batch in self._pages(self.version, [_NAME, view], some):
+                made.add(batch, own=True)
+            found.append(~made.lacking())
+        return np.concatenate(found)
+
+    def _pages(self, version: str, columns: Sequence[str], sought: np.ndarray) -> Iterator[pa.RecordBatch]:
+        ends = [(_NAME, how, end.decode()) for how, end in zip((">=", "<="), sought[[0, -1]], strict=True)]
+        return self.features.pages(columns, [("feature_version", "=", version), *ends], _PAGE_ROWS, sought)
 
     def widths(self, columns: Sequence[str]) -> dict[str, int]:
         """How wide these vectors are; without those of which there are none."""

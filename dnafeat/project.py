@@ -9,7 +9,8 @@ with the same artifact fills. So a night under the child needs no way of its own
 `dnafeat project` follows, or `dnafeat nightly --projector ARTIFACT` encodes what is new under the child, in rows that are whole. A version
 that was filled so before becomes a child when it is projected into, and its whole rows stay as they are.
 
-A version has one parent, and a parent has none: one join reads any version.
+A version has one parent, and a parent has none: one join reads any version. What is projected may be a child itself. Then both have one
+parent, and of rows that are whole in the first the new ones are whole too, in files of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,11 +30,12 @@ from tqdm import tqdm
 
 from dnafeat import cluster, digests, plan, storage, vectorfiles
 from dnafeat.embed import Encoded, Run, Summary, new_run_id
-from dnafeat.errors import StoreError, UsageError
-from dnafeat.history import History
+from dnafeat.errors import UsageError
+from dnafeat.history import DEFAULT_CHANNEL, History
 from dnafeat.intake import SEQUENCE_SCHEMA, Intake, entry_sums, id_partition
 from dnafeat.lookup import Lookup
 from dnafeat.matrices import as_lists, matrix
+from dnafeat.names import split
 from dnafeat.observe import told_in_records
 from dnafeat.plan import CHECK, Shard
 from dnafeat.progress import interval
@@ -89,33 +91,32 @@ class Projected:
 def project(config: ProjectConfig, *, show: bool = True) -> Projected:
     """Projects what a version has and its child with this projection lacks, source by source.
 
-    A source counts as up to date where the child's last run of it came after the parent's.
+    A source counts as up to date where the child's last run of it came after that of the version that is projected. Without a version
+    named, and without the channel `production`, that is the only one which has no parent.
 
     Raises
     ------
     UsageError
         Projector, version, source or run id are wrong.
     StoreError
-        The version has a parent itself, or its child has another one; the store cannot be read or written.
+        The child has another parent already, or is one; the store cannot be read or written.
     AuditError, ConflictError
         As `embed`. The same command continues.
     """
     began = time.monotonic()
     store = Store(config.store)
     history = store.history()
-    parent = history.resolve(config.version)
-    lineage = history.lineage(parent)
-    projection = load_projector(config.projector, lineage["architecture"]["hidden_size"])
-    version = child_version(lineage, projection, config.projector)
-    _check(store, history, parent, version, projection)
-    state, filled = history.state(parent, source=config.source), history.filled_by(version.digest)
+    origin, version, projection = _planned(store, history, config)
+    parent = history.parent(origin) or origin
+    state, filled = history.state(origin, source=config.source), history.filled_by(version.digest)
     todo = {source: number for source, number in state.items() if source not in filled or filled[source]["run_number"] < number}
     runs = []
     for source, number in sorted(todo.items()):
         run_id = config.run_id or new_run_id()
         if len(state) > 1:
             run_id = f"{run_id}-{digest_of({'source': source})[:8]}"
-        made = _Projecting(config, store, version, projection, parent, source, number, run_id, show=show)
+        lookup = Lookup(Table(store.uri, "features"), origin, history.parent(origin))
+        made = _Projecting(config, store, version, projection, lookup, source, number, run_id, show=show)
         runs.append(made.carry_out())
     name = store.name(config.name, version.digest)[0] if config.name is not None else None
     return Projected(
@@ -140,27 +141,41 @@ def child_version(lineage: dict[str, Any], projection: Projection, asked: str) -
     return replace(parent, projector_sha256=projection.fingerprint(), projector_input=projection.view, names=names)
 
 
-def _check(store: Store, history: History, parent: str, version: FeatureVersion, projection: Projection) -> None:
-    """Raises UsageError or StoreError where the version cannot be made of the parent."""
-    if version.digest == parent:
-        raise UsageError(f"version {parent} of {store.uri} is made with {projection.name} already: give another projector")
-    if (other := history.parent(parent)) is not None:
-        raise StoreError(
-            f"version {parent} of {store.uri} reads its vectors from its parent {other}: project that, with --version {other}"
-        )
-    lineage = history.lineage(parent)
-    chosen(parts(projection.view), parent, lineage.get("vectors", list(VECTORS)))
+def _planned(store: Store, history: History, config: ProjectConfig) -> tuple[str, FeatureVersion, Projection]:
+    """The version that is projected, what it becomes, and the projection. Raises UsageError or StoreError where that cannot be."""
+    origin = _origin(history, config.version)
+    lineage = history.lineage(origin)
+    projection = load_projector(config.projector, lineage["architecture"]["hidden_size"])
+    version = child_version(lineage, projection, config.projector)
+    if version.digest == origin:
+        # The channel may point at the child by now, and the command is the same as before.
+        if (own := history.parent(origin)) is None:
+            raise UsageError(f"version {origin} of {store.uri} is made with {projection.name} already: give another projector")
+        origin = own
+    chosen(parts(projection.view), origin, lineage.get("vectors", list(VECTORS)))
+    store.takes_parent(version.digest, history.parent(origin) or origin)
+    if config.name is not None:
+        split(config.name)
     known = history.lineage(version.digest)
-    kept = known.get("vectors", list(VECTORS)) if known else version.names["vectors"]
-    if "projected" not in kept or not set(kept) <= set(version.names["vectors"]):
+    kept, own_kept = known.get("vectors", list(VECTORS)) if known else version.names["vectors"], version.names["vectors"]
+    if "projected" not in kept or not set(kept) <= set(own_kept):
         raise UsageError(
-            f"version {version.digest} of {store.uri} is there and keeps {', '.join(kept)}, and of {parent} it would have "
-            f"{', '.join(version.names['vectors'])}: fill it with `dnafeat embed --projector` as it is"
+            f"version {version.digest} of {store.uri} is there and keeps {', '.join(kept)}, and from {origin} it would have "
+            f"{', '.join(own_kept)}: fill it with `dnafeat embed --projector`, as it was"
         )
+    return origin, version, projection
+
+
+def _origin(history: History, asked: str | None) -> str:
+    if asked is None and DEFAULT_CHANNEL not in history.names.channels:
+        without = [version for version in history.versions() if history.parent(version) is None]
+        if len(without) == 1:
+            return without[0]
+    return history.resolve(asked)
 
 
 class _Projecting(Run):
-    """A source of the parent, as of a run of it, under the child."""
+    """A source of the version that is projected, as of a run of it, under the child."""
 
     def __init__(
         self,
@@ -168,7 +183,7 @@ class _Projecting(Run):
         store: Store,
         version: FeatureVersion,
         projection: Projection,
-        parent: str,
+        lookup: Lookup,
         source: str,
         number: int,
         run_id: str,
@@ -176,17 +191,18 @@ class _Projecting(Run):
         show: bool,
     ) -> None:
         super().__init__(config, store, version, source, run_id=run_id, vectors=("projected",), task="project", show=show)
-        self.config, self.projection, self.parent, self.number = config, projection, parent, number
+        self.config, self.projection, self.lookup, self.number = config, projection, lookup, number
+        self.parent = lookup.parent or lookup.version
         self.each = _with_bar(show)
         if os.environ.get("RAY_ADDRESS"):
             self.spread()
 
     @property
     def config_digest(self) -> str:
-        return digest_of({"parent": self.parent, "source_name": self.source_name, "version": self.version.digest})
+        return digest_of({"of": self.lookup.version, "source_name": self.source_name, "version": self.version.digest})
 
     def read(self) -> Intake:
-        """The parent's entries, their sequences without letters."""
+        """The entries of the version that is projected, their sequences without letters."""
         sequences = self.store.sequences.reload()
         own = arrow_schema("sequences").names
         keys = [name for name in sequences.schema().names if name not in own]
@@ -201,7 +217,7 @@ class _Projecting(Run):
         for batch in sequences.batches(columns, stood(self.source_name, self.number), place, 65_536):
             names = batch["sequence_digest"].cast(pa.string())
             total += entry_sums(batch, keys, names.to_pylist())
-            file, row = pa.array([self.parent] * len(batch), pa.string()), pa.array(np.arange(rows, rows + len(batch)))
+            file, row = pa.array([self.lookup.version] * len(batch), pa.string()), pa.array(np.arange(rows, rows + len(batch)))
             arrays = [batch["sequence_id"], names, file, row, *(batch[key] for key in keys)]
             entries.add(pa.RecordBatch.from_arrays(arrays, schema=entries.schema), id_partition(batch["sequence_id"], partitions))
             nothing = pa.array([b""] * len(batch), pa.large_binary())
@@ -225,45 +241,62 @@ class _Projecting(Run):
         shards = plan.cut_shards(wanted.missing, rows, self.work, self.each)
         check = plan.cut_check(shards, wanted.sample, self.work)
         self.projection.keep(self.store.uri)
-        # At the snapshot that was planned on.
-        lookup = Lookup(self.store.features, self.parent or "")
-        write = functools.partial(_project_shard, lookup, self.projection, self.run_id, self.version.digest)
+        # At one snapshot, which has what the published runs name.
+        self.lookup.features.reload().version()
+        held = [name for name in self.version.names["vectors"] if name != "projected"]
+        write = functools.partial(_project_shard, self.lookup, held, self.projection, self.run_id, self.version.digest)
         done = self.each(write, [*shards, check], "projecting")
-        return Encoded([Receipt.from_json(text) for text in done if text], checked(check.uri))
+        return Encoded([Receipt.from_json(text) for some in done for text in some], checked(check.uri))
 
     def counts(self, encoded: Encoded, new: int) -> dict[str, Any]:
         """Nothing was encoded."""
         return dict.fromkeys(super().counts(encoded, new), 0)
 
 
-def _project_shard(lookup: Lookup, projection: Projection, run_id: str, version: str, shard: Shard) -> str:
-    """Writes a shard's projected vectors as a file below `features`, and returns its receipt; of what is compared, beside the shard."""
-    began, name = time.time(), storage.name(shard.uri)
+def _project_shard(
+    lookup: Lookup, held: Sequence[str], projection: Projection, run_id: str, version: str, shard: Shard
+) -> list[str]:
+    """Writes a shard's projected vectors as a file below `features`, and returns its receipt; of what is compared, beside the shard.
+
+    Sequences whose vectors stand in their own rows of a version that has a parent have them in another file, with the vectors `held`.
+    """
     fs, path = storage.filesystem(shard.uri)
     with fs.open(path, "rb") as file:
         names = digests.to_numpy(pq.read_table(file, columns=["sequence_digest"])["sequence_digest"])
-    wanted = {"sequence_digest", "projected", *_COLUMNS, "run_id"}
-    schema = pa.schema([field for field in arrow_schema("features") if field.name in wanted])
-
-    def pieces() -> Iterator[pa.Table]:
-        for _, batch in lookup.in_chunks(names, ["sequence_digest", *parts(projection.view), *_COLUMNS]):
-            views = {view: torch.from_numpy(matrix(batch[view]).copy()) for view in parts(projection.view)}
-            with torch.inference_mode():
-                projected = projection.of(views).numpy()
-            plain = {name: batch[name] for name in ("sequence_digest", *_COLUMNS)}
-            columns = {**plain, "projected": as_lists(projected), "run_id": pa.array([run_id] * len(batch))}
-            yield pa.Table.from_arrays([columns[field.name] for field in schema], schema=schema)
-
+    name = storage.name(shard.uri)
     if name == CHECK:
-        write_parquet(checked(shard.uri), pieces())
-        return ""
-    stem = f"{run_id}-{name.removesuffix('.parquet').removeprefix('shard-')}"
+        write_parquet(checked(shard.uri), _projected_rows(lookup, (), projection, run_id, names))
+        return []
+    whole = lookup.own(names, held[0]) if lookup.parent is not None and held else np.zeros(len(names), bool)
     features = Table(lookup.features.uri.rpartition("/")[0], "features")
-    written = vectorfiles.write(
-        features, pieces(), stem=stem, version=version, about=lambda: {"shard": name, "began": began, "ended": time.time()}
-    )
+    receipts = []
+    for some, vectors, suffix in ((names[~whole], (), ""), (names[whole], held, "-whole")):
+        if len(some):
+            about = functools.partial(_about, time.time(), name + suffix)
+            rows = _projected_rows(lookup, vectors, projection, run_id, some)
+            stem = f"{run_id}-{name.removesuffix('.parquet').removeprefix('shard-')}{suffix}"
+            receipts.append(vectorfiles.write(features, rows, stem=stem, version=version, about=about).to_json())
     pa.default_memory_pool().release_unused()
-    return written.to_json()
+    return receipts
+
+
+def _about(began: float, shard: str) -> dict[str, Any]:
+    return {"shard": shard, "began": began, "ended": time.time()}
+
+
+def _projected_rows(
+    lookup: Lookup, held: Sequence[str], projection: Projection, run_id: str, names: np.ndarray
+) -> Iterator[pa.Table]:
+    """Rows of `features` a chunk at a time: `projected`, the vectors `held` as they are, and what the table needs."""
+    wanted = ("sequence_digest", *held, "projected", *_COLUMNS, "run_id")
+    schema = pa.schema([field for field in arrow_schema("features") if field.name in wanted])
+    for _, batch in lookup.in_chunks(names, list(dict.fromkeys(["sequence_digest", *held, *parts(projection.view), *_COLUMNS]))):
+        views = {view: torch.from_numpy(matrix(batch[view]).copy()) for view in parts(projection.view)}
+        with torch.inference_mode():
+            made = {"projected": projection.of(views).numpy(), **{name: matrix(batch[name]) for name in held}}
+        columns = {name: as_lists(rows) for name, rows in made.items()} | {"run_id": pa.array([run_id] * len(batch))}
+        columns |= {name: batch[name] for name in ("sequence_digest", *_COLUMNS)}
+        yield pa.Table.from_arrays([columns[field.name] for field in schema], schema=schema)
 
 
 def _with_bar(show: bool) -> Each:

@@ -291,11 +291,11 @@ class Store:
                 same &= ds.field("lineage") == lineage
             kind = event
             if event in ("created", "withdrawn") and len(table.read(["event"], same)):
-                if parent is None or not self._takes_parent(version, parent):
+                if parent is None or not self.takes_parent(version, parent):
                     return None
                 kind = "parent"
             elif parent is not None:
-                self._takes_parent(version, parent)
+                self.takes_parent(version, parent)
             # The latest event wins, whatever the clocks of two machines say.
             last = pc.max(table.read(["recorded_at"])["recorded_at"]).as_py()
             now = max(datetime.now(UTC), last + timedelta(microseconds=1)) if last else datetime.now(UTC)
@@ -307,7 +307,7 @@ class Store:
         table.settle(f"dnafeat/{uuid.uuid4().hex}", change)
         return given
 
-    def _takes_parent(self, version: str, parent: str) -> bool:
+    def takes_parent(self, version: str, parent: str) -> bool:
         """Whether a version is without this parent, at the present snapshot of `versions`.
 
         Raises StoreError where it cannot get it. One join must do to read a version: a parent has no parent.
