@@ -265,7 +265,8 @@ def _project_shard(
         names = digests.to_numpy(pq.read_table(file, columns=["sequence_digest"])["sequence_digest"])
     name = storage.name(shard.uri)
     if name == CHECK:
-        write_parquet(checked(shard.uri), _projected_rows(lookup, (), projection, run_id, names))
+        # With the other vectors, which some of the files have.
+        write_parquet(checked(shard.uri), _projected_rows(lookup, held, projection, run_id, names))
         return []
     whole = lookup.own(names, held[0]) if lookup.parent is not None and held else np.zeros(len(names), bool)
     features = Table(lookup.features.uri.rpartition("/")[0], "features")

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import stores
 import torch
 from faults import Died, Faults
 from models import dna, random_folder
@@ -34,7 +35,7 @@ from dnafeat.forget import forget
 from dnafeat.join import join
 from dnafeat.joinconfig import JoinConfig
 from dnafeat.maintain import maintain
-from dnafeat.project import Projected, project
+from dnafeat.project import Projected, child_version, project
 from dnafeat.projectconfig import FitProjectorConfig, ProjectConfig
 from dnafeat.projection import L2, Projection, ZScore, load_projector, random_map
 from dnafeat.rollback import rollback
@@ -445,6 +446,75 @@ def test_a_subject_forgotten_meanwhile_is_not_brought_back(artifact: str, tmp_pa
     check(store, done.feature_version, artifact, [entry for entry in ENTRIES if entry.keys["subject_id"] != "s0"])
 
 
+# -- rows of both kinds ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def encoded(artifact: str, monkeypatch: pytest.MonkeyPatch) -> FeatureVersion:
+    """The child as runs of `stores` fill it that encode: rows are whole, their `projected` is the projection."""
+    projection = load_projector(artifact)
+    version = child_version(json.loads(A.lineage()), projection, artifact)
+
+    def vectors(name: str, of: FeatureVersion = A) -> dict[str, list[float]]:
+        if of.digest != version.digest:
+            return made_up(name, of)
+        with torch.inference_mode():
+            found = made_up(name, A)
+            return {**found, "projected": projection(torch.tensor([found["mean"]]))[0].tolist()}
+
+    monkeypatch.setattr(stores, "vectors", vectors)
+    return version
+
+
+def test_nights_that_encode_and_nights_that_project_make_one_version(
+    artifact: str, encoded: FeatureVersion, tmp_path: Path
+) -> None:
+    store = fill(str(tmp_path / "store"), ENTRIES[:4], tmp_path).store
+    projected(store, artifact, shard_rows=2)
+    fill(store, ENTRIES[:6], tmp_path, version=encoded)
+    check(store, encoded.digest, artifact, ENTRIES[:6])
+    # What was encoded under the child is not the parent's, which projects what it has itself.
+    fill(store, ENTRIES[:9], tmp_path)
+    assert projected(store, artifact).projected == 3
+    fill(store, ENTRIES, tmp_path, version=encoded)
+    stream = dnafeat.VectorStream(store, ["mean", "projected"], version=encoded.digest, shuffle=False)
+    for merged in (False, True):
+        check(store, encoded.digest, artifact, ENTRIES)
+        assert sum(len(batch["mean"]) for batch in stream) == len(ENTRIES)
+        for version in ("random@3", "random@4")[merged : merged + 1]:
+            # Of a child: what is whole in it is whole in the next.
+            other = projected(store, version, version=encoded.digest)
+            assert (other.parent, other.projected) == (A.digest, 12)
+            found = by_id(store, other.feature_version, ["cls", "projected"])
+            assert {name: one["cls"].tolist() for name, one in found.items()} == {
+                entry.id: made_up(digest(entry.sequence))["cls"] for entry in ENTRIES
+            }
+        maintain(store)
+    assert len(store.features.reload().paths([("feature_version", "=", encoded.digest)])) == 1
+    forget(store, {"subject_id": "s1"})
+    check(store, encoded.digest, artifact, [entry for entry in ENTRIES if entry.keys["subject_id"] != "s1"])
+
+
+def test_a_version_that_was_encoded_becomes_a_child(artifact: str, encoded: FeatureVersion, tmp_path: Path) -> None:
+    store = fill(str(tmp_path / "store"), ENTRIES[:4], tmp_path, version=encoded).store
+    assert store.history().parent(encoded.digest) is None
+    fill(store, ENTRIES, tmp_path)
+    done = projected(store, artifact, version=A.digest)
+    assert (done.feature_version, done.projected, done.runs[0].already_stored) == (encoded.digest, 8, 4)
+    assert store.history().parent(encoded.digest) == A.digest
+    check(store, encoded.digest, artifact, ENTRIES)
+    # Of one that keeps fewer vectors than its parent has nothing else is asked.
+    assert store.lineage(encoded.digest)["vectors"] == ["cls", "mean", "max", "projected"]
+
+
+def test_a_version_that_keeps_other_vectors_is_left_as_it_is(artifact: str, encoded: FeatureVersion, tmp_path: Path) -> None:
+    narrow = FeatureVersion.of_lineage({**json.loads(A.lineage()), "vectors": ["mean", "projected"]})
+    store = fill(str(tmp_path / "store"), ENTRIES, tmp_path, version=encoded).store
+    fill(store, ENTRIES, tmp_path, version=narrow)
+    with pytest.raises(DnafeatError, match=r"keeps cls, mean, max, projected, and from .* it would have mean, projected"):
+        projected(store, artifact, version=A.digest)
+
+
 # -- beside embed ----------------------------------------------------------------------------------------------------------
 
 SEQUENCES = {f"s{i}": dna(n, seed=i) for i, n in enumerate([7, 20, 33, 60, 60, 150, 300, 700])}
@@ -470,15 +540,14 @@ def test_project_and_embed_make_the_same_version_and_the_same_numbers(
     trained: dict[str, Any] = {"store": store, "train": str(tmp_path / "train")}
     Projection(random_map(77, 48)).save(str(tmp_path / "mlp"))
     artifacts = {
-        "random@9": "random@9",
         "pca": fit_projector(FitProjectorConfig(output=str(tmp_path / "pca"), after=("zscore",), **trained)).output,
         "mlp": fit_projector(
             FitProjectorConfig(
                 output=str(tmp_path / "mlp-z"), map=str(tmp_path / "mlp"), before=("zscore",), after=("l2",), **trained
             )
         ).output,
-        "views": fit_projector(
-            FitProjectorConfig(output=str(tmp_path / "views"), view="cls+max", map="random@2", before=("zscore",), **trained)
+        "random": fit_projector(
+            FitProjectorConfig(output=str(tmp_path / "random"), view="cls+max", map="random@2", before=("zscore",), **trained)
         ).output,
     }
     children = {}
@@ -492,13 +561,6 @@ def test_project_and_embed_make_the_same_version_and_the_same_numbers(
             np.testing.assert_allclose(found[one]["mean"], expected[one]["mean"], atol=1e-5)
             np.testing.assert_allclose(found[one]["projected"], expected[one]["projected"], atol=1e-5)
         assert Store(other).history().parent(done.feature_version) is None
-        if name == "mlp":
-            # One that embed has filled gets its parent where it is projected into, and keeps its whole rows.
-            embedded(source, other, model)
-            late = projected(other, place, version=parent)
-            assert (late.projected, late.runs[0].already_stored) == (0, 8)
-            assert Store(other).history().parent(late.feature_version) == parent
-
     # A night under the child: whole rows beside those that have projected alone.
     more = {**SEQUENCES, **{f"n{i}": dna(80 + i, seed=100 + i) for i in range(3)}}
     night = fasta(tmp_path / "two.fa", more)
@@ -541,19 +603,6 @@ def test_project_and_embed_make_the_same_version_and_the_same_numbers(
     for i, one in enumerate(more):
         np.testing.assert_allclose(found[one]["mean"], expected.mean[i], atol=1e-5)
         np.testing.assert_allclose(found[one]["projected"], made[i], atol=1e-5)
-    # Few files are not merged: the other kind of row comes by further nights.
-    for number in range(2):
-        embedded(night, store, model)
-        more[f"m{number}"] = dna(40, seed=200 + number)
-        fasta(tmp_path / "two.fa", more)
-        embedded(night, store, model, **({"projector": artifacts["pca"]} if number else {}))
-        if not number:
-            projected(store, artifacts["pca"], version=parent)
-    expected = dnafeat.Encoder.from_pretrained(model, projector=artifacts["pca"]).encode(list(more.values()))
-    is_right()
-    maintain(Store(store))
-    assert len(Store(store).features.paths([("feature_version", "=", version)])) == 1
-    is_right()
 
 
 def test_on_a_cluster_its_shards_are_tasks(
