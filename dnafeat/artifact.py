@@ -4,7 +4,7 @@ dnafeat.json                                  what it is: base, labels, settings
 adapter_config.json, adapter_model.safetensors   method lora: PEFT's format, keys of the bare encoder
 config.json, model.safetensors                method full: the whole encoder
 head.safetensors                              classifier, with its pooler or projector
-projector.safetensors                         head projector: the map to 512 dimensions alone
+projector.json, projector.safetensors         head projector: the map to 512 dimensions alone, which `embed --projector` takes
 tokenizer.json, vocab.txt, tokenizer_config.json   as the base has them
 history.json, curves.png, confusion-SPLIT.png  how training went
 """
@@ -30,6 +30,7 @@ from dnafeat.models.adapter import Source
 from dnafeat.models.checkpoint import BUNDLED, Checkpoint
 from dnafeat.models.fetch import fetch, is_hub_name
 from dnafeat.models.finetuned import FineTuned, Head, HeadShape, TokenHead
+from dnafeat.projection import Projection
 
 ABOUT = "dnafeat.json"
 _TOKENIZER = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
@@ -60,9 +61,8 @@ def write(uri: str, model: FineTuned, source: Source, about: Mapping[str, Any], 
             _write_encoder(folder, model.encoder, source)
         head = {name: value.detach().contiguous() for name, value in model.head.state_dict().items()}
         save_file(head, folder / "head.safetensors")
-        projector = getattr(model.head, "projector", None)
-        if projector is not None:
-            save_file(projector.state_dict(), folder / "projector.safetensors")
+        if isinstance(model.head, Head) and (projector := model.head.projector) is not None:
+            Projection(projector, view=model.head.shape.views, about={"kind": "mlp"}).save(str(folder))
         for name in _TOKENIZER:
             if (source.checkpoint.folder / name).is_file():
                 (folder / name).write_bytes((source.checkpoint.folder / name).read_bytes())

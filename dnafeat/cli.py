@@ -19,6 +19,7 @@ from dnafeat.joinconfig import JoinConfig
 from dnafeat.nightlyconfig import NightlyConfig
 from dnafeat.partnerconfig import PartnerConfig
 from dnafeat.predictconfig import PredictConfig
+from dnafeat.projectconfig import FitProjectorConfig, ProjectConfig
 
 if TYPE_CHECKING:
     from dnafeat.embed import Summary
@@ -121,6 +122,24 @@ def _parser() -> argparse.ArgumentParser:
         run_join,
         "join vectors with those of other modalities",
         "Joins a version's vectors with brain-imaging vectors, or others, on a key such as subject_id, into a Delta table.",
+    )
+
+    _job(
+        commands,
+        "fit-projector",
+        FitProjectorConfig,
+        run_fit_projector,
+        "make a map to 512 dimensions: principal components, normalisation",
+        "Makes a projection from steps and a map, statistics fitted on named training entries alone, for --projector.",
+    )
+
+    _job(
+        commands,
+        "project",
+        ProjectConfig,
+        run_project,
+        "make a version with another projection of stored vectors",
+        "Projects the vectors of a version anew: a child version, of which only projected is written. Nothing is encoded.",
     )
 
     _job(
@@ -234,6 +253,9 @@ def _parser() -> argparse.ArgumentParser:
         "name", metavar="NAME_OR_FOLDER", help="bundled encoder, folder, s3:// prefix, hub name, or folder of an adapter"
     )
     info.add_argument("--adapter", metavar="TEXT", help="LoRA adapter in PEFT's format, put on it")
+    info.add_argument(
+        "--projector", metavar="TEXT", help="map to 512 dimensions: an artifact, or random@SEED (default: as embed)"
+    )
     info.add_argument("--json", action="store_true", help="one JSON object on standard output")
     info.set_defaults(run=_model_info)
 
@@ -375,6 +397,24 @@ def run_join(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_fit_projector(options: argparse.Namespace) -> int:
+    from dnafeat.fitprojector import fit_projector, format_summary
+
+    config = FitProjectorConfig.load(options.config, configs.given(options, FitProjectorConfig))
+    summary = _on_ray(lambda: fit_projector(config))
+    print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
+    return 0
+
+
+def run_project(options: argparse.Namespace) -> int:
+    from dnafeat.project import format_summary, project
+
+    config = ProjectConfig.load(options.config, configs.given(options, ProjectConfig))
+    summary = _on_ray(lambda: project(config))
+    print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
+    return 0
+
+
 def run_partner(options: argparse.Namespace) -> int:
     from dnafeat.partners import format_summary, partner
 
@@ -480,6 +520,9 @@ def _files(options: argparse.Namespace) -> int:
         with storage.reached(options.output):
             storage.write_whole(output, lambda file: file.write(f"{text}\n".encode()))
         print(f"{len(listed['files']):,} files of {listed['table']} listed in {options.output}")
+    if listed["parent"] is not None:
+        told = f"files that lack cls, mean and max have them in those of the version's parent: --version {listed['parent']}"
+        print(f"dnafeat: {told}", file=sys.stderr)
     print(f"dnafeat: the list holds until {listed['holds_until']}, unless a subject is forgotten before", file=sys.stderr)
     return 0
 
@@ -499,13 +542,14 @@ def format_versions(rows: list[dict]) -> str:
     """Versions as a small table."""
     from dnafeat.history import aligned
 
-    table = [["version", "entries", "precision", "names", "channels", "model"]]
+    table = [["version", "entries", "precision", "names", "channels", "model", "projection"]]
     for row in rows:
         model = row["model"] + (f" + {row['adapter']}" if row["adapter"] else "")
         called = [",".join(row[kind]) or "-" for kind in ("names", "channels")]
         rounding = json.loads(row["lineage"]).get("rounding")
         precision = row["precision"] + (f", rounded to {rounding}" if rounding else "")
-        table.append([row["feature_version"], f"{row['sequences']:,}", precision, *called, model])
+        projection = row["projection"] + (f" of {row['parent']}" if row["parent"] else "")
+        table.append([row["feature_version"], f"{row['sequences']:,}", precision, *called, model, projection])
     return aligned(table, right={1})
 
 
@@ -580,7 +624,7 @@ def _models(options: argparse.Namespace) -> int:
 def _model_info(options: argparse.Namespace) -> int:
     from dnafeat.modelinfo import format_info, model_info
 
-    info = model_info(configs.EncodingConfig(model=options.name, adapter=options.adapter))
+    info = model_info(configs.EncodingConfig(model=options.name, adapter=options.adapter, projector=options.projector))
     print(json.dumps(asdict(info)) if options.json else format_info(info))
     return 0
 

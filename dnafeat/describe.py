@@ -79,12 +79,14 @@ def describe(source: Source, config: EncodingConfig, *, gpu: bool | None = None)
         precision=resolve_precision(config.precision, gpu=fast_in_bfloat16() if gpu is None else gpu),
         projector_sha256=projector.fingerprint(),
         rounding=config.round_vectors,
+        projector_input=projector.view,
         names={
             "model": found.name,
             "revision": found.revision,
             "adapter": source.adapter.name if source.adapter else None,
             "adapter_revision": source.adapter.revision if source.adapter else None,
             "projector": name,
+            "projection": projector.lineage(),
             "kmer": kmer,
         },
     )

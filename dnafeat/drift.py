@@ -12,18 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from dnafeat import digests
 from dnafeat.errors import StoreError
-from dnafeat.matrices import fixed, matrix
+from dnafeat.lookup import Lookup
+from dnafeat.matrices import matrix
 from dnafeat.schema import VECTORS
 from dnafeat.spill import Spill
 from dnafeat.store import Store
 
 # Entries of a partition: at 1,024 channels their vectors take about 230 MB.
 _PARTITION_ROWS = 16_384
-_BATCH_ROWS = 1_024
 _NAMES = pa.schema([("sequence_digest", pa.string())])
 
 
@@ -89,7 +88,8 @@ def diff(store: Store, one: str, other: str) -> Drift:
     # Loaded after `runs`, both tables hold at least what the published runs name.
     store.features.reload()
     store.sequences.reload()
-    comparison = _Comparison(store, versions, [name for name in VECTORS if all(name in names for names in stored)])
+    lookups = [Lookup(store.features, version, history.parent(version)) for version in versions]
+    comparison = _Comparison(store, lookups, [name for name in VECTORS if all(name in names for names in stored)])
     apart = {
         name: f"stored by {versions[0] if name in stored[0] else versions[1]} alone"
         for name in VECTORS
@@ -131,8 +131,9 @@ def _partitions(store: Store, states: Sequence[Mapping[str, int]], folder: Path)
 class _Comparison:
     """Gathers cosines and distances, a partition at a time. `kinds` lists what both versions store."""
 
-    def __init__(self, store: Store, versions: Sequence[str], kinds: Sequence[str]) -> None:
-        self._store, self._versions, self._kinds = store, versions, list(kinds)
+    def __init__(self, store: Store, lookups: Sequence[Lookup], kinds: Sequence[str]) -> None:
+        self._store, self._lookups, self._kinds = store, lookups, list(kinds)
+        self._versions = [lookup.version for lookup in lookups]
         self.apart: dict[str, str] = {}
         self._cosines: dict[str, list[np.ndarray]] = {}
         self._distances: dict[str, list[np.ndarray]] = {}
@@ -140,14 +141,14 @@ class _Comparison:
     def add(self, names: np.ndarray) -> None:
         """Compares the vectors of some sequences, given by sorted digests that both versions name."""
         held = {name: np.empty((0, 0), np.float32) for name in self._kinds}
-        for place, vectors in self._vectors(self._versions[0], names):
+        for place, vectors in self._vectors(self._lookups[0], names):
             for name, values in vectors.items():
                 if not held[name].size:
                     held[name] = np.empty((len(names), values.shape[1]), np.float32)
                 held[name][place] = values
         cosines = {name: np.empty(len(names), np.float32) for name in self._kinds}
         distances = {name: np.empty(len(names), np.float32) for name in self._kinds}
-        for place, vectors in self._vectors(self._versions[1], names):
+        for place, vectors in self._vectors(self._lookups[1], names):
             for name, values in vectors.items():
                 widths = held[name].shape[1], values.shape[1]
                 if widths[0] == widths[1]:
@@ -161,27 +162,10 @@ class _Comparison:
             self._cosines.setdefault(name, []).append(cosines[name])
             self._distances.setdefault(name, []).append(distances[name])
 
-    def _vectors(self, version: str, names: np.ndarray) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        """Places in `names`, (n,) int, with their vectors of a version, (n, width) float32 each. All of them, each once."""
-        key = "sequence_digest"
-        first, last = names[0].decode(), names[-1].decode()
-        pruned_by = [("feature_version", "=", version), (key, ">=", first), (key, "<=", last)]
-        where = (ds.field("feature_version") == version) & (ds.field(key) >= first) & (ds.field(key) <= last)
-        seen = np.zeros(len(names), np.int64)
-        for batch in self._store.features.batches([key, *self._kinds], where, pruned_by, _BATCH_ROWS):
-            own = digests.to_numpy(batch[key])
-            place = np.minimum(np.searchsorted(names, own), len(names) - 1)
-            hit = np.flatnonzero(names[place] == own)
-            place = place[hit]
-            np.add.at(seen, place, 1)
-            if len(hit):
-                rows = pa.array(hit)
-                yield place, {name: matrix(fixed(batch[name].take(rows))) for name in self._kinds}
-        if (seen != 1).any():
-            raise StoreError(
-                f"{self._store.uri} is damaged: of {len(names)} sequences of version {version}, {int((seen == 0).sum())} have no "
-                f"vectors and {int((seen > 1).sum())} have several"
-            )
+    def _vectors(self, lookup: Lookup, names: np.ndarray) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+        """Places in `names` with their vectors of a version, (n, width) float32 each. All of them, each once."""
+        for place, batch in lookup.in_chunks(names, ["sequence_digest", *self._kinds]):
+            yield place, {name: matrix(batch[name]) for name in self._kinds}
 
     def agreements(self) -> dict[str, Agreement]:
         return {

@@ -10,15 +10,16 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import cast
+from typing import Any, cast
 
 from dnafeat import cluster, keyhash, pins, pipeline, plan, storage
 from dnafeat import sequence as dna
 from dnafeat.audit import audit
-from dnafeat.config import EmbedConfig, EncodingConfig
+from dnafeat.config import EmbedConfig, EncodingConfig, Settings
 from dnafeat.describe import cutting, describe
 from dnafeat.errors import AuditError, DnafeatError, EncodingError, StoreError, StrictError, UsageError
 from dnafeat.intake import Checks, Discretion, Intake, as_rejects, duplicate_ids, is_large, take_in, without
@@ -95,48 +96,106 @@ def embed(config: EmbedConfig, *, show: bool = True) -> Summary:
     StoreError, ConflictError
         The store cannot be read or written, or was being written by too many others. The same command continues.
     """
-    run = _Run(config, show)
-    try:
-        with storage.reached(config.store):
-            return run()
-    except DnafeatError as error:
-        run.job.record("run failed", level=logging.ERROR, error=str(error), kind=type(error).__name__)
-        if not isinstance(error, StoreError | EncodingError | AuditError):
-            raise
-        # Whoever forgets a subject takes away what runs have read or cut before.
-        with contextlib.suppress(StoreError):
-            run.publication.check_forgotten()
-        raise
-    finally:
-        shutil.rmtree(run.folder, ignore_errors=True)
-        with contextlib.suppress(*storage.STORAGE_ERRORS):
-            # What cannot be removed now `maintain` removes.
-            storage.remove_folder(run.work)
+    return _Embedding(config, show).carry_out()
 
 
-class _Run:
-    """One run, from its configuration to its row in `runs`."""
+def new_run_id() -> str:
+    """The time and a random part."""
+    return f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}-{secrets.token_hex(3)}"
 
-    def __init__(self, config: EmbedConfig, show: bool) -> None:
+
+class Run(ABC):
+    """One run, from its source to its row in `runs`: `embed` has one kind, `project` another.
+
+    Parameters
+    ----------
+    config : Settings
+        With the `store`'s name, as it was asked for.
+    store : Store
+    version : FeatureVersion
+        What it fills.
+    source_name : str
+    run_id : str | None
+    vectors : sequence of str
+        The columns that its files have.
+    task : str
+        What it is called in records.
+    show : bool
+    """
+
+    mode = "replace"
+    parent: str | None = None
+    strict = False
+
+    def __init__(
+        self,
+        config: Settings,
+        store: Store,
+        version: FeatureVersion,
+        source_name: str,
+        *,
+        run_id: str | None,
+        vectors: Sequence[str],
+        task: str,
+        show: bool,
+    ) -> None:
+        self.settings, self.store, self.version, self.vectors, self.show = config, store, version, vectors, show
         self.clock, self.started = time.monotonic(), datetime.now(UTC)
-        self.config, self.show = config, show
-        self.files = expand(config.sources)
-        self.discretion = _discretion(config)
-        self.model = Source.find(config)
-        self.version = _version(config, self.model)
-        self.tokenizer = self.model.tokenizer(config)
-        self.store = Store(config.store)
-        self.store.create()
-        _check_vectors(self.store, self.version, config)
-        self.source_name = config.source_name or default_source_name(config)
-        self.run_id = config.run_id or f"{self.started:%Y-%m-%dT%H-%M-%S}-{secrets.token_hex(3)}"
-        self.job = Job(run_id=self.run_id, source=self.source_name)
+        # As it was asked for.
+        self.place = str(config.to_dict()["store"])
+        self.source_name = source_name
+        self.run_id = run_id or new_run_id()
+        self.job = Job(name=task, run_id=self.run_id, source=self.source_name)
         # Before the source is read: whoever is forgotten from now on is not brought back.
         self.publication = Publication(self.store, self.run_id, self.source_name)
         self.folder = tempfile.mkdtemp(prefix="dnafeat-")
         self.work = storage.join(self.store.uri, "work", f"{self.run_id}-{self.publication.attempt[:8]}")
         self.spills, self.each = self.folder, here
         self.stages: dict[str, float] = {}
+
+    @property
+    @abstractmethod
+    def config_digest(self) -> str:
+        """Of every setting that shapes the result."""
+
+    @abstractmethod
+    def read(self) -> Intake:
+        """The source's entries."""
+
+    @abstractmethod
+    def encode(self, wanted: plan.Work) -> Encoded:
+        """Writes files with the vectors that are missing, and those of a sample to compare."""
+
+    def counts(self, encoded: Encoded, new: int) -> dict[str, Any]:
+        """What the summary says of the vectors of `new` sequences."""
+        return {
+            "encoded": new,
+            "tokens": encoded.tokens,
+            "windowed": sum(receipt.windowed for receipt in encoded.receipts),
+            "truncated": sum(receipt.truncated for receipt in encoded.receipts),
+            "sequences_per_second": encoded.rate(new),
+            "tokens_per_second": encoded.rate(encoded.tokens),
+            "padding_share": round(encoded.padding_share, 5),
+        }
+
+    def carry_out(self) -> Summary:
+        """All of it, once; what it left on disks and storage is taken away, however it ends."""
+        try:
+            with storage.reached(self.place):
+                return self()
+        except DnafeatError as error:
+            self.job.record("run failed", level=logging.ERROR, error=str(error), kind=type(error).__name__)
+            if not isinstance(error, StoreError | EncodingError | AuditError):
+                raise
+            # Whoever forgets a subject takes away what runs have read or cut before.
+            with contextlib.suppress(StoreError):
+                self.publication.check_forgotten()
+            raise
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            with contextlib.suppress(*storage.STORAGE_ERRORS):
+                # What cannot be removed now `maintain` removes.
+                storage.remove_folder(self.work)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -147,7 +206,7 @@ class _Run:
         self.job.record(f"{name} is done", seconds=self.stages[name])
 
     def __call__(self) -> Summary:
-        self.job.record("run begins", store=self.store.uri, version=self.version.digest, files=len(self.files))
+        self.job.record("run begins", store=self.store.uri, version=self.version.digest)
         before = self.store.published_run(self.run_id)
         with self.stage("reading"):
             intake = self.read()
@@ -157,7 +216,7 @@ class _Run:
             self.refuse_bad(intake)
             digest = self.version.digest
             planned = self.store.features.reload().version()
-            salvage = Salvage(self.store, digest, self.config.vectors)
+            salvage = Salvage(self.store, digest, self.vectors)
             wanted = plan.subtract(intake, self.store, digest, self.spills, salvage, self.each)
         with self.stage("encoding"):
             encoded = self.encode(wanted)
@@ -171,37 +230,32 @@ class _Run:
                 check, refused = encoded.check, encoded.refused
                 audit(self.store, digest, precision, receipts, rows=rows, rounding=rounding, check=check, refused=refused)
         with self.stage("publishing"):
-            self.store.record_version(digest, event="created", lineage=self.version.lineage(), run_id=self.run_id)
+            lineage = self.version.lineage()
+            self.store.record_version(digest, event="created", lineage=lineage, run_id=self.run_id, parent=self.parent)
             committed = self.publication.commit_features([receipt.file for receipt in receipts], digest, planned)
             self.publication.commit_rejects(intake.rejects)
             self.job.count("dnafeat_rejected", intake.rejects.rows)
-            number, opened, closed = self.publication.commit_sequences(intake, self.spills, self.config.mode)
+            number, opened, closed = self.publication.commit_sequences(intake, self.spills, self.mode)
         summary = Summary(
             run_id=self.run_id,
             run_number=number,
             source_name=self.source_name,
             feature_version=digest,
-            store=self.config.store,
+            store=self.place,
             read=intake.read,
             rejected=intake.rejects.rows,
             distinct=wanted.distinct - len(encoded.refused),
             already_stored=wanted.stored,
             salvaged=wanted.salvaged,
-            encoded=new,
             opened=opened,
             closed=closed,
             files=len(committed),
             bytes=sum(file.size for file in committed),
-            tokens=encoded.tokens,
-            windowed=sum(receipt.windowed for receipt in encoded.receipts),
-            truncated=sum(receipt.truncated for receipt in encoded.receipts),
             seconds=round(time.monotonic() - self.clock, 3),
-            sequences_per_second=encoded.rate(new),
-            tokens_per_second=encoded.rate(encoded.tokens),
-            padding_share=round(encoded.padding_share, 5),
             stages=self.stages,
+            **self.counts(encoded, new),
         )
-        row = _run_row(summary, self.config, self.store) | {
+        row = _run_row(summary, self.settings, self.store) | {
             "source_fingerprint": intake.fingerprint,
             "config_digest": self.config_digest,
             "started_at": self.started,
@@ -227,6 +281,63 @@ class _Run:
         self.job.record("run is published", version=digest, **{name: getattr(summary, name) for name in told})
         return summary
 
+    def spread(self) -> None:
+        """Lets the plan's steps be tasks, which meet on the store's own storage."""
+        cluster.start_ray()
+        self.spills, self.each = storage.join(self.work, "plan"), over_tasks(self.show)
+        self.publication.each = self.each
+
+    def without_refused(self, intake: Intake, encoded: Encoded) -> Intake:
+        """Entries whose sequences ended every worker that encoded them become rejects."""
+        if not encoded.refused:
+            return intake
+        reason = "encoding it ended the worker process again and again"
+        intake = without(intake, encoded.refused, reason, self.spills, self.each)
+        if self.strict:
+            self.refuse_bad(intake)
+        return intake
+
+    def refuse_bad(self, intake: Intake) -> None:
+        """Ends the run, with its rejects stored, where ids are not unique or `strict` forbids any reject."""
+        double = duplicate_ids(intake, self.each)
+        if double:
+            self.publication.commit_rejects(as_rejects(double, self.spills, intake.rejects.schema))
+            name, file, row, other_file, other_row = double[0]
+            more = f" (and {len(double) - 1} more such)" if len(double) > 1 else ""
+            raise UsageError(
+                f"sequence_id {name!r} stands twice, at {file}:{row} and at {other_file}:{other_row}{more}: make ids unique in the "
+                f"source, or name another column with --id-column"
+            )
+        if self.strict and intake.rejects.rows:
+            self.publication.commit_rejects(intake.rejects)
+            first = next(intake.rejects.batches()).slice(0, 1).to_pylist()[0]
+            raise StrictError(
+                f"{intake.rejects.rows} of {intake.read} entries were refused and the run is strict, so only they were stored (table "
+                f"rejects, run {self.run_id}): the first is {first['sequence_id']!r} at {first['file']}:{first['row']}: {first['reason']}"
+            )
+
+    def as_before(self, before: dict, intake: Intake) -> Summary:
+        return _as_before(before, self.config_digest, intake.fingerprint, self.store)
+
+
+class _Embedding(Run):
+    """Sequences of a source's files through an encoder."""
+
+    def __init__(self, config: EmbedConfig, show: bool) -> None:
+        clock, started = time.monotonic(), datetime.now(UTC)
+        self.config = config
+        self.files = expand(config.sources)
+        self.discretion = _discretion(config)
+        self.model = Source.find(config)
+        version = _version(config, self.model)
+        self.tokenizer = self.model.tokenizer(config)
+        store = Store(config.store)
+        store.create()
+        _check_vectors(store, version, config)
+        name = config.source_name or default_source_name(config)
+        super().__init__(config, store, version, name, run_id=config.run_id, vectors=config.vectors, task="embed", show=show)
+        self.clock, self.started, self.mode, self.strict = clock, started, config.mode, config.strict
+
     @property
     def config_digest(self) -> str:
         return digest_of({**self.config.shaping(), "source_name": self.source_name, "version": self.version.digest})
@@ -244,12 +355,6 @@ class _Run:
             self.spread()
         return take_in(layout, checks, self.spills, discretion=self.discretion, each=self.each)
 
-    def spread(self) -> None:
-        """Lets the plan's steps be tasks, which meet on the store's own storage."""
-        cluster.start_ray()
-        self.spills, self.each = storage.join(self.work, "plan"), over_tasks(self.show)
-        self.publication.each = self.each
-
     def encode(self, wanted: plan.Work) -> Encoded:
         """Encodes the missing sequences, and a sample to compare; Ray is started only when there are any."""
         missing, config, version = wanted.missing, self.config, self.version
@@ -264,10 +369,7 @@ class _Run:
         rows = config.shard_rows or plan.shard_rows(missing.rows, actors, row_bytes=(2 if version.rounding else 4) * width)
         shards = plan.cut_shards(missing, rows, self.work, self.each)
         check = plan.cut_check(shards, wanted.sample, self.work)
-        # The projector's weights stand beside the vectors they made, so that anyone can project again.
-        weights = storage.join(self.store.uri, "projectors", f"{version.projector_sha256}.safetensors")
-        projector = self.model.projector(config)[1].to_bytes()
-        storage.write_whole(weights, lambda file: file.write(projector))
+        self.model.projector(config)[1].keep(self.store.uri)
         settings = EncoderSettings(
             config=replace(_encoding(config), precision=version.precision),
             pins=self.model.pins,
@@ -289,38 +391,6 @@ class _Run:
         )
         done = list(receipts)
         return Encoded(done, checked(check.uri), receipts.refused)
-
-    def without_refused(self, intake: Intake, encoded: Encoded) -> Intake:
-        """Entries whose sequences ended every worker that encoded them become rejects."""
-        if not encoded.refused:
-            return intake
-        reason = "encoding it ended the worker process again and again"
-        intake = without(intake, encoded.refused, reason, self.spills, self.each)
-        if self.config.strict:
-            self.refuse_bad(intake)
-        return intake
-
-    def refuse_bad(self, intake: Intake) -> None:
-        """Ends the run, with its rejects stored, where ids are not unique or `strict` forbids any reject."""
-        double = duplicate_ids(intake, self.each)
-        if double:
-            self.publication.commit_rejects(as_rejects(double, self.spills, intake.rejects.schema))
-            name, file, row, other_file, other_row = double[0]
-            more = f" (and {len(double) - 1} more such)" if len(double) > 1 else ""
-            raise UsageError(
-                f"sequence_id {name!r} stands twice, at {file}:{row} and at {other_file}:{other_row}{more}: make ids unique in the "
-                f"source, or name another column with --id-column"
-            )
-        if self.config.strict and intake.rejects.rows:
-            self.publication.commit_rejects(intake.rejects)
-            first = next(intake.rejects.batches()).slice(0, 1).to_pylist()[0]
-            raise StrictError(
-                f"{intake.rejects.rows} of {intake.read} entries were refused and the run is strict, so only they were stored (table "
-                f"rejects, run {self.run_id}): the first is {first['sequence_id']!r} at {first['file']}:{first['row']}: {first['reason']}"
-            )
-
-    def as_before(self, before: dict, intake: Intake) -> Summary:
-        return _as_before(before, self.config_digest, intake.fingerprint, self.store)
 
 
 @dataclass(frozen=True)
@@ -367,7 +437,7 @@ def _discretion(config: EmbedConfig) -> Discretion:
     return Discretion(columns=config.hash_keys, salt=salt, keep_text=keep, keyed_digests=config.keyed_digests)
 
 
-def _run_row(summary: Summary, config: EmbedConfig, store: Store) -> dict[str, object]:
+def _run_row(summary: Summary, config: Settings, store: Store) -> dict[str, object]:
     """What the row in `runs` takes from the summary, the settings and the tables as they are now."""
     counted = {name: value for name, value in asdict(summary).items() if name in arrow_schema("runs").names}
     return counted | {

@@ -31,6 +31,7 @@ from dnafeat.models.base import EncoderOutput
 from dnafeat.models.checkpoint import load_encoder
 from dnafeat.models.prepare import prepared
 from dnafeat.packing import pack, pad
+from dnafeat.projection import Projection
 from dnafeat.rounding import rounded
 from dnafeat.tokenizers import Tokenizer
 from dnafeat.version import FeatureVersion
@@ -92,7 +93,7 @@ class Encoder:
         Tokens computed at a time, padding counted; fewer once memory did not suffice for as many.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer, spec: FeatureVersion, projector: nn.Module) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, spec: FeatureVersion, projector: Projection) -> None:
         self.tokenizer = tokenizer
         self.version = spec
         self.cutting = cutting(spec, tokenizer)
@@ -193,8 +194,8 @@ class Encoder:
         cls = cls / self._column(tokens)
         to = self.version.rounding
         mean, largest, cls = (rounded(x.view(n, strands, hidden_size).mean(1), to) for x in (mean, largest, cls))
-        # Of the mean as it is stored, so that whoever projects that again gets the same.
-        projected = rounded(torch.cat([self.projector(part) for part in mean.split(8192)]), to)
+        # Of the vectors as they are stored, so that whoever projects those again gets the same.
+        projected = rounded(self.projector.of({"cls": cls, "mean": mean, "max": largest}), to)
         needed = int((windows.stop - windows.start + self.tokenizer.specials).sum())
         return Vectors(
             cls=cls.cpu().numpy(),

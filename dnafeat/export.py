@@ -5,7 +5,7 @@ A folder of files of about 128 MB and, written last, `_manifest.json`: a folder 
 | field | what |
 | --- | --- |
 | `store`, `exported_at` | where from, and when (UTC) |
-| `feature_version`, `names`, `lineage` | the version, its names, and what it is made of |
+| `feature_version`, `names`, `lineage`, `parent` | the version, its names, what it is made of, and which has its `cls`, `mean`, `max` |
 | `runs` | of each source the run, by id and number, as of which its entries are |
 | `selection` | what was asked for, as given |
 | `columns` | name and type of each |
@@ -74,6 +74,7 @@ def export(store: Store, output: str, **selection: Any) -> Summary:
                 "feature_version": reading.version,
                 "names": history.names.names_of(reading.version),
                 "lineage": history.lineage(reading.version),
+                "parent": reading.parent,
                 "runs": {source: {"run_id": runs.get(at), "run_number": at} for source, at in reading.state.items()},
                 "selection": {name: value for name, value in selection.items() if value},
                 "columns": columns,

@@ -25,7 +25,8 @@ def file_list(store: Store, table: str = "features", version: str | None = None)
     Returns
     -------
     dict
-        `store`, `table`, `delta_version` (of the snapshot), `listed_at` and `holds_until` (UTC: a file that is replaced meanwhile lies
+        `store`, `table`, `parent` (of the version, or None: where the files of a version lack `cls`, `mean` or `max`, they are in those of
+        its parent), `delta_version` (of the snapshot), `listed_at` and `holds_until` (UTC: a file that is replaced meanwhile lies
         there for so long, unless a subject is forgotten, whose files go at the next maintenance), and `files`: of each `uri`, `rows`,
         `size` (bytes) and, of `features`, `feature_version`, which does not stand in the file.
 
@@ -41,7 +42,8 @@ def file_list(store: Store, table: str = "features", version: str | None = None)
         raise UsageError(
             f"the files of table {table!r} are not apart by version: leave out the version, or list those of features"
         )
-    digest = store.resolve(version) if version is not None else None
+    history = store.history() if version is not None else None
+    digest = history.resolve(version) if history is not None else None
     now, one = datetime.now(UTC), tables[table].reload()
     files = []
     for file, _ in one.files():
@@ -50,6 +52,7 @@ def file_list(store: Store, table: str = "features", version: str | None = None)
     return {
         "store": store.uri,
         "table": table,
+        "parent": history.parent(digest) if history is not None and digest is not None else None,
         "delta_version": one.version(),
         "listed_at": now.isoformat(timespec="seconds"),
         "holds_until": (now + RETENTION).isoformat(timespec="seconds"),

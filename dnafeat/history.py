@@ -70,6 +70,14 @@ class History:
         """What a version is made of, as it was recorded with it; empty where the store has no such version."""
         return next((json.loads(event["lineage"]) for event in self._of("created") if event["feature_version"] == version), {})
 
+    def parent(self, version: str) -> str | None:
+        """The version whose `cls`, `mean` and `max` a version reads where its own rows have none; None where it has no parent."""
+        return next((row["parent"] for row in self._events if row["feature_version"] == version and row["parent"]), None)
+
+    def children(self, version: str) -> list[str]:
+        """The versions that have it as their parent, sorted."""
+        return sorted({row["feature_version"] for row in self._events if row["parent"] == version})
+
     def resolve(self, version: str | None = None) -> str:
         """The feature version meant, as `Store.resolve` says."""
         published = self.versions()

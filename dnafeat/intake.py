@@ -170,7 +170,7 @@ def _take_in_part(reading: _Reading, part: Sequence[sources.Portion]) -> tuple[S
         letters = batch["sequence"].to_pylist()
         faults = [fault or dna.problem(one, **limits) for fault, one in zip(batch["problem"].to_pylist(), letters, strict=True)]
         names = ["" if fault else dna.digest(one, salt) for fault, one in zip(faults, letters, strict=True)]
-        fingerprint += _fingerprint(batch, keys, [fault or name for fault, name in zip(faults, names, strict=True)])
+        fingerprint += entry_sums(batch, keys, [fault or name for fault, name in zip(faults, names, strict=True)])
         good = pa.array([fault is None for fault in faults])
         if not all(fault is None for fault in faults):
             rejects.add(_refused(batch, faults, letters if reading.discretion.keep_text else None, rejects.schema))
@@ -190,7 +190,7 @@ def _take_in_part(reading: _Reading, part: Sequence[sources.Portion]) -> tuple[S
     return entries, sequences, rejects, fingerprint
 
 
-def _fingerprint(batch: pa.RecordBatch, keys: Sequence[str], outcome: list[str]) -> np.ndarray:
+def entry_sums(batch: pa.RecordBatch, keys: Sequence[str], outcome: list[str]) -> np.ndarray:
     """The sum of the entries' SHA-256, (4,) uint64 that run over: the same however the source is cut, ordered and dealt out."""
     columns = [batch["sequence_id"], pa.array(outcome, pa.string()), *(batch[key] for key in keys)]
     rows = pc.binary_join_element_wise(*(netstring(column) for column in columns), "").cast(pa.binary())

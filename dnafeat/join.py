@@ -19,7 +19,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 import dnafeat
 from dnafeat import digests, keyhash, levels, reading, storage
@@ -29,6 +28,7 @@ from dnafeat.joinedrows import DNA, DnaSide
 from dnafeat.joining import Dealt, deal_entries, deal_partner, deal_vectors, own_spill, partner_schema, put_together
 from dnafeat.joinsummary import Summary
 from dnafeat.jointable import WORK, JoinedTable
+from dnafeat.lookup import Lookup
 from dnafeat.modalities import PartnerTable, open_partner, read_mapping
 from dnafeat.replacedtable import ABOUT
 from dnafeat.schema import VECTORS, arrow_schema
@@ -329,8 +329,8 @@ def dna_side(config: JoinConfig, salt: bytes | None) -> DnaSide:
             name for name in ("source_name", "sequence_id", *keys) if name != config.on and (name in own or name in seen)
         )
     parts = reading.stored(columns)
-    first = next(store.features.pages(parts, [("feature_version", "=", version)], 1), None)
-    if first is None:
+    widths = Lookup(store.features, version, history.parent(version)).widths(parts[1:])
+    if len(widths) < len(parts[1:]):
         raise UsageError(f"version {version} of {store.uri} has no vectors: its sources are empty")
     return DnaSide(
         store=store,
@@ -338,10 +338,11 @@ def dna_side(config: JoinConfig, salt: bytes | None) -> DnaSide:
         state=state,
         run_ids={source: ids[number] for source, number in state.items()},
         config=config,
-        width=sum(int(pc.list_value_length(first[part])[0].as_py()) for part in config.vector.split("+")),
+        width=sum(widths[part] for part in config.vector.split("+")),
         keys=further,
         genes=None if config.genes is None else tuple(levels.read_genes(config.genes)),
         salt=salt,
+        parent=history.parent(version),
     )
 
 

@@ -43,6 +43,8 @@ class DnaSide:
         Columns that a row of the result has beside the one it is joined on.
     genes : tuple of str | None
     salt : bytes | None
+    parent : str | None
+        Of the version.
     """
 
     store: Store
@@ -54,6 +56,7 @@ class DnaSide:
     keys: tuple[str, ...]
     genes: tuple[str, ...] | None
     salt: bytes | None
+    parent: str | None = None
 
     @property
     def by(self) -> tuple[str, ...]:

@@ -123,7 +123,8 @@ def deal_vectors(side: DnaSide, partitions: int, folder: str, dealt: Spill, numb
     columns = (side.config.vector, "bases")
     if entries.rows:
         rows = max(256, _READ_BYTES // (4 * side.width))
-        reading = Reading(side.store.features, side.version, side.state, columns, Entries(entries.table()), piece_rows=rows)
+        found, at = Entries(entries.table()), (side.store.features, side.version, side.state)
+        reading = Reading(*at, columns, found, piece_rows=rows, parent=side.parent)
         for batch in reading.batches():
             arrays = [batch[name] for name in (*side.entry_columns(), "bases", side.config.vector)]
             spill.add(pa.RecordBatch.from_arrays(arrays, schema=spill.schema), id_partition(batch[side.config.on], partitions))

@@ -6,8 +6,6 @@ gene means. Sums are taken in float64, in the order of source and id, so that ne
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dnafeat import storage
 from dnafeat.errors import UsageError
 from dnafeat.joinconfig import GENE
+from dnafeat.listfile import read_list
 from dnafeat.matrices import matrix, one_array
 
 
@@ -26,29 +24,11 @@ def read_genes(uri: str) -> list[str]:
 
     Raises UsageError for one that cannot be read, is empty, or names a gene twice.
     """
-    with storage.open_input(storage.absolute(uri)) as file:
-        try:
-            text = io.TextIOWrapper(file, "utf-8-sig", newline="").read()
-        except UnicodeDecodeError:
-            raise UsageError(f"{uri} is not UTF-8 text; save the file as UTF-8") from None
-    lines = [(at, line) for at, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")]
-    delimiter = next((one for one in "\t," if lines and one in lines[0][1]), None)
-    cells = [(at, next(csv.reader([line], delimiter=delimiter or "\0"))) for at, line in lines]
-    column = 0
-    if cells and GENE in (header := [cell.strip() for cell in cells[0][1]]):
-        column, cells = header.index(GENE), cells[1:]
-    elif delimiter:
-        raise UsageError(f"{uri} has no column {GENE!r}: name the genes' column so, or give one gene a line")
     seen: dict[str, int] = {}
-    for at, row in cells:
-        gene = row[column].strip() if column < len(row) else ""
-        if not gene:
-            raise UsageError(f"{uri}, line {at}, names no gene: write one, or take the line out")
+    for at, gene in read_list(uri, GENE, "gene"):
         if gene in seen:
             raise UsageError(f"{uri} names gene {gene!r} twice, in lines {seen[gene]} and {at}: take one out")
         seen[gene] = at
-    if not seen:
-        raise UsageError(f"{uri} names no gene: give one a line")
     return list(seen)
 
 

@@ -222,7 +222,27 @@ class _Maintenance:
                 unnamed.digests[file.path] = taken
             else:
                 unnamed.waiting.add(file.path)
+        self._with_children(unnamed, found)
         return unnamed
+
+    def _with_children(self, unnamed: _Unnamed, found: dict[int, np.ndarray]) -> None:
+        """Rows that lose those of their parent go with them, in the same commit, however young: nobody could read them any more.
+
+        A run that counts on such a row is told when it is to be named (`publish`).
+        """
+        events = self.tables["versions"].reload().read(["feature_version", "parent"]).to_pylist() if unnamed.digests else []
+        parents = {event["feature_version"]: event["parent"] for event in events if event["parent"]}
+        gone: dict[str, list[np.ndarray]] = {}
+        for file, _ in self.files["features"]:
+            if file.path in unnamed.digests:
+                gone.setdefault(file.partition["feature_version"], []).append(unnamed.digests[file.path])
+        for number, names in found.items():
+            file, _ = self.files["features"][number]
+            lost = gone.get(parents.get(file.partition["feature_version"], ""), [])
+            taken = np.intersect1d(names, np.concatenate(lost)) if lost else NONE
+            if len(taken):
+                unnamed.digests[file.path] = np.union1d(taken, unnamed.digests.get(file.path, NONE))
+                unnamed.waiting.discard(file.path)
 
     def _collect(self, unnamed: _Unnamed) -> int:
         if not unnamed.digests:
@@ -351,7 +371,7 @@ class _Maintenance:
             return old
         lineages = self.tables["versions"].reload().read(["lineage"])["lineage"].to_pylist()
         known = {json.loads(text).get("projector_sha256") for text in lineages if text}
-        return {path for path in old if storage.name(path).removesuffix(".safetensors") not in known}
+        return {path for path in old if storage.name(path).partition(".")[0] not in known}
 
     def _abort_uploads(self) -> int:
         try:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from dnafeat.errors import StoreError
+from dnafeat.schema import arrow_schema
 
 
 def one_array(column: pa.ChunkedArray | pa.Array) -> pa.Array:
@@ -47,6 +48,13 @@ def copy_rows(column: pa.Array, rows: np.ndarray, into: np.ndarray) -> None:
         into[...] = values
     else:
         into[...] = values[rows]
+
+
+def as_lists(vectors: np.ndarray) -> pa.Array:
+    """(n, width) float32 as a list column of `features`, without copying the numbers."""
+    n, width = vectors.shape
+    offsets = pa.array(np.arange(0, (n + 1) * width, width, dtype=np.int32))
+    return pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel())).cast(arrow_schema("features").field("mean").type)
 
 
 def matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:

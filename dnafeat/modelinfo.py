@@ -13,6 +13,7 @@ from dnafeat.describe import describe, fast_in_bfloat16
 from dnafeat.models.adapter import Source, attach
 from dnafeat.models.checkpoint import load_encoder
 from dnafeat.models.registry import FAMILIES
+from dnafeat.views import describe_projection
 
 
 def format_families() -> str:
@@ -67,6 +68,9 @@ class ModelInfo:
     adapter_sha256: str | None
     special_tokens_pooled: bool
     window_tokens: int
+    projection: str
+    """What makes `projected`."""
+    projection_sha256: str
     precision: str
     """What `auto` takes on this machine."""
     precision_reason: str
@@ -105,6 +109,8 @@ def model_info(config: EncodingConfig) -> ModelInfo:
         adapter_sha256=version.adapter_sha256,
         special_tokens_pooled=version.special_tokens_pooled,
         window_tokens=version.window_tokens,
+        projection=describe_projection(version.names["projection"]),
+        projection_sha256=version.projector_sha256,
         precision=version.precision,
         precision_reason=precision_reason(),
         feature_version=version.digest,
@@ -149,6 +155,7 @@ def format_info(info: ModelInfo) -> str:
         "tokenizer": f"{info.tokenizer}; ids {ids}; sequences of {info.shortest_sequence} bases or more",
         "pooling": f"mean and max {'count' if info.special_tokens_pooled else 'leave out'} [CLS] and [SEP]",
         "windows": f"{info.window_tokens} tokens" if info.window_tokens else "cut in bases",
+        "projected": f"{info.projection}; sha256 {info.projection_sha256}",
         "precision": f"{info.precision} here: {info.precision_reason}",
         "weights": f"{info.weights}, sha256 {info.weights_sha256}",
         "tokens": f"sha256 {info.tokenizer_sha256}",

@@ -15,9 +15,11 @@ import pyarrow.dataset as ds
 
 from dnafeat import digests
 from dnafeat.errors import StoreError, UsageError
+from dnafeat.lookup import Lookup
 from dnafeat.matrices import copy_rows, end_to_end, fixed, one_array, widths
 from dnafeat.schema import VECTORS, arrow_schema
 from dnafeat.tables import Table
+from dnafeat.views import VIEWS
 
 Where = Mapping[str, str | Sequence[str]]
 """Columns of entries, and the value or values that each may have."""
@@ -90,6 +92,8 @@ class Reading:
     entries : Entries
     piece_rows : int | None
         Rows of a piece, of which one at a time is in memory; None where speed counts for more.
+    parent : str | None
+        The version that has the vectors which rows of this one lack.
     """
 
     features: Table
@@ -98,6 +102,7 @@ class Reading:
     columns: tuple[str, ...]
     entries: Entries
     piece_rows: int | None = None
+    parent: str | None = None
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """`Store.scan`."""
@@ -178,6 +183,8 @@ class Reading:
 
     def _rows(self) -> Iterator[pa.RecordBatch]:
         """Rows of `features`, all that are wanted among them."""
+        if (lookup := self.lookup()) is not None:
+            return self._looked_up(lookup)
         if self.piece_rows is None:
             return self.features.batches(self.stored(), self.where(), self._pruned_by(), _BATCH_ROWS)
         ends = [
@@ -185,6 +192,16 @@ class Reading:
             for how, name in zip((">=", "<="), self.entries.distinct[[0, -1]], strict=True)
         ]
         return self.features.pages(self.stored(), [*self._pruned_by(), *ends], self.piece_rows)
+
+    def lookup(self) -> Lookup | None:
+        """How rows are found where the parent's are needed as well; None where they are not."""
+        needed = self.parent is not None and any(name in VIEWS for name in self.stored())
+        return Lookup(self.features, self.version, self.parent) if needed else None
+
+    def _looked_up(self, lookup: Lookup) -> Iterator[pa.RecordBatch]:
+        # In the order of digests: rows of two versions meet where both are in memory.
+        for _, batch in lookup.in_chunks(self.entries.distinct, self.stored()):
+            yield batch
 
     def _damaged(self, fault: str) -> StoreError:
         store = self.features.uri.rpartition("/")[0]
@@ -201,9 +218,11 @@ class Reading:
     def _none(self) -> pa.RecordBatch:
         """No rows, of the types that rows would have: the width of vectors is that of any others of the version."""
         columns, nothing = self.stored(), np.empty(0, np.int64)
+        lookup = self.lookup()
+        one = None if lookup is None else lookup.first(columns)
         others = self.features.batches(columns, ds.field("feature_version") == self.version, self._pruned_by(), 1)
         schema = pa.schema([field for field in self.features.schema() if field.name in columns])
-        one = next(others, pa.RecordBatch.from_pylist([], schema=schema))
+        one = one if one is not None else next(others, pa.RecordBatch.from_pylist([], schema=schema))
         left = self.entries.take(nothing)
         arrays = [one_array(column) for column in left.columns] + self._right(one, nothing)
         return pa.RecordBatch.from_arrays(arrays, names=[*left.column_names, *self.columns])
@@ -271,11 +290,11 @@ def load_entries(sequences: Table, state: Mapping[str, int], whole: Mapping[str,
         A condition names no key, or a value that is no text.
     """
     keys = [name for name in sequences.schema().names if name not in arrow_schema("sequences").names]
-    conditions = _conditions(where or {}, keys, sequences.uri.rpartition("/")[0])
+    chosen_by = conditions(where or {}, keys, sequences.uri.rpartition("/")[0])
     columns = ["source_name", _ID, "sequence_digest", *keys]
     parts = []
     for source, number in state.items():
-        rows = stood(source, number) if conditions is None else stood(source, number) & conditions
+        rows = stood(source, number) if chosen_by is None else stood(source, number) & chosen_by
         parts.append(sequences.read(columns, rows, [("source_name", "=", source)]))
     table = pa.concat_tables(parts)
     unseen = {key for key in keys if table[key].null_count == len(table)}
@@ -294,7 +313,8 @@ def _with_values(sequences: Table, keys: set[str], source: str, number: int) -> 
     return found
 
 
-def _conditions(where: Where, keys: Sequence[str], store: str) -> pc.Expression | None:
+def conditions(where: Where, keys: Sequence[str], store: str) -> pc.Expression | None:
+    """Which entries meet all conditions, None: all. Raises StoreError for one that names no key, or a value that is no text."""
     expression = None
     for column, values in where.items():
         if column not in (*keys, _ID):

@@ -31,6 +31,8 @@ class Rollback:
         The run that readers of its source and version see now; None where there is none.
     sources, channels : list of str
         Sources that fill the version still, and channels that point at it.
+    children : list of str
+        Versions that read their vectors from it. They go on doing so, since vectors stay.
     """
 
     run: Mapping[str, Any]
@@ -38,6 +40,7 @@ class Rollback:
     now: Mapping[str, Any] | None
     sources: list[str]
     channels: list[str]
+    children: list[str]
 
 
 def rollback(store: Store, run_id: str) -> Rollback:
@@ -72,6 +75,7 @@ def rollback(store: Store, run_id: str) -> Rollback:
         now=left.get(gone["source_name"]),
         sources=sorted(left),
         channels=history.names.pointing_at(gone["feature_version"]),
+        children=history.children(gone["feature_version"]),
     )
 
 
@@ -107,4 +111,8 @@ def format_rollback(done: Rollback) -> str:
     for channel in done.channels:
         remedy = "" if done.sources else ", and cannot be read: point it at another with `dnafeat publish`"
         lines.append(f"  channel {channel} points at this version{remedy}")
+    for child in done.children:
+        lines.append(
+            f"  version {child}, which reads its vectors from this one, has what it has: withdraw its runs for themselves"
+        )
     return "\n".join(lines)

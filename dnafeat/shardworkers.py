@@ -30,6 +30,7 @@ from dnafeat.attempts import Attempt
 from dnafeat.config import EncodingConfig
 from dnafeat.encoder import Encoder
 from dnafeat.errors import EncodingError, one_line
+from dnafeat.matrices import as_lists
 from dnafeat.models.adapter import Source
 from dnafeat.observe import Job
 from dnafeat.plan import CHECK
@@ -279,7 +280,7 @@ class EncodeShards(ShardActor):
             needed += round((tally.computed - before) * (1 - vectors.padding_share))
             columns = {
                 "sequence_digest": shard.digests[first:end],
-                **{name: _lists(getattr(vectors, name)) for name in self.vectors},
+                **{name: as_lists(getattr(vectors, name)) for name in self.vectors},
                 "bases": pa.array(shard.bases[first:end]),
                 "tokens": pa.array(vectors.tokens),
                 "windows": pa.array(vectors.windows),
@@ -325,10 +326,3 @@ def row_ranges(rows: int, cuts: Iterable[int], refused: Iterable[int]) -> list[t
     refused = set(refused)
     borders = {*range(0, rows, PIECE_ROWS), rows, *cuts, *refused, *(row + 1 for row in refused)}
     return [(first, end) for first, end in itertools.pairwise(sorted(borders)) if first not in refused]
-
-
-def _lists(vectors: np.ndarray) -> pa.Array:
-    """(n, width) float32 as an Arrow list column, without copying the numbers."""
-    n, width = vectors.shape
-    offsets = pa.array(np.arange(0, (n + 1) * width, width, dtype=np.int32))
-    return pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel())).cast(arrow_schema("features").field("mean").type)

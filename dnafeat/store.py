@@ -20,6 +20,7 @@ from dnafeat.names import Names
 from dnafeat.reading import Reading, Where, chosen, load_entries, stood
 from dnafeat.schema import TABLES, VECTORS, arrow_schema
 from dnafeat.tables import Change, Table
+from dnafeat.views import projection_name
 
 
 class Store:
@@ -55,8 +56,9 @@ class Store:
     def versions(self) -> pa.Table:
         """One row for each feature version that has a published run, oldest first.
 
-        Columns: `feature_version`, `names` (list of str), `model`, `adapter`, `precision`, `channels` (list of str), `sources` (list
-        of str), `sequences` (rows of `read`), `recorded_at`, `lineage` (JSON).
+        Columns: `feature_version`, `names` (list of str), `model`, `adapter`, `precision`, `projection` (its name), `parent` (the
+        version that `cls`, `mean` and `max` are read from, or null), `channels` (list of str), `sources` (list of str), `sequences`
+        (rows of `read`), `recorded_at`, `lineage` (JSON).
         """
         history = self.history()
         self.sequences.reload()
@@ -71,6 +73,8 @@ class Store:
                     "model": lineage["model"],
                     "adapter": lineage["adapter"],
                     "precision": lineage["precision"],
+                    "projection": projection_name(lineage),
+                    "parent": history.parent(version),
                     "channels": history.names.pointing_at(version),
                     "sources": sorted(state),
                     "sequences": self.count_entries(state),
@@ -85,6 +89,8 @@ class Store:
             "model": text,
             "adapter": text,
             "precision": text,
+            "projection": text,
+            "parent": text,
             "channels": pa.list_(text),
             "sources": pa.list_(text),
             "sequences": pa.int64(),
@@ -222,7 +228,8 @@ class Store:
         self.features.reload()
         self.sequences.reload()
         whole = history.state(digest, as_of)
-        return Reading(self.features, digest, state, names, load_entries(self.sequences, state, whole, where))
+        entries = load_entries(self.sequences, state, whole, where)
+        return Reading(self.features, digest, state, names, entries, parent=history.parent(digest))
 
     # -- what the tables say -------------------------------------------------------------------------------------------
 
@@ -253,11 +260,19 @@ class Store:
             yield digests.to_numpy(batch[name])
 
     def record_version(
-        self, version: str, *, event: str, name: str | None = None, lineage: str | None = None, run_id: str | None = None
+        self,
+        version: str,
+        *,
+        event: str,
+        name: str | None = None,
+        lineage: str | None = None,
+        run_id: str | None = None,
+        parent: str | None = None,
     ) -> str | None:
         """Appends an event to `versions`, and returns the name it has there.
 
-        A version is created once only, a run of one number withdrawn once only, and a name given once only.
+        A version is created once only, a run of one number withdrawn once only, and a name given once only. One that is created with a
+        parent and was there without gets the parent by an event of its own. Raises StoreError where that cannot be its parent.
         """
         table, given = self._versions, name
 
@@ -274,14 +289,40 @@ class Store:
             same = (ds.field("feature_version") == version) & (ds.field("event") == event)
             if event == "withdrawn":
                 same &= ds.field("lineage") == lineage
+            kind = event
             if event in ("created", "withdrawn") and len(table.read(["event"], same)):
-                return None
+                if parent is None or not self.takes_parent(version, parent):
+                    return None
+                kind = "parent"
+            elif parent is not None:
+                self.takes_parent(version, parent)
             # The latest event wins, whatever the clocks of two machines say.
             last = pc.max(table.read(["recorded_at"])["recorded_at"]).as_py()
             now = max(datetime.now(UTC), last + timedelta(microseconds=1)) if last else datetime.now(UTC)
-            row = {"feature_version": version, "event": event, "name": given, "lineage": lineage, "recorded_at": now}
-            rows = pa.Table.from_pylist([{**row, "run_id": run_id}], schema=arrow_schema("versions"))
-            return Change(added=[table.write(rows, stem=event)])
+            row = {"feature_version": version, "event": kind, "name": given, "parent": parent, "recorded_at": now}
+            told = {"lineage": lineage if kind == event else None, "run_id": run_id}
+            rows = pa.Table.from_pylist([{**row, **told}], schema=arrow_schema("versions"))
+            return Change(added=[table.write(rows, stem=kind)])
 
         table.settle(f"dnafeat/{uuid.uuid4().hex}", change)
         return given
+
+    def takes_parent(self, version: str, parent: str) -> bool:
+        """Whether a version is without this parent, at the present snapshot of `versions`.
+
+        Raises StoreError where it cannot get it. One join must do to read a version: a parent has no parent.
+        """
+        rows = self._versions.read(["feature_version", "parent"]).to_pylist()
+        parents = {row["feature_version"]: row["parent"] for row in rows if row["parent"]}
+        if parents.get(version) == parent:
+            return False
+        remedy = "a version with a parent is nobody's parent: project from the one that holds the vectors"
+        if parent in parents or parent == version:
+            raise StoreError(f"version {parent} of {self.uri} has the parent {parents.get(parent, version)}: {remedy}")
+        if version in parents:
+            raise StoreError(
+                f"version {version} of {self.uri} has the parent {parents[version]}, and gets no other: project from that"
+            )
+        if children := sorted(child for child, its in parents.items() if its == version):
+            raise StoreError(f"version {version} of {self.uri} is the parent of {', '.join(children)}: {remedy}")
+        return True

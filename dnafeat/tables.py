@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from io import RawIOBase
 from typing import IO, Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -178,6 +179,14 @@ def _snapshot(uri: str, version: int | None, **options: str) -> DeltaTable:
     return DeltaTable(uri, storage_options=options) if version is None else _at_version(uri, version, **options)
 
 
+def _holds_some(statistics: Mapping[str, Mapping[str, Any]], sought: np.ndarray) -> bool:
+    """Whether one of some sorted digests lies in a row group's range."""
+    ends = statistics.get("sequence_digest")
+    if not ends:
+        return True
+    return bool(np.searchsorted(sought, ends["min"].encode()) < np.searchsorted(sought, ends["max"].encode(), side="right"))
+
+
 class Table:
     """A table at one snapshot, also in another process that it is sent to.
 
@@ -310,19 +319,36 @@ class Table:
                 given += len(batch)
                 yield batch
 
-    def pages(self, columns: Sequence[str], pruned_by: Sequence[tuple[str, str, Any]], rows: int) -> Iterator[pa.RecordBatch]:
+    def pages(
+        self,
+        columns: Sequence[str],
+        pruned_by: Sequence[tuple[str, str, Any]],
+        rows: int,
+        sought: np.ndarray | None = None,
+    ) -> Iterator[pa.RecordBatch]:
         """Batches of at most `rows` rows of those files, and row groups of them, that can hold such rows as `pruned_by` describes.
 
-        Slower than `batches` and sparing of memory: pages are read as they are needed, and none ahead. Columns that stand in all files.
+        Slower than `batches` and sparing of memory: pages are read as they are needed, and none ahead. A column that a file lacks is null
+        there. With `sought`, sorted digests of dtype S35, row groups in whose range none of them lies are left out; Arrow itself does so
+        for no more than some fifty.
         """
         where = functools.reduce(operator.and_, (_COMPARED[how](ds.field(name), value) for name, how, value in pruned_by))
         with self._readable():
             dataset = self.dataset(pruned_by)
             for fragment in dataset.get_fragments(where):
-                groups = [group.id for group in fragment.subset(where, schema=dataset.schema).row_groups]
+                found = fragment.subset(where, schema=dataset.schema).row_groups
+                groups = [group.id for group in found if sought is None or _holds_some(group.statistics, sought)]
+                if not groups:
+                    continue
                 with fragment.open() as opened:
                     file = pq.ParquetFile(opened, buffer_size=1 << 20, pre_buffer=False)
-                    yield from file.iter_batches(rows, row_groups=groups, columns=list(columns), use_threads=False)
+                    there = [name for name in columns if name in file.schema_arrow.names]
+                    for batch in file.iter_batches(rows, row_groups=groups, columns=there, use_threads=False):
+                        arrays = [
+                            batch[name] if name in there else pa.nulls(len(batch), dataset.schema.field(name).type)
+                            for name in columns
+                        ]
+                        yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
 
     @contextlib.contextmanager
     def _readable(self) -> Iterator[None]:

@@ -134,6 +134,8 @@ class _Meter:
         self.rows, self.total, self.least, self.largest, self.strange = 0, 0.0, float("inf"), 0.0, 0
 
     def add(self, column: pa.ChunkedArray) -> None:
+        # Rows of a version with a parent may have no vector of their own.
+        column = column.drop_null()
         if not len(column):
             return
         values = np.asarray(column.combine_chunks().flatten())

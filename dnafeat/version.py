@@ -42,8 +42,9 @@ class FeatureVersion:
     precision: str
     """`float32` or `bfloat16`, of the encoder's arithmetic; stored vectors are float32."""
     projector_sha256: str
-    """Of the projector's weights."""
+    """The projection's fingerprint, of its steps and weights."""
     projector_input: str = "mean"
+    """The vectors that it takes."""
     engine: int = ENGINE
     average_layers: int = 1
     """The mean of this many layers is pooled, `layer` being the last of them."""
@@ -68,6 +69,13 @@ class FeatureVersion:
     def digest(self) -> str:
         """16 hex digits of the SHA-256 of the canonical identity."""
         return digest_of(self.identity())[:16]
+
+    @classmethod
+    def of_lineage(cls, lineage: Mapping[str, Any]) -> FeatureVersion:
+        """The version of which `lineage` is the JSON's content."""
+        own = {f.name for f in fields(cls)} - {"names"}
+        names = {key: value for key, value in lineage.items() if key not in own}
+        return cls(**{key: value for key, value in lineage.items() if key in own}, names=names)
 
     def lineage(self) -> str:
         """JSON of identity and names, as it stands in table `versions`."""

@@ -15,6 +15,7 @@ import pytest
 from stores import WIDTHS, A, B, Entry, Run, digest, feature_rows, feature_version, fill, vectors
 
 from dnafeat import drift as drifting
+from dnafeat import lookup
 from dnafeat.cli import main
 from dnafeat.drift import Agreement, diff
 from dnafeat.errors import StoreError
@@ -131,7 +132,7 @@ def test_numbers_do_not_depend_on_partitions(tmp_path: Path, monkeypatch: pytest
     add = drifting._Comparison.add
     monkeypatch.setattr(drifting._Comparison, "add", lambda self, names: (held.append(len(names)), add(self, names))[1])
     monkeypatch.setattr(drifting, "_PARTITION_ROWS", rows)
-    monkeypatch.setattr(drifting, "_BATCH_ROWS", 16)
+    monkeypatch.setattr(lookup, "_BYTES", 16 * 4 * sum(WIDTHS.values()))
     found = diff(store, A.digest, B.digest)
     assert sum(held) == 150
     assert max(held) <= 3 * rows + 5

@@ -17,7 +17,7 @@ from dnafeat.config import EncodingConfig
 from dnafeat.errors import CheckpointError, UsageError, one_line
 from dnafeat.models.checkpoint import BUNDLED, WEIGHTS, Checkpoint, find, key_faults, read_tensors
 from dnafeat.models.fetch import fetch, is_hub_name
-from dnafeat.projection import PROJECTOR_FILE, Projector, load_projector, read_projector
+from dnafeat.projection import PROJECTOR_FILE, Projection, load_projector, read_projector
 from dnafeat.tokenizers import Tokenizer
 
 _CONFIG = "adapter_config.json"
@@ -159,8 +159,8 @@ class Source:
         before = self.trained.get("encoding", {}).get("special_tokens")
         return self.checkpoint.special_tokens_pooled if before is None else before
 
-    def projector(self, config: EncodingConfig) -> tuple[str, Projector]:
-        """Name and weights of the map to 512 dimensions: as asked, else the one trained with it, else `random@0`."""
+    def projector(self, config: EncodingConfig) -> tuple[str, Projection]:
+        """The map to 512 dimensions and where it is from: as asked, else the one trained with it, else `random@0`."""
         hidden = self.checkpoint.config().hidden_size
         own = self.adapter or self.checkpoint
         name = config.projector

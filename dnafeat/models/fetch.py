@@ -20,7 +20,7 @@ from dnafeat.errors import UsageError, one_line
 _ALSO = {"model": ", nor the bundled dnafeat-mini", "projector": ", nor random@SEED with a whole number"}
 _HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w.-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_PLAIN = ("config.json", "tokenizer*.json", "vocab.txt", "adapter_config.json", "dnafeat.json")
+_PLAIN = ("config.json", "tokenizer*.json", "vocab.txt", "adapter_config.json", "dnafeat.json", "projector.json")
 _SAFE = ("model.safetensors", "adapter_model.safetensors", "projector.safetensors", "head.safetensors")
 _PICKLED = {"model.safetensors": "pytorch_model.bin", "adapter_model.safetensors": "adapter_model.bin"}
 

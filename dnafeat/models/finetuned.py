@@ -17,9 +17,9 @@ from dnafeat.models.checkpoint import Checkpoint, load_encoder
 from dnafeat.models.heads import Pooler
 from dnafeat.projection import Projector
 from dnafeat.schema import PROJECTED_WIDTH
+from dnafeat.views import check_view
 
 HEADS = ("linear", "pooler", "projector")
-VIEWS = ("cls", "mean", "max")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +46,9 @@ class HeadShape:
     def __post_init__(self) -> None:
         if self.kind not in HEADS:
             raise UsageError(f"head {self.kind!r} is none of {', '.join(HEADS)}")
-        names = self.views.split("+")
-        if any(name not in VIEWS for name in names) or len(set(names)) != len(names):
-            raise UsageError(f"pooling {self.views!r} is not known: use {', '.join(VIEWS)}, with + between several")
-        if (self.kind == "pooler" and self.views != "cls") or (self.kind == "projector" and self.views != "mean"):
-            raise UsageError(
-                f"head {self.kind} is for pooling {'cls' if self.kind == 'pooler' else 'mean'}, and pooling is {self.views}"
-            )
+        check_view(self.views, "pooling")
+        if self.kind == "pooler" and self.views != "cls":
+            raise UsageError(f"head pooler is for pooling cls, and pooling is {self.views}")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
