@@ -42,6 +42,7 @@ from dnafeat.progress import interval
 from dnafeat.projectconfig import ProjectConfig
 from dnafeat.projection import Projection, load_projector
 from dnafeat.reading import chosen, stood
+from dnafeat.rounding import rounded
 from dnafeat.schema import PROJECTED_WIDTH, VECTORS, arrow_schema
 from dnafeat.shardworkers import checked
 from dnafeat.spill import Spill
@@ -244,7 +245,8 @@ class _Projecting(Run):
         # At one snapshot, which has what the published runs name.
         self.lookup.features.reload().version()
         held = [name for name in self.version.names["vectors"] if name != "projected"]
-        write = functools.partial(_project_shard, self.lookup, held, self.projection, self.run_id, self.version.digest)
+        make = _Rows(self.lookup, self.projection, self.version.rounding, self.run_id)
+        write = functools.partial(_project_shard, make, held, self.version.digest)
         done = self.each(write, [*shards, check], "projecting")
         return Encoded([Receipt.from_json(text) for some in done for text in some], checked(check.uri))
 
@@ -253,9 +255,31 @@ class _Projecting(Run):
         return dict.fromkeys(super().counts(encoded, new), 0)
 
 
-def _project_shard(
-    lookup: Lookup, held: Sequence[str], projection: Projection, run_id: str, version: str, shard: Shard
-) -> list[str]:
+@dataclass(frozen=True)
+class _Rows:
+    """How rows of `features` are made of stored vectors."""
+
+    lookup: Lookup
+    projection: Projection
+    rounding: str | None
+    run_id: str
+
+    def of(self, names: np.ndarray, held: Sequence[str]) -> Iterator[pa.Table]:
+        """Rows a chunk at a time: `projected`, the vectors `held` as they are, and what the table needs."""
+        views = parts(self.projection.view)
+        wanted = ("sequence_digest", *held, "projected", *_COLUMNS, "run_id")
+        schema = pa.schema([field for field in arrow_schema("features") if field.name in wanted])
+        for _, batch in self.lookup.in_chunks(names, list(dict.fromkeys(["sequence_digest", *held, *views, *_COLUMNS]))):
+            pooled = {view: torch.from_numpy(matrix(batch[view]).copy()) for view in views}
+            with torch.inference_mode():
+                projected = rounded(self.projection.of(pooled), self.rounding).numpy()
+            columns = {"projected": as_lists(projected), **{name: as_lists(matrix(batch[name])) for name in held}}
+            columns |= {"run_id": pa.array([self.run_id] * len(batch))}
+            columns |= {name: batch[name] for name in ("sequence_digest", *_COLUMNS)}
+            yield pa.Table.from_arrays([columns[field.name] for field in schema], schema=schema)
+
+
+def _project_shard(make: _Rows, held: Sequence[str], version: str, shard: Shard) -> list[str]:
     """Writes a shard's projected vectors as a file below `features`, and returns its receipt; of what is compared, beside the shard.
 
     Sequences whose vectors stand in their own rows of a version that has a parent have them in another file, with the vectors `held`.
@@ -266,38 +290,25 @@ def _project_shard(
     name = storage.name(shard.uri)
     if name == CHECK:
         # With the other vectors, which some of the files have.
-        write_parquet(checked(shard.uri), _projected_rows(lookup, held, projection, run_id, names))
+        write_parquet(checked(shard.uri), make.of(names, held))
         return []
+    lookup = make.lookup
     whole = lookup.own(names, held[0]) if lookup.parent is not None and held else np.zeros(len(names), bool)
     features = Table(lookup.features.uri.rpartition("/")[0], "features")
     receipts = []
     for some, vectors, suffix in ((names[~whole], (), ""), (names[whole], held, "-whole")):
         if len(some):
             about = functools.partial(_about, time.time(), name + suffix)
-            rows = _projected_rows(lookup, vectors, projection, run_id, some)
-            stem = f"{run_id}-{name.removesuffix('.parquet').removeprefix('shard-')}{suffix}"
-            receipts.append(vectorfiles.write(features, rows, stem=stem, version=version, about=about).to_json())
+            stem = f"{make.run_id}-{name.removesuffix('.parquet').removeprefix('shard-')}{suffix}"
+            receipts.append(
+                vectorfiles.write(features, make.of(some, vectors), stem=stem, version=version, about=about).to_json()
+            )
     pa.default_memory_pool().release_unused()
     return receipts
 
 
 def _about(began: float, shard: str) -> dict[str, Any]:
     return {"shard": shard, "began": began, "ended": time.time()}
-
-
-def _projected_rows(
-    lookup: Lookup, held: Sequence[str], projection: Projection, run_id: str, names: np.ndarray
-) -> Iterator[pa.Table]:
-    """Rows of `features` a chunk at a time: `projected`, the vectors `held` as they are, and what the table needs."""
-    wanted = ("sequence_digest", *held, "projected", *_COLUMNS, "run_id")
-    schema = pa.schema([field for field in arrow_schema("features") if field.name in wanted])
-    for _, batch in lookup.in_chunks(names, list(dict.fromkeys(["sequence_digest", *held, *parts(projection.view), *_COLUMNS]))):
-        views = {view: torch.from_numpy(matrix(batch[view]).copy()) for view in parts(projection.view)}
-        with torch.inference_mode():
-            made = {"projected": projection.of(views).numpy(), **{name: matrix(batch[name]) for name in held}}
-        columns = {name: as_lists(rows) for name, rows in made.items()} | {"run_id": pa.array([run_id] * len(batch))}
-        columns |= {name: batch[name] for name in ("sequence_digest", *_COLUMNS)}
-        yield pa.Table.from_arrays([columns[field.name] for field in schema], schema=schema)
 
 
 def _with_bar(show: bool) -> Each:

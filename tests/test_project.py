@@ -561,6 +561,15 @@ def test_project_and_embed_make_the_same_version_and_the_same_numbers(
             np.testing.assert_allclose(found[one]["mean"], expected[one]["mean"], atol=1e-5)
             np.testing.assert_allclose(found[one]["projected"], expected[one]["projected"], atol=1e-5)
         assert Store(other).history().parent(done.feature_version) is None
+    # Of a version whose vectors are rounded, `projected` is rounded too.
+    coarse = embedded(source, store, model, round_vectors="bfloat16")
+    done = projected(store, artifacts["mlp"], version=coarse)
+    found = by_id(Store(store), done.feature_version, ["projected"])
+    rounded = dnafeat.Encoder.from_pretrained(model, projector=artifacts["mlp"], round_vectors="bfloat16")
+    assert rounded.version.digest == done.feature_version
+    for one, vector in zip(SEQUENCES, rounded.encode(list(SEQUENCES.values())).projected, strict=True):
+        np.testing.assert_allclose(found[one]["projected"], vector, rtol=2**-7, atol=1e-6)
+        assert not (found[one]["projected"].view(np.uint32) & 0xFFFF).any()
     # A night under the child: whole rows beside those that have projected alone.
     more = {**SEQUENCES, **{f"n{i}": dna(80 + i, seed=100 + i) for i in range(3)}}
     night = fasta(tmp_path / "two.fa", more)
