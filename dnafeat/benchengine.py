@@ -284,7 +284,9 @@ def _seconds(peer: Callable[[Sequence[str]], np.ndarray], sequences: Sequence[st
 
 
 def device(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What torch knows of this machine."""
+    """What torch knows of this machine. Raises UsageError where `model` names one that cannot be measured."""
+    if settings["model"] is not None:
+        find(settings["model"]).config()
     found: dict[str, Any] = {
         "onednn": torch.backends.mkldnn.is_available(),
         "capability": torch.backends.cpu.get_cpu_capability(),

@@ -143,6 +143,14 @@ def write_model(folder: Path, shape: Mapping[str, Any], tokenizer: str | None) -
     return folder
 
 
+def tokenizer_file(source: str) -> Path:
+    """Raises UsageError where a folder has none."""
+    file = Path(source).expanduser() / "tokenizer.json"
+    if not file.is_file():
+        raise UsageError(f"tokenizer {source} is no folder with a tokenizer.json")
+    return file
+
+
 def write_tokenizer(folder: Path, source: str | None) -> None:
     """tokenizer.json of another folder, or one trained on lambda, with what transformers wants to know of its special tokens."""
     if source is None:
@@ -153,8 +161,5 @@ def write_tokenizer(folder: Path, source: str | None) -> None:
         pieces += [dna.reverse_complement(piece.encode()).decode() for piece in pieces]
         train_bpe(pieces, _TRAINED_ENTRIES).save(str(folder / "tokenizer.json"))
     else:
-        file = Path(source).expanduser() / "tokenizer.json"
-        if not file.is_file():
-            raise UsageError(f"tokenizer {source} is no folder with a tokenizer.json")
-        shutil.copy(file, folder)
+        shutil.copy(tokenizer_file(source), folder)
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **_SPECIAL}))

@@ -78,6 +78,11 @@ def benchmark(
     UsageError
         The model, tokenizer, sequences or a place to write are wrong.
     """
+    # Whatever is wrong shows before anything is measured.
+    if config.tokenizer is not None:
+        benchinputs.tokenizer_file(config.tokenizer)
+    if config.gue is not None:
+        benchinputs.gue(config.gue, 1)
     output = Path(config.output).expanduser()
     rows = machine()
     _save(output, rows)
@@ -146,7 +151,7 @@ class Benchmark:
 
     @cached_property
     def _device(self) -> dict[str, Any]:
-        return benchprocess.call("benchengine", "device", {}).value
+        return benchprocess.call("benchengine", "device", {"model": self.config.model}).value
 
     @cached_property
     def _models(self) -> dict[str, str]:

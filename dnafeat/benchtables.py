@@ -219,7 +219,10 @@ def _cosines(vectors: np.ndarray) -> np.ndarray:
 
 
 def _write(store: Store, vectors: Mapping[str, np.ndarray], rows: int, *, rounded: bool = False) -> tuple[int, float]:
-    """Bytes and CPU seconds of one file. Vectors vary a little from repeat to repeat, so that they compress as those of a run do."""
+    """Bytes and CPU seconds of one file.
+
+    Its rows repeat the vectors, each time so far off that none is another's after rounding either: they compress as those of a run do.
+    """
     import torch
 
     names = np.sort(np.array([dna.digest(b"%d" % i) for i in range(rows)], digests.DTYPE))
@@ -230,7 +233,7 @@ def _write(store: Store, vectors: Mapping[str, np.ndarray], rows: int, *, rounde
         columns = {}
         for name, values in vectors.items():
             column = np.resize(values, (len(some), values.shape[1]))
-            column = column * (1 + 1e-3 * draw.standard_normal(column.shape, np.float32))
+            column = column * (1 + 0.1 * draw.standard_normal(column.shape, np.float32))
             columns[name] = torch.from_numpy(column).bfloat16().float().numpy() if rounded else column
         pieces.append(benchstore.table(some, columns, _BASES, _BASES // 5))
     began = time.process_time()

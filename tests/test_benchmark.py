@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from dnafeat import benchcheck, benchengine, benchinputs, benchlimits, benchpeers, benchpipeline, benchprocess, benchtables
-from dnafeat.benchmark import benchmark, format_table
+from dnafeat.benchmark import Benchmark, benchmark, format_table
 from dnafeat.benchmarkconfig import BARE, SECTIONS, BenchmarkConfig
 from dnafeat.benchrows import Row, format_rows, measured, not_measured, ratios, to_json, without_target
 from dnafeat.benchtokens import tokenising
@@ -295,7 +295,7 @@ def test_files_duplicates_and_growth_are_measured(tmp_path: Path) -> None:
     folder = benchinputs.write_model(tmp_path / "wide", benchinputs.WIDE, None)
     rows = {row.name: row for row in benchtables.files(str(folder), SEQUENCES, tmp_path, threads=1, repeats=1)}
     assert rows["files.mean"].met
-    assert 0.25 < rows["files.bfloat16_bytes"].value < 0.6
+    assert 0.45 < rows["files.bfloat16_bytes"].value < 0.6
     small = str(benchinputs.write_model(tmp_path / "small", SMALL, None))
     made = benchpipeline.duplicates(small, SEQUENCES[:20], tmp_path, copies=10, actors=1, repeats=1)
     assert made[2].target == "at most 1.15"
@@ -351,9 +351,9 @@ def test_what_is_left_out_is_not_measured() -> None:
         (["--model", "x", "--tokenizer", "y"], "leave out one"),
         (["--output", "nowhere/bench.json"], "output nowhere/bench.json cannot be written"),
         (["--folder", "nowhere"], "folder nowhere cannot be used"),
-        (["--only", "cpu", "--model", "nowhere"], "model 'nowhere' is neither a folder"),
-        (["--only", "cpu", "--tokenizer", "nowhere"], "tokenizer nowhere is no folder with a tokenizer.json"),
-        (["--only", "cpu", "--gue", "."], "holds no GUE task"),
+        (["--model", "nowhere"], "model 'nowhere' is neither a folder"),
+        (["--tokenizer", "nowhere"], "tokenizer nowhere is no folder with a tokenizer.json"),
+        (["--gue", "."], "holds no GUE task"),
     ],
 )
 def test_wrong_arguments_get_a_sentence(
@@ -371,6 +371,7 @@ def test_rows_of_finished_sections_are_kept_when_a_later_one_fails(
     def fails(*_: Any, **__: Any) -> Any:
         raise BenchmarkError("it fails")
 
+    monkeypatch.setattr(Benchmark, "_models", {"tiny": model, "wide": model})
     monkeypatch.setattr(benchtables, "reading", fails)
     monkeypatch.setattr(benchtables, "planning", lambda *_, **__: [measured("plan.x", [1.0], "s")])
     config = BenchmarkConfig(quick=True, only=("plan", "read"), model=model, output=str(tmp_path / "bench.json"))
