@@ -83,10 +83,10 @@ def prepared(config: AlignConfig, subjects: Subjects) -> Prepared:
         columns = {name: subjects.columns[name] for name in config.covariates}
         covariates = Covariates.fit(columns, train, config.categorical)
         design, strange = covariates.design(columns, subjects.keys)
-        for name, count in strange.items():
-            notes.append(
-                f"{count:,} rows have a value of {name} that no training subject has: nothing of it is taken out of theirs"
-            )
+        notes += [
+            f"nothing of {name} is taken out of {count:,} row(s), whose value no training subject has"
+            for name, count in strange.items()
+        ]
     steps = {}
     for name, rows in ((DNA, subjects.dna), (subjects.name, subjects.partner)):
         own = config.residualise in ("both", "dna" if name == DNA else "partner")
@@ -94,6 +94,8 @@ def prepared(config: AlignConfig, subjects: Subjects) -> Prepared:
         steps[name] = Preparation.fit(rows[train], design[train] if design is not None and own else None, components)
         if not steps[name].varies:
             raise UsageError(f"the vectors of {name} are the same for all training subjects: nobody can be told apart by them")
+    if len(subjects.genes) == 1:
+        notes.append("one gene cannot be left out of one: what it costs to leave genes out is not measured")
     if config.phenotype:
         alignscores.target(subjects, config.phenotype)
     mean, gain = steps[DNA].mean, steps[DNA].gain

@@ -57,7 +57,7 @@ def apply(config: ApplyConfig) -> Applied:
     columns = read_columns(wanted, keys, about, name, config.subjects, salt)
     design, strange = aligned.design(columns, keys)
     notes = [
-        f"{count:,} rows have a value of {one} that training had not: nothing of it is taken out"
+        f"nothing of {one} is taken out of {count:,} row(s), whose value no training subject has"
         for one, count in strange.items()
     ]
     kept = [one for one in table.column_names if one not in (DNA, name, f"{DNA}_mask")]
