@@ -73,8 +73,8 @@ def write(uri: str, model: FineTuned, source: Source, about: Mapping[str, Any], 
             title = f"{split}: {sum(map(sum, matrix)):,} {'bases' if about['labels']['task'] == 'token' else 'sequences'}"
             (folder / f"confusion-{split}.png").write_bytes(report.confusion(matrix, about["labels"]["names"], title))
         for file in sorted(folder.iterdir()):
-            _put(storage.join(uri, file.name), file.read_bytes())
-    _put(storage.join(uri, ABOUT), json.dumps(about, indent=1).encode())
+            put(storage.join(uri, file.name), file.read_bytes())
+    put(storage.join(uri, ABOUT), json.dumps(about, indent=1).encode())
 
 
 def base_name(base: Checkpoint) -> str:
@@ -83,7 +83,8 @@ def base_name(base: Checkpoint) -> str:
     return str(base.folder) if lies_here else base.name
 
 
-def _put(uri: str, content: bytes) -> None:
+def put(uri: str, content: bytes) -> None:
+    """One file of an artifact, whole or not at all."""
     storage.write_whole(uri, lambda out: out.write(content))
 
 
@@ -179,4 +180,6 @@ def load(name: str, revision: str | None = None) -> Artifact:
     about = read(str(folder))
     if about is None:
         raise UsageError(f"{name} holds no {ABOUT}: give the folder that dnafeat finetune wrote")
+    if "labels" not in about:
+        raise UsageError(f"{name} is an alignment and predicts no labels: give the folder that dnafeat finetune wrote")
     return Artifact(name, about, folder, pin)

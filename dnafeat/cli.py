@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from dnafeat import config as configs
+from dnafeat.alignconfig import AlignConfig, ApplyConfig
 from dnafeat.benchmarkconfig import BenchmarkConfig
 from dnafeat.errors import DnafeatError, DnafeatWarning
 from dnafeat.finetuneconfig import FinetuneConfig
@@ -151,6 +152,23 @@ def _parser() -> argparse.ArgumentParser:
         "Makes a table that join reads of what BrainLM, BrainMT, SwiFT or others have left in files; schemas/PARTNERS.md says how.",
     )
 
+    _job(
+        commands,
+        "align",
+        AlignConfig,
+        run_align,
+        "bring DNA and another modality to one space",
+        "Trains projectors of DNA and of another modality to one space of 512 dimensions, and measures them on held-out subjects.",
+    )
+    _job(
+        commands,
+        "align-apply",
+        ApplyConfig,
+        run_align_apply,
+        "bring subjects to the space of an alignment",
+        "Writes the vectors of a joined table's subjects in the space of an alignment, with what was fitted when it was trained.",
+    )
+
     lineage = commands.add_parser(
         "lineage", help="say what a joined table was made of", description="Says what a joined table was made of, as JSON."
     )
@@ -271,6 +289,10 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="embed the bundled sequences and look at the result")
     demo.add_argument("--store", metavar="URI", default="demo-store", help="default: ./demo-store")
     demo.set_defaults(run=_demo)
+
+    example = commands.add_parser("demo-align", help="align a made-up cohort around real genes, and find what was planted in it")
+    example.add_argument("--folder", metavar="FOLDER", default="demo-align", help="default: ./demo-align")
+    example.set_defaults(run=_demo_align)
     return parser
 
 
@@ -412,6 +434,23 @@ def run_project(options: argparse.Namespace) -> int:
     config = ProjectConfig.load(options.config, configs.given(options, ProjectConfig))
     summary = _on_ray(lambda: project(config))
     print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
+    return 0
+
+
+def run_align(options: argparse.Namespace) -> int:
+    from dnafeat.align import align, format_result
+
+    config = AlignConfig.load(options.config, configs.given(options, AlignConfig))
+    about = _on_ray(lambda: align(config))
+    print(json.dumps({**about, "artifact": config.output}) if options.json else format_result(about, config.output))
+    return 0
+
+
+def run_align_apply(options: argparse.Namespace) -> int:
+    from dnafeat.alignapply import apply, format_applied
+
+    applied = apply(ApplyConfig.load(options.config, configs.given(options, ApplyConfig)))
+    print(json.dumps(applied.to_dict()) if options.json else format_applied(applied))
     return 0
 
 
@@ -633,4 +672,15 @@ def _demo(options: argparse.Namespace) -> int:
     from dnafeat.demo import demo
 
     demo(options.store)
+    return 0
+
+
+def _demo_align(options: argparse.Namespace) -> int:
+    from dnafeat.demoalign import demo
+
+    with contextlib.ExitStack() as left:
+        from dnafeat.cluster import stop_ray
+
+        left.callback(stop_ray)
+        demo(options.folder)
     return 0

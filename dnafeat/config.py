@@ -259,7 +259,8 @@ def add_options(parser: argparse.ArgumentParser, config: type) -> None:
     )
     hints = typing.get_type_hints(config)
     positional = any(f.metadata["positional"] for f in fields(config))
-    for f in fields(config):
+    # What must be given comes first, whichever class it was declared in.
+    for f in sorted(fields(config), key=lambda f: f.default is not MISSING):
         kind = _kind(hints[f.name])
         text = f.metadata["help"].replace("%", "%%") + _default_note(f)
         flag = "--" + f.name.replace("_", "-")

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
-from ray import train
-from ray.train.torch import TorchTrainer
 
 from dnafeat import artifact, labelled, storage
 from dnafeat import sequence as dna
 from dnafeat.batches import Examples, truncate
-from dnafeat.cluster import causes, default_cpus, default_gpus, start_ray
-from dnafeat.errors import EncodingError, UsageError, one_line
+from dnafeat.errors import UsageError
 from dnafeat.finetuneconfig import FinetuneConfig
 from dnafeat.labels import Labels
 from dnafeat.metrics import format_table
 from dnafeat.models.adapter import Source
 from dnafeat.models.finetuned import FineTuned, build, head_shape
-from dnafeat.observe import Job
 from dnafeat.perbase import token_classes
-from dnafeat.progress import Steps, steps_shown
 from dnafeat.tokenizers import Tokenizer
 from dnafeat.trainer import Data
-from dnafeat.trainworker import finished, train_worker
+from dnafeat.trainrun import fit
+from dnafeat.trainworker import train_worker
 from dnafeat.version import digest_of, environment
 
 
@@ -206,80 +199,22 @@ def finetune(config: FinetuneConfig, *, show: bool = True, say: Callable[[str], 
     storage.check_writable(output)
     for note in prepared.notes:
         say(note)
-    start_ray()
-    result, trained = _fit(config, prepared, output, show, say)
+    trained, result = fit(
+        train_worker,
+        {"config": config, "pins": prepared.source.pins, "settings": prepared.settings},
+        prepared.data,
+        config,
+        name=f"finetune-{prepared.digest}",
+        output=output,
+        told=f"{len(prepared.data.splits['train']):,} training sequences",
+        show=show,
+        say=say,
+    )
     model: FineTuned = build(prepared.source, config, prepared.data.labels)
     model.load_trainable(trained)
     about = _about(config, prepared, result)
     artifact.write(output, model, prepared.source, about, result)
     return about | {"already_trained": False}
-
-
-def _fit(
-    config: FinetuneConfig, prepared: Prepared, output: str, show: bool, say: Callable[[str], None]
-) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    gpus = config.gpus_per_worker if config.gpus_per_worker is not None else default_gpus()
-    cpus = config.cpus_per_worker or default_cpus(config.num_workers)
-    fewest, have = config.min_workers or config.num_workers, ray.cluster_resources().get("CPU", 0)
-    # A cluster may grow, a machine does not: Ray would wait for ever.
-    if fewest * cpus > have and not os.environ.get("RAY_ADDRESS"):
-        raise UsageError(
-            f"{fewest} workers with {cpus} CPU{'s' * (cpus > 1)} each are more than the {have:g} CPUs of this machine hold: "
-            "give fewer --num-workers"
-        )
-    name = f"finetune-{prepared.digest}"
-    place = storage.absolute(config.storage) if config.storage else f"{output}.runs"
-    workers: Any = (config.min_workers, config.num_workers) if config.min_workers else config.num_workers
-    size = len(prepared.data.splits["train"])
-    say(
-        f"run {name}: {size:,} training sequences, {config.num_workers} worker(s) on {'GPU' if gpus else 'CPU'}, batches of "
-        f"{config.batch_size}; checkpoints in {place}"
-    )
-    progress = Steps.remote()  # type: ignore[attr-defined]
-    job = {
-        "config": config,
-        "pins": prepared.source.pins,
-        "settings": prepared.settings,
-        "data": ray.put(prepared.data),
-        "progress": progress,
-        "threads": cpus,
-        "events": storage.join(place, name, "tensorboard") if storage.is_local(place) else None,
-    }
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config=job,
-        scaling_config=train.ScalingConfig(
-            num_workers=workers, use_gpu=bool(gpus), resources_per_worker={"CPU": cpus} | ({"GPU": gpus} if gpus else {})
-        ),
-        run_config=train.RunConfig(
-            name=name,
-            storage_path=place,
-            checkpoint_config=train.CheckpointConfig(num_to_keep=2),
-            failure_config=train.FailureConfig(max_failures=config.max_failures),
-        ),
-    )
-    try:
-        with steps_shown(progress, show, Job(name="finetune", run_id=name)):
-            outcome = trainer.fit()
-    except train.TrainingFailedError as error:
-        raise EncodingError(
-            f"run {name} failed, and the same command goes on from its last checkpoint: {_cause(error)}"
-        ) from error
-    if outcome.checkpoint is None:
-        raise EncodingError(f"run {name} ended without a checkpoint in {place}")
-    with outcome.checkpoint.as_directory() as folder:
-        trained, result = finished(Path(folder))
-    return result, trained
-
-
-def _cause(error: Exception) -> str:
-    """What a failed run failed of, in a few words."""
-    story = str(error)
-    if "actor died" in story or "health check" in story:
-        return "a worker process died, killed or out of memory"
-    told = causes(error)
-    # Workers that wait for a failed one say that its connection was closed.
-    return next((line for line in told if "gloo" not in line and "NCCL" not in line), told[0] if told else one_line(error))
 
 
 def _about(config: FinetuneConfig, prepared: Prepared, result: Mapping[str, Any]) -> dict[str, Any]:

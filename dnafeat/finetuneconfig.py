@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dnafeat.config import EncodingConfig, Settings, option, require
+from dnafeat.config import EncodingConfig, option, require
 from dnafeat.tasks import METRICS, TASKS
+from dnafeat.workersconfig import WorkersConfig
 
 METHODS = ("lora", "full", "probe")
 # Peak learning rates at 768 channels, the first two as published for DNABERT-2. Narrower encoders take higher ones: trials on
@@ -16,7 +17,7 @@ _RATES_HIDDEN_SIZE = 768
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(Settings):
+class FinetuneConfig(WorkersConfig):
     """What `dnafeat finetune` and `jobs/finetune.py` do."""
 
     train: str = option("CSV, TSV or Parquet with sequences and labels, local or s3://")
@@ -77,24 +78,19 @@ class FinetuneConfig(Settings):
     patience: int = option("stop after so many evaluations without a better one; 0: never", 3, shapes=True)
     precision: str = option("auto, float32 or bfloat16; auto: bfloat16 on GPUs that have it", "auto")
     seed: int = option("of split, order, dropout and fresh weights", 0, shapes=True)
-    num_workers: int = option("data-parallel workers", 1)
-    min_workers: int | None = option("fewest workers to go on with when machines go away (else --num-workers)", None)
-    cpus_per_worker: int | None = option("CPUs a worker holds (else all there are, divided)", None)
-    gpus_per_worker: float | None = option("GPUs a worker holds; 0: none (else 1 where the cluster has any)", None)
-    max_failures: int = option("failures of workers after which the run is given up", 3)
-    storage: str | None = option("folder or s3:// prefix of checkpoints, seen by every worker (else OUTPUT.runs)", None)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.method in METHODS, f"method {self.method!r} is none of {', '.join(METHODS)}")
         require(self.task is None or self.task in TASKS, f"task {self.task!r} is none of {', '.join(TASKS)}")
         known = sorted({"loss"} | {name for names in METRICS.values() for name in names})
         require(self.metric in known, f"metric {self.metric!r} is none of {', '.join(known)}")
-        for name in ("epochs", "batch_size", "rows_per_worker", "lora_rank", "lora_alpha", "num_workers"):
+        for name in ("epochs", "batch_size", "rows_per_worker", "lora_rank", "lora_alpha"):
             require(getattr(self, name) >= 1, f"{name} {getattr(self, name)} is too few: give 1 or more")
-        for name in ("steps", "eval_steps", "min_workers", "cpus_per_worker", "max_tokens"):
+        for name in ("steps", "eval_steps", "max_tokens"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} {value} is too few: give 1 or more")
-        for name in ("patience", "warmup_steps", "weight_decay", "max_failures", "seed"):
+        for name in ("patience", "warmup_steps", "weight_decay", "seed"):
             require(getattr(self, name) >= 0, f"{name} {getattr(self, name)} is less than none")
         for name in ("dropout", "lora_dropout", "encoder_dropout"):
             value = getattr(self, name)
@@ -104,13 +100,6 @@ class FinetuneConfig(Settings):
         require(self.dev_share + self.test_share < 1, "dev_share and test_share leave nothing to train on")
         rate = self.learning_rate
         require(rate is None or rate > 0, f"learning_rate {rate} learns nothing: give more than 0")
-        require(
-            self.min_workers is None or self.min_workers <= self.num_workers,
-            f"min_workers {self.min_workers} is more than num_workers {self.num_workers}",
-        )
-        require(
-            self.gpus_per_worker is None or self.gpus_per_worker >= 0, f"gpus_per_worker {self.gpus_per_worker} is less than none"
-        )
         require(self.precision != "int8", "precision int8 cannot be trained in: train in float32, and give int8 to embed")
         self.encoding()
 

@@ -24,10 +24,9 @@ RULES = ("mean", "max", "first", "last", "refuse")
 
 
 @dataclass(frozen=True, kw_only=True)
-class JoinConfig(Settings):
-    """What `dnafeat join` and `jobs/join.py` do."""
+class JoinInputs(Settings):
+    """What is joined, and how its rows are made: the settings that all have who join."""
 
-    store: str = option("folder or s3:// prefix of the feature store")
     partner: tuple[str, ...] = option(
         "NAME=URI: another modality's vectors, a Delta table, or Parquet files (file, folder or glob); once for each; without any the "
         "store's vectors are pooled alone",
@@ -35,7 +34,6 @@ class JoinConfig(Settings):
         repeated=True,
     )
     on: str = option("key column of the store on which tables are joined, such as subject_id")
-    output: str = option("folder or s3:// prefix of the Delta table to write; one that is there gets another version")
     version: str | None = option("version, name or channel (else production, or the only version)", None)
     source: str | None = option("entries of this source only", None)
     as_of: str | None = option(
@@ -51,9 +49,6 @@ class JoinConfig(Settings):
         "manifest of genes, one a line or a table with a column gene_id: only they count, and concat has them in its order", None
     )
     within: str | None = option("how a gene's sequences become one vector under concat: mean, max or length (else mean)", None)
-    how: str = option(
-        "inner: rows that all modalities have; left: all rows with DNA; outer: all rows that any modality has", "inner"
-    )
     reduce: tuple[str, ...] = option(
         "[NAME=]RULE: what several rows of a partner for one key become: mean, max, first, last, first:COLUMN or last:COLUMN (in "
         "the order of a column, else of the rows), or refuse (else mean)",
@@ -73,12 +68,10 @@ class JoinConfig(Settings):
     salt_file: str | None = option(
         "file with the salt under which keys are hashed, on both sides; those that are hashed already stay", None
     )
-    replace_widths: bool = option("let a modality have another width than in the output's last version", False)
-    ray: bool | None = option("spread the work over Ray (else where the vectors take more than 512 MiB, or on a cluster)", None)
+    ray: bool | None = option("spread the join over Ray (else where the vectors take more than 512 MiB, or on a cluster)", None)
 
     def __post_init__(self) -> None:
         _one_of("level", self.level, tuple(LEVELS))
-        _one_of("how", self.how, ("inner", "left", "outer"))
         names = list(self.partners)
         for name in names:
             require(
@@ -139,6 +132,22 @@ class JoinConfig(Settings):
         _one_of("reduce", rule, RULES)
         require(not colon or (rule in ("first", "last") and bool(column)), f"reduce {found!r} is not first:COLUMN or last:COLUMN")
         return rule, column or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinConfig(JoinInputs):
+    """What `dnafeat join` and `jobs/join.py` do."""
+
+    store: str = option("folder or s3:// prefix of the feature store")
+    output: str = option("folder or s3:// prefix of the Delta table to write; one that is there gets another version")
+    how: str = option(
+        "inner: rows that all modalities have; left: all rows with DNA; outer: all rows that any modality has", "inner"
+    )
+    replace_widths: bool = option("let a modality have another width than in the output's last version", False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _one_of("how", self.how, ("inner", "left", "outer"))
 
 
 def pairs(texts: Sequence[str], setting: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,24 +167,34 @@ def read_mapping(name: str, uri: str, *, key: str, on: str) -> tuple[pa.Table, s
 
     Raises UsageError where a column is missing, or a key leads to two.
     """
-    what, uri = f"the mapping of {name}, {uri},", storage.absolute(uri)
+    what = f"the mapping of {name}, {storage.absolute(uri)},"
     if key == on:
         raise UsageError(f"{what} would lead from {key!r} to itself: say with --key {name}=COLUMN how the partner's key is named")
-    version = _delta(uri, None).version() if _is_delta(uri) else None
-    fingerprint = _fingerprint(uri) if version is None else None
-    dataset = _dataset(uri, version, fingerprint)
-    for column in (key, on):
-        if column not in dataset.schema.names:
-            there = ", ".join(map(repr, dataset.schema.names))
-            raise UsageError(f"{what} has no column {column!r}: it needs {key!r} and {on!r}, and has {there}")
-    table = dataset.to_table(columns=[key, on])
-    columns = [as_text(table[column].combine_chunks(), f"{uri}, column {column!r}") for column in (key, on)]
+    table, state = read_columns(what, uri, [key, on])
+    columns = [as_text(table[column].combine_chunks(), f"{what} column {column!r}") for column in (key, on)]
     pairs = pa.table(columns, names=["key", "on"]).drop_null().group_by(["key", "on"]).aggregate([])
     counted = pc.value_counts(pairs["key"].combine_chunks())
     if double := counted.filter(pc.greater(counted.field("counts"), 1)).field("values").to_pylist():
         two = sorted(pairs.filter(pc.equal(pairs["key"], double[0]))["on"].to_pylist())
         raise UsageError(f"{what} leads from {double[0]!r} to {two[0]!r} and to {two[1]!r}: leave one")
-    return pairs.select(["key", "on"]), fingerprint or f"version {version}"
+    return pairs.select(["key", "on"]), state
+
+
+def read_columns(what: str, uri: str, columns: Sequence[str], version: int | None = None) -> tuple[pa.Table, str]:
+    """Some columns of a Delta table or of Parquet files, and its version or fingerprint. Raises UsageError; `what` names it."""
+    uri = storage.absolute(uri)
+    if _is_delta(uri):
+        version = _delta(uri, version).version()
+    fingerprint = _fingerprint(uri) if version is None else None
+    try:
+        dataset = _dataset(uri, version, fingerprint)
+        for column in columns:
+            if column not in dataset.schema.names:
+                wanted, there = " and ".join(map(repr, columns)), ", ".join(map(repr, dataset.schema.names))
+                raise UsageError(f"{what} has no column {column!r}: it needs {wanted}, and has {there}")
+        return dataset.to_table(columns=list(columns)), fingerprint or f"version {version}"
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(f"{what} cannot be read: {one_line(error)}") from error
 
 
 def as_text(column: pa.Array, what: str) -> pa.Array:

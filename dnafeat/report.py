@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-_INK, _DEV, _MUTED = "#1b4b7a", "#c0562f", "#8a8a8a"
+INK, DEV, MUTED = "#1b4b7a", "#c0562f", "#8a8a8a"
 _NAMED = 12  # classes whose numbers are written into the confusion matrix
 
 
@@ -26,21 +26,21 @@ def curves(history: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> byte
     """
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    train, dev = _series(history, "loss"), _series(history, "eval_loss")
-    left.plot(*train, color=_INK, linewidth=1, label="train loss")
-    left.plot(*dev, color=_DEV, marker="o", markersize=3, label="dev loss")
+    train, dev = series(history, "loss"), series(history, "eval_loss")
+    left.plot(*train, color=INK, linewidth=1, label="train loss")
+    left.plot(*dev, color=DEV, marker="o", markersize=3, label="dev loss")
     rate = left.twinx()
-    rate.plot(*_series(history, "learning_rate"), color=_MUTED, linewidth=1, linestyle=":", label="learning rate")
+    rate.plot(*series(history, "learning_rate"), color=MUTED, linewidth=1, linestyle=":", label="learning rate")
     rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     handles = [*left.get_legend_handles_labels()[0], *rate.get_legend_handles_labels()[0]]
     left.legend(handles=handles, fontsize=8, frameon=False)
     left.set(xlabel="optimiser step", ylabel="loss")
     for name, style in zip(metrics, ("-", "--", "-.", ":"), strict=False):
-        right.plot(*_series(history, f"eval_{name}"), color=_DEV, linestyle=style, marker="o", markersize=3, label=f"dev {name}")
+        right.plot(*series(history, f"eval_{name}"), color=DEV, linestyle=style, marker="o", markersize=3, label=f"dev {name}")
     right.set(xlabel="optimiser step")
     if metrics:
         right.legend(fontsize=8, frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def confusion(matrix: np.ndarray, names: Sequence[str], title: str) -> bytes:
@@ -58,15 +58,17 @@ def confusion(matrix: np.ndarray, names: Sequence[str], title: str) -> bytes:
         for (i, j), count in np.ndenumerate(counts):
             axes.text(j, i, f"{count:,}", ha="center", va="center", fontsize=8, color="white" if shares[i, j] > 0.55 else "black")
     axes.set(xlabel="predicted", ylabel="true", title=title)
-    return _png(figure)
+    return png(figure)
 
 
-def _series(history: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+def series(history: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of what a history logs under a name."""
     rows = [row for row in history if name in row]
     return [row["step"] for row in rows], [row[name] for row in rows]
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """A figure as a file."""
     file = BytesIO()
     with matplotlib.rc_context({"font.size": 9}):
         figure.savefig(file, format="png", dpi=130)

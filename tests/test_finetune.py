@@ -29,7 +29,7 @@ from ray import train
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
-from dnafeat import artifact, finetune, report, trainer, trainworker
+from dnafeat import artifact, finetune, report, trainer, trainrun, trainworker
 from dnafeat.cli import main
 from dnafeat.encoder import Encoder
 from dnafeat.errors import EncodingError, UsageError
@@ -113,7 +113,7 @@ class Local:
         patch.setattr(train, "ScalingConfig", lambda num_workers, use_gpu, resources_per_worker: real_scaling(num_workers=0))
         patch.setattr(train, "report", report)
         patch.setattr(train, "get_checkpoint", lambda: self.resume and train.Checkpoint(str(self.resume)))
-        patch.setattr(finetune, "Steps", Steps)
+        patch.setattr(trainrun, "Steps", Steps)
 
     def run(self, config: FinetuneConfig, *, pictures: bool = False) -> dict[str, Any]:
         """Fine-tunes. Without pictures, which take half of the time, those of the artifact are empty files."""
@@ -329,7 +329,7 @@ def test_reloaded_it_measures_what_training_measured(both: dict[str, Any], merge
 def test_the_same_command_trains_nothing_and_another_is_refused(
     both: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finetune, "start_ray", lambda: pytest.fail("Ray was started"))
+    monkeypatch.setattr(trainrun, "start_ray", lambda: pytest.fail("Ray was started"))
     before = {file: file.stat().st_mtime_ns for file in both["output"].iterdir()}
     arguments = [flag for flag in flags(both["values"]) if "reverse" not in flag and "workers" not in flag]
     # Neither the number of workers nor what they hold makes another run.
@@ -445,13 +445,13 @@ def test_a_run_that_fails_says_of_what(
 ) -> None:
     folder = models.random_folder(tmp_path / "gone", num_hidden_layers=1)
     chosen = config(str(folder), tables["binary"], tmp_path / "artifact", max_failures=0)
-    real = finetune.TorchTrainer
+    real = trainrun.TorchTrainer
 
     def removed(*arguments: Any, **options: Any) -> Any:
         (folder / "config.json").unlink()
         return real(*arguments, **options)
 
-    monkeypatch.setattr(finetune, "TorchTrainer", removed)
+    monkeypatch.setattr(trainrun, "TorchTrainer", removed)
     with pytest.raises(EncodingError) as error:
         finetune.finetune(chosen, show=False, say=lambda line: None)
     assert error.value.exit_code == 5
@@ -483,7 +483,7 @@ def test_a_run_that_fails_says_of_what(
     ],
 )
 def test_causes_of_failures(story: str, cause: str) -> None:
-    assert finetune._cause(RuntimeError(story)) == cause
+    assert trainrun.cause(RuntimeError(story)) == cause
 
 
 # Tasks, methods and heads
@@ -696,7 +696,7 @@ def test_bad_input_ends_in_a_sentence_before_ray_is_started(
     changes: dict[str, Any],
     sentence: str,
 ) -> None:
-    monkeypatch.setattr(finetune, "start_ray", lambda: pytest.fail("Ray was started"))
+    monkeypatch.setattr(trainrun, "start_ray", lambda: pytest.fail("Ray was started"))
     dev = str(tmp_path / "dev.csv") if dev_rows is None else bad(tmp_path, "dev", *dev_rows)
     values = settings(base, {"train": bad(tmp_path, "train", *train_rows), "dev": dev}, tmp_path / "artifact", **changes)
     switches = [f"--{name.replace('_', '-')}" for name, value in changes.items() if value is True]
@@ -712,7 +712,7 @@ def test_bad_input_ends_in_a_sentence_before_ray_is_started(
 
 
 def test_more_tokens_than_positions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(finetune, "start_ray", lambda: pytest.fail("Ray was started"))
+    monkeypatch.setattr(trainrun, "start_ray", lambda: pytest.fail("Ray was started"))
     values = models.bert_config(num_hidden_layers=1)
     folder = models.write(tmp_path / "bert", values, models.bert_state(values))
     files = {"train": bad(tmp_path, "train", *GOOD)}

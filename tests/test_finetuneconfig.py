@@ -43,7 +43,7 @@ def config(**changes: Any) -> FinetuneConfig:
         ({"kmer": -1}, "kmer -1 is no length"),
         ({"lora_options": ["use_rslora"]}, "lora_options must be a mapping of names to values, not ['use_rslora']"),
         ({"epochs": 1.5}, "epochs must be a whole number, not 1.5"),
-        ({"lora_ranks": 8}, "no setting 'lora_ranks': there are train, output,"),
+        ({"lora_ranks": 8}, "no setting 'lora_ranks': there are num_workers, "),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, Any], sentence: str) -> None:

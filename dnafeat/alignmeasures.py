@@ -1,0 +1,318 @@
+"""How well two modalities of the same held-out subjects fit: retrieval, CKA, CCA and probes. NumPy and scikit-learn alone.
+
+Nothing here is fitted on the subjects that it is measured on. Tests shuffle whole families and intervals draw whole families (`kinship`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import log_loss, r2_score, roc_auc_score
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+from sklearn.preprocessing import StandardScaler
+
+# Cosines that are nearer than this count as equal: those of the same vectors differ by rounding.
+_TIE = 1e-6
+_ROWS = 1024  # of a similarity matrix at a time
+_CONFIDENCE = (2.5, 97.5)
+_CCA_COMPONENTS, _CCA_ROWS, _CCA_RIDGE = 50, 4, 0.1
+_ALPHAS = tuple(10.0**power for power in range(-1, 7))
+_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+_FOLDS = 3
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with the interval that 95 of 100 resamples gave; None where it is not defined."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What was measured, and with what share of shuffled partners as much or more: p = (1 + b) / (1 + n), b of n of them.
+
+    Attributes
+    ----------
+    value, p : float
+    null : np.ndarray, shape=(n,)
+    """
+
+    value: float
+    p: float
+    null: np.ndarray
+
+    @classmethod
+    def of(cls, value: float, null: Sequence[float]) -> Tested:
+        found = np.asarray(null, np.float64)
+        return cls(value, float((1 + np.sum(found >= value)) / (1 + len(found))), found)
+
+
+# -- who is found by whom ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """How many candidates stand before each query's own, and how many beside it.
+
+    Attributes
+    ----------
+    above, beside : np.ndarray, shape=(n,), int64
+        Other candidates whose cosine is larger by more than 1e-6, and those within 1e-6 of it.
+    """
+
+    above: np.ndarray
+    beside: np.ndarray
+
+    def ranks(self) -> np.ndarray:
+        """The mid-rank of each query's own candidate, 1 being the first: (n,) float64."""
+        return 1 + self.above + self.beside / 2
+
+    def recalled(self, k: int) -> np.ndarray:
+        """How likely each query's own is among the first k where ties are broken at random: (n,) float64."""
+        return np.clip((k - self.above) / (1 + self.beside), 0, 1)
+
+
+def rank(queries: np.ndarray, candidates: np.ndarray) -> Ranks:
+    """Ranks of candidates by cosine: row i of `candidates` is query i's own. Both (n, width)."""
+    q, c = (_unit(np.asarray(x, np.float64)) for x in (queries, candidates))
+    own = np.sum(q * c, axis=1)
+    above, beside = np.empty(len(q), np.int64), np.empty(len(q), np.int64)
+    for a in range(0, len(q), _ROWS):
+        more = q[a : a + _ROWS] @ c.T - own[a : a + _ROWS, None]
+        above[a : a + _ROWS] = np.sum(more > _TIE, axis=1)
+        beside[a : a + _ROWS] = np.sum(np.abs(more) <= _TIE, axis=1) - 1
+    return Ranks(above, beside)
+
+
+def ceiling(k: int, same_query: np.ndarray, same_candidate: np.ndarray) -> float:
+    """The most that recall@k can be: of c queries that are the same at most k find their own, and of c candidates likewise.
+
+    Parameters
+    ----------
+    same_query, same_candidate : np.ndarray, shape=(n,), int64
+        As of `kinship.identical`.
+    """
+    copies = np.bincount(same_candidate)[same_candidate]
+    of_class = np.bincount(same_query, np.minimum(1, k / copies))
+    return float(np.minimum(k, of_class).sum() / len(same_query))
+
+
+def mean_of(values: np.ndarray, draws: Iterable[np.ndarray]) -> Estimate:
+    """The mean over queries, and its interval over resampled subjects; the candidates stay."""
+    return _estimate(float(values.mean()), [float(values[rows].mean()) for rows in draws])
+
+
+def median_of(values: np.ndarray, draws: Iterable[np.ndarray]) -> Estimate:
+    return _estimate(float(np.median(values)), [float(np.median(values[rows])) for rows in draws])
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
+
+
+def _estimate(value: float | None, drawn: Sequence[float]) -> Estimate:
+    known = [one for one in drawn if np.isfinite(one)]
+    if value is None or not np.isfinite(value):
+        return Estimate(None)
+    if not known:
+        return Estimate(value)
+    low, high = np.percentile(known, _CONFIDENCE)
+    return Estimate(value, float(low), float(high))
+
+
+# -- whether the same subjects are alike in both -------------------------------------------------------------------------
+
+
+def cka(x: np.ndarray, y: np.ndarray, orders: Iterable[np.ndarray] = ()) -> Tested:
+    """Linear centred kernel alignment of (n, a) and (n, b), from the unbiased estimator of HSIC: 0 on average for what is unrelated.
+
+    It can be below 0, and is 1 at most but for the estimator's noise. Kornblith et al. 2019 (arXiv:1905.00414), with HSIC as in Song
+    et al. 2012 (JMLR 13), eq. 5; `orders` are rows of y in place of its own. Raises ValueError for fewer than 4 rows.
+    """
+    if len(x) < 4:
+        raise ValueError(f"{len(x)} rows, and the unbiased estimator needs 4")
+    k, m = _kernel(x), _kernel(y)
+    scale = np.sqrt(_hsic(k, k) * _hsic(m, m)) if _hsic(k, k) > 0 < _hsic(m, m) else np.inf
+    null = [_hsic(k, m, order) / scale for order in orders]
+    return Tested.of(_hsic(k, m) / scale, null)
+
+
+def _kernel(x: np.ndarray) -> np.ndarray:
+    wide = np.asarray(x, np.float64)
+    wide = wide - wide.mean(axis=0)  # which changes nothing but rounding
+    kernel = wide @ wide.T
+    np.fill_diagonal(kernel, 0)
+    return kernel
+
+
+def _hsic(k: np.ndarray, m: np.ndarray, order: np.ndarray | None = None) -> float:
+    n, rows = len(k), m.sum(axis=0)
+    if order is not None:
+        m, rows = m[np.ix_(order, order)], rows[order]
+    both = np.vdot(k, m) + k.sum() * rows.sum() / ((n - 1) * (n - 2)) - 2 * (k.sum(axis=0) @ rows) / (n - 2)
+    return float(both / (n * (n - 3)))
+
+
+# -- what they have in common ----------------------------------------------------------------------------------------------
+
+
+class Whitened:
+    """One side of a regularised CCA: principal components of the training rows, whitened with a ridge.
+
+    As many components as 50, a quarter of the rows and the width allow; the ridge is a tenth of their mean variance.
+
+    Attributes
+    ----------
+    mean : np.ndarray, shape=(width,)
+    map : np.ndarray, shape=(width, components)
+        From centred rows to whitened components.
+    """
+
+    def __init__(self, train: np.ndarray) -> None:
+        wide = np.asarray(train, np.float64)
+        self.mean = wide.mean(axis=0)
+        _, size, axes = np.linalg.svd(wide - self.mean, full_matrices=False)
+        count = max(1, min(_CCA_COMPONENTS, len(wide) // _CCA_ROWS, int((size > size[0] * 1e-9).sum())))
+        variance = size[:count] ** 2 / max(1, len(wide) - 1)
+        self.map = axes[:count].T / np.sqrt(variance + _CCA_RIDGE * max(float(variance.mean()), 1e-30))
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        return (np.asarray(rows, np.float64) - self.mean) @ self.map
+
+
+def cca(
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    train_orders: Iterable[np.ndarray] = (),
+    test_orders: Iterable[np.ndarray] = (),
+) -> Tested:
+    """The correlation on `test` of the first pair of canonical variates that was fitted on `train`; each a pair of (n, a) and (n, b).
+
+    For each shuffle of partners, in training and test alike, it is fitted anew: shuffling rows changes neither side's components, only
+    how they go together. 0 where a variate does not vary.
+    """
+    left, right = Whitened(train[0]), Whitened(train[1])
+    x, y, u, v = left(train[0]), right(train[1]), left(test[0]), right(test[1])
+
+    def fitted(order: np.ndarray, shown: np.ndarray) -> float:
+        common = x.T @ y[order]
+        if not common.any():
+            return 0.0
+        a, _, b = np.linalg.svd(common, full_matrices=False)
+        return _correlation(u @ a[:, 0], v[shown] @ b[0])
+
+    null = [fitted(one, other) for one, other in zip(train_orders, test_orders, strict=True)]
+    return Tested.of(fitted(np.arange(len(x)), np.arange(len(u))), null)
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    size = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(a @ b / size) if size > 1e-12 else 0.0
+
+
+# -- what can be read out of them ------------------------------------------------------------------------------------------
+
+
+def probe(
+    blocks: Sequence[tuple[np.ndarray, np.ndarray]],
+    target: tuple[np.ndarray, np.ndarray],
+    groups: tuple[np.ndarray, np.ndarray],
+    draws: Sequence[np.ndarray],
+) -> Mapping[str, Estimate]:
+    """How well a linear model on some blocks of vectors, end to end, tells a phenotype.
+
+    Numbers by ridge regression: R² and Pearson's r. Texts by logistic regression: area under the ROC curve, of several classes the mean
+    of one against the rest, and accuracy. The penalty is that which loses least in three folds of the training subjects, families
+    whole. Each column of each block is z-scored on the training subjects.
+
+    Parameters
+    ----------
+    blocks : sequence of (np.ndarray, np.ndarray)
+        Training and test rows of each: (n, width), (m, width).
+    target : (np.ndarray, np.ndarray)
+        Of float64 or of str.
+    groups : (np.ndarray, np.ndarray)
+        Families of both.
+    draws : sequence of np.ndarray
+        Tested rows of each resample.
+    """
+    train, test = (np.hstack([np.asarray(block[i], np.float64) for block in blocks]) for i in (0, 1))
+    scaler = StandardScaler().fit(train)
+    train, test = scaler.transform(train), scaler.transform(test)
+    if target[0].dtype.kind == "f":
+        told = _ridge(train, target[0], groups[0]).predict(test)
+        scores = {"r2": _r2, "pearson": _correlation}
+        return {
+            name: _estimate(score(target[1], told), [score(target[1][rows], told[rows]) for rows in draws])
+            for name, score in scores.items()
+        }
+    fitted = _logistic(train, target[0], groups[0])
+    chances = fitted.predict_proba(test)
+    classes = fitted.classes_
+
+    def auroc(rows: np.ndarray) -> float:
+        return _auroc(target[1][rows], chances[rows], classes)
+
+    def accuracy(rows: np.ndarray) -> float:
+        return float(np.mean(classes[chances[rows].argmax(axis=1)] == target[1][rows]))
+
+    everybody = np.arange(len(test))
+    return {
+        name: _estimate(score(everybody), [score(rows) for rows in draws])
+        for name, score in {"auroc": auroc, "accuracy": accuracy}.items()
+    }
+
+
+def _r2(truth: np.ndarray, told: np.ndarray) -> float:
+    return float(r2_score(truth, told)) if len(truth) > 1 and np.ptp(truth) > 0 else np.nan
+
+
+def _auroc(truth: np.ndarray, chances: np.ndarray, classes: np.ndarray) -> float:
+    there = [i for i, one in enumerate(classes) if 0 < np.sum(truth == one) < len(truth)]
+    if len(classes) == 2:
+        there = [i for i in there if i == 1]
+    return float(np.mean([roc_auc_score(truth == classes[i], chances[:, i]) for i in there])) if there else np.nan
+
+
+def _ridge(train: np.ndarray, target: np.ndarray, groups: np.ndarray) -> Ridge:
+    """With the penalty that loses least in folds; as many as there are columns where families are too few for folds."""
+    chosen = float(train.shape[1])
+    if len(np.unique(groups)) >= _FOLDS:
+        folds = list(GroupKFold(_FOLDS, shuffle=True, random_state=0).split(train, target, groups))
+        lost = [
+            sum(
+                float(np.sum((Ridge(one).fit(train[fit], target[fit]).predict(train[out]) - target[out]) ** 2))
+                for fit, out in folds
+            )
+            for one in _ALPHAS
+        ]
+        chosen = _ALPHAS[int(np.argmin(lost))]
+    return Ridge(chosen).fit(train, target)
+
+
+def _logistic(train: np.ndarray, target: np.ndarray, groups: np.ndarray) -> LogisticRegression:
+    """With the penalty that loses least in folds; a hundredth where classes are too rare for folds."""
+
+    def made(penalty: float) -> LogisticRegression:
+        return LogisticRegression(C=penalty, tol=1e-3, max_iter=2000)
+
+    chosen, classes = 1e-2, np.unique(target)
+    if min(len(np.unique(groups[target == one])) for one in classes) >= _FOLDS:
+        folds = list(StratifiedGroupKFold(_FOLDS).split(train, target, groups))
+        if all(len(np.unique(target[fit])) == len(classes) for fit, _ in folds):
+            lost = [
+                sum(
+                    log_loss(target[out], made(one).fit(train[fit], target[fit]).predict_proba(train[out]), labels=classes)
+                    for fit, out in folds
+                )
+                for one in _PENALTIES
+            ]
+            chosen = _PENALTIES[int(np.argmin(lost))]
+    return made(chosen).fit(train, target)
