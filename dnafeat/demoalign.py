@@ -17,8 +17,8 @@ from dnafeat.alignreport import aligned, format_scores
 from dnafeat.config import EmbedConfig
 from dnafeat.demo import LAMBDA
 from dnafeat.embed import embed
-from dnafeat.models.checkpoint import find
-from dnafeat.projection import load_projector
+from dnafeat.project import project
+from dnafeat.projectconfig import ProjectConfig
 from dnafeat.simulate import Cohort, simulate
 from dnafeat.sources import ReadOptions, read
 from dnafeat.store import Store, matrix
@@ -41,7 +41,7 @@ def genes() -> dict[str, str]:
 
 
 def demo(folder: str, cohort: Cohort | None = None, say: Callable[[str], None] = print, **settings: Any) -> dict[str, Any]:
-    """Simulates, embeds, aligns, aligns with shuffled subjects, embeds by the result, and takes genes away; prints what came of it.
+    """Simulates, embeds, aligns, aligns with shuffled subjects, projects by the result, and takes genes away; prints what came of it.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def demo(folder: str, cohort: Cohort | None = None, say: Callable[[str], None] =
     Returns
     -------
     dict
-        `dnafeat.json` of the three alignments, `aligned`, `shuffled` and `by_gene`, and `apart`: the largest difference between the
-        stored `projected` and the artifact's projector on the stored `mean`.
+        `dnafeat.json` of the three alignments, `aligned`, `shuffled` and `by_gene`, and `apart`: the largest difference between
+        `projected` of the stored vectors and of those encoded again.
     """
     place, cohort = Path(folder), cohort or Cohort()
     causal = ", ".join(list(GENES)[: cohort.causal])
@@ -92,11 +92,15 @@ def demo(folder: str, cohort: Cohort | None = None, say: Callable[[str], None] =
     say("4. The same with every subject given a stranger's brain (--shuffle):\n")
     strange = aligned_as("shuffled", shuffle=True, phenotype=None)
     say(format_scores(strange["measures"]) + "\n")
-    projected = embed(EmbedConfig(**embedding, projector=str(place / "aligned")))
-    apart = _apart(store, projected.feature_version, str(place / "aligned"))
+    artifact = str(place / "aligned")
+    child = project(ProjectConfig(store=store, projector=artifact, version=run.feature_version))
+    beside = {**embedding, "store": str(place / "store-embedded")}
+    again = embed(EmbedConfig(**beside, projector=artifact))
+    apart = _apart(Store(store), Store(beside["store"]), child.feature_version)
     say(
-        f"5. dnafeat embed --projector {place / 'aligned'}: version {projected.feature_version}, whose column projected is\n   "
-        f"the aligned space; it differs by {apart:.1g} at the most from the artifact's projector on the stored mean vectors.\n"
+        f"5. dnafeat project --projector {artifact}: version {child.feature_version}, whose column projected is the\n   aligned space; "
+        f"{child.projected:,} sequences projected, none encoded. dnafeat embed --projector makes version {again.feature_version},\n   "
+        f"whose numbers differ from those by {apart:.1g} at the most.\n"
     )
     (place / "genes.txt").write_text("\n".join(GENES) + "\n")
     by_gene = aligned_as("by-gene", aggregate="concat", genes=str(place / "genes.txt"))
@@ -112,15 +116,9 @@ def demo(folder: str, cohort: Cohort | None = None, say: Callable[[str], None] =
     return {"aligned": found, "shuffled": strange, "by_gene": by_gene, "apart": apart}
 
 
-def _apart(store: str, version: str, artifact: str) -> float:
-    import torch
-
-    table = Store(store).read(version, columns=["mean", "projected"])
-    mean, stored = matrix(table["mean"]), matrix(table["projected"])
-    projector = load_projector(artifact, find("dnafeat-mini").config().hidden_size)
-    with torch.inference_mode():
-        again = projector(torch.from_numpy(mean.copy())).numpy()
-    return float(np.abs(again - stored).max())
+def _apart(one: Store, other: Store, version: str) -> float:
+    a, b = (store.read(version, columns=["projected"]).sort_by("sequence_id") for store in (one, other))
+    return float(np.abs(matrix(a["projected"]) - matrix(b["projected"])).max())
 
 
 def _costs(told: Mapping[str, Any]) -> str:
