@@ -12,10 +12,15 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import fsspec
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from fsspec.core import url_to_fs
 
 from dnafeat.errors import StoreError, UnreachableError, UsageError, one_line
+
+try:
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+except ModuleNotFoundError:
+    # A machine that only encodes has no client for S3, and then nothing raises its errors.
+    BotoCoreError = ClientError = NoCredentialsError = PartialCredentialsError = type("Absent", (Exception,), {})
 
 # What botocore, s3fs and fsspec raise when a server refuses or cannot be reached.
 STORAGE_ERRORS = (OSError, ValueError, ImportError, BotoCoreError, ClientError)

@@ -15,6 +15,7 @@ import re
 import shutil
 from pathlib import Path
 
+from dnafeat import storage
 from dnafeat.errors import UsageError, one_line
 
 _ALSO = {"model": ", nor the bundled dnafeat-mini", "projector": ", nor random@SEED with a whole number"}
@@ -40,12 +41,8 @@ def fetch(name: str, what: str, revision: str | None = None) -> tuple[Path, str 
     UsageError
         There is no such folder, name or prefix, or it cannot be reached.
     """
-    if "://" in name:
-        # Not before: what reaches storage is not needed for a folder, and is not there on a machine that only encodes.
-        from dnafeat import storage
-
-        if not storage.is_local(name):
-            return _from_storage(name.rstrip("/"), revision)
+    if not storage.is_local(name):
+        return _from_storage(name.rstrip("/"), revision)
     # os.path and not Path: names of unknown users, empty and overlong ones are no folders here, where Path raises or says otherwise.
     folder = os.path.expanduser(name.removeprefix("file://"))  # noqa: PTH111
     if os.path.isdir(folder):  # noqa: PTH112
@@ -108,8 +105,6 @@ def cache_folder() -> Path:
 
 
 def _from_storage(uri: str, revision: str | None) -> tuple[Path, str]:
-    from dnafeat import storage
-
     cache = cache_folder()
     if revision and (cache / revision).is_dir():
         return cache / revision, revision
