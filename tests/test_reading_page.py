@@ -11,6 +11,8 @@ import pages
 import pytest
 from stores import A, B, Entry, Run, feature_version, fill, in_order
 
+from dnafeat.project import project
+from dnafeat.projectconfig import ProjectConfig
 from dnafeat.rollback import rollback
 from dnafeat.store import Store
 
@@ -137,6 +139,10 @@ def several_runs(store: Store, folder: Path) -> Iterator[str]:
     late.step("run")
     fill(store, OTHER, folder, source="cohort", version=feature_version(3))
     yield from ("staging", "lora@1", "lora@2")
+    # A child, whose rows have no mean of their own, and its parent.
+    project(ProjectConfig(store=store.uri, projector="random@5", version=A.digest, name="child"), show=False)
+    store.point("staging", "child")
+    yield from ("child@1", "staging", "lora@1")
 
 
 @pytest.mark.parametrize("tool", ["duckdb", "polars"])
@@ -146,7 +152,7 @@ def test_a_statement_by_name_gives_what_the_store_gives(store_uri: str, tmp_path
     for name in several_runs(store, tmp_path):
         assert plain(pasted(tool, store_uri, name)) == plain(by_store(store, name)), (states, name)
         states += 1
-    assert states == 20
+    assert states == 23
 
 
 def test_a_name_that_is_not_there_gives_no_rows(tmp_path: Path) -> None:
