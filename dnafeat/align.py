@@ -6,29 +6,41 @@ The same command again goes on from the run's last checkpoint, or says that the 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from safetensors.torch import save_file
 
 from dnafeat import alignartifact, alignscores, artifact, storage
 from dnafeat.alignartifact import KIND, Aligned, Side
 from dnafeat.alignconfig import AlignConfig
-from dnafeat.alignment import Alignment
+from dnafeat.alignencoder import Letters, encoding, read_letters, subject_encoder
+from dnafeat.alignment import Alignment, on_raw_vectors
 from dnafeat.alignreport import format_scores, picture
 from dnafeat.alignscores import Modality, Scores
-from dnafeat.alignworker import AlignData, align_worker
+from dnafeat.alignworker import AlignData, Tuning, align_worker, split_state
+from dnafeat.config import EncodingConfig
 from dnafeat.covariates import Covariates
+from dnafeat.encoder import Encoder
 from dnafeat.errors import UsageError
+from dnafeat.finetuneconfig import default_rate
 from dnafeat.joinedrows import DNA
+from dnafeat.models.adapter import Source
 from dnafeat.preparation import Preparation
+from dnafeat.projection import PROJECTOR_FILE
 from dnafeat.subjects import SIDES, Subjects, gather
 from dnafeat.trainrun import fit
 from dnafeat.version import digest_of, environment
 
 # A float32 holds this share of a number.
 _FLOAT32, _TOLERANCE = 6e-8, 1e-5
+# How near the vectors of sequences must be to those that are stored of them, of the largest number there.
+_ALIKE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,8 @@ class Prepared:
         Of `dna` and of the partner.
     digest : str
         Of the data and the settings that shape what is learned: names the run.
+    source, letters : Source | None, Letters | None
+        Base and sequences of an encoder that is tuned, too.
     """
 
     subjects: Subjects
@@ -50,6 +64,8 @@ class Prepared:
     steps: Mapping[str, Preparation]
     digest: str
     notes: list[str]
+    source: Source | None = None
+    letters: Letters | None = None
 
     def vectors(self, name: str, without: slice | None = None) -> np.ndarray:
         """The prepared vectors of a modality, (n, width) float32."""
@@ -57,7 +73,18 @@ class Prepared:
         steps = self.steps[name]
         return steps(rows, self.design if steps.coef is not None else None, without)
 
-    def data(self) -> AlignData:
+    def tuning(self, config: AlignConfig) -> Tuning | None:
+        if self.source is None or self.letters is None:
+            return None
+        return Tuning(
+            letters=self.letters,
+            rows={side: np.flatnonzero(self.subjects.rows(side)) for side in ("train", "dev")},
+            mean=self.steps[DNA].mean,
+            gain=self.steps[DNA].gain,
+            rate=config.encoder_learning_rate or default_rate("lora", self.source.checkpoint.config().hidden_size),
+        )
+
+    def data(self, tuning: Tuning | None = None) -> AlignData:
         sides = ("train", "dev")
         subjects = self.subjects
         dna, partner = self.vectors(DNA), self.vectors(subjects.name)
@@ -66,6 +93,7 @@ class Prepared:
             dna={side: dna[at[side]] for side in sides},
             partner={side: partner[at[side]] for side in sides},
             same={side: subjects.same[at[side]] for side in sides},
+            tuning=tuning,
         )
 
 
@@ -105,8 +133,29 @@ def prepared(config: AlignConfig, subjects: Subjects) -> Prepared:
             f"DNA vectors of subjects differ by little of their size: what float32 rounds away of them is {noise:.1g} of their spread, and "
             f"projected vectors hold to that and not to {_TOLERANCE:.0e}"
         )
-    digest = digest_of({**config.shaping(), "data": subjects.fingerprint, "genes": subjects.genes})[:16]
-    return Prepared(subjects, covariates, design, steps, digest, notes)
+    shaping = {**config.shaping(), "data": subjects.fingerprint, "genes": subjects.genes}
+    source, letters = None, None
+    if config.sequences is not None:
+        source = Source.find(encoding(config))
+        letters = read_letters(config, subjects.keys, source, subjects.about["on"])
+        _check_letters(config, source, letters, subjects)
+        shaping |= {"sequences": letters.fingerprint, "model": source.checkpoint.weights_sha256}
+        shaping |= {"adapter": source.adapter.fingerprint() if source.adapter else None}
+    return Prepared(subjects, covariates, design, steps, digest_of(shaping)[:16], notes, source, letters)
+
+
+def _check_letters(config: AlignConfig, source: Source, letters: Letters, subjects: Subjects) -> None:
+    """Raises UsageError where the vectors of some subjects are not those that their sequences have."""
+    some = np.arange(min(3, len(subjects)))
+    encoder = subject_encoder(source, config, letters).eval()
+    with torch.no_grad():
+        found = encoder(some).numpy()
+    stored = subjects.dna[some]
+    if found.shape != stored.shape or not np.allclose(found, stored, rtol=0, atol=_ALIKE * np.abs(stored).max()):
+        raise UsageError(
+            f"the sequences of {subjects.keys[0]!r} in {config.sequences} have other vectors by {source.checkpoint.name} than version "
+            f"{subjects.about['dna']['feature_version']} has: name the table that was embedded, and the version's own --model and --adapter"
+        )
 
 
 def align(config: AlignConfig, *, show: bool = True, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -137,8 +186,8 @@ def align(config: AlignConfig, *, show: bool = True, say: Callable[[str], None] 
         say(note)
     trained, result = fit(
         align_worker,
-        {"settings": config.training()},
-        ready.data(),
+        {"settings": config.training(), "config": config, "pins": ready.source.pins if ready.source else None},
+        ready.data(ready.tuning(config)),
         config,
         name=f"align-{ready.digest}",
         output=output,
@@ -147,13 +196,66 @@ def align(config: AlignConfig, *, show: bool = True, say: Callable[[str], None] 
         say=say,
     )
     model = Alignment(*(ready.steps[name].width for name in (DNA, ready.subjects.name)))
-    model.load_state_dict(trained)
+    own, tuned = split_state(trained)
+    model.load_state_dict(own)
     sides = {DNA: Side(ready.steps[DNA], model.dna), ready.subjects.name: Side(ready.steps[ready.subjects.name], model.partner)}
-    scores = measure(config, ready, sides)
-    about = _about(config, ready, model, result, scores)
-    drawn = picture(scores, result["history"], ready.subjects.name)
-    alignartifact.write(output, Aligned(about, sides, ready.covariates), about, result["history"], drawn)
+    with tempfile.TemporaryDirectory(prefix="dnafeat-") as scratch:
+        takes: str = ready.subjects.about["dna"]["feature_version"]
+        further: dict[str, Any] = {}
+        if ready.source is not None and ready.letters is not None:
+            folder = Path(scratch) / "adapter"
+            further, takes, dna = _tuned(config, ready, ready.source, ready.letters, sides[DNA], tuned, folder)
+            ready = replace(ready, subjects=replace(ready.subjects, dna=dna))
+        scores = measure(config, ready, sides)
+        about = _about(config, ready, model, result, scores) | further | {"takes": takes}
+        drawn = picture(scores, result["history"], ready.subjects.name)
+        alignartifact.write(
+            output, Aligned(about, sides, ready.covariates), about, result["history"], drawn, Path(scratch) / "adapter"
+        )
     return about | {"already_trained": False}
+
+
+def _tuned(
+    config: AlignConfig,
+    ready: Prepared,
+    source: Source,
+    letters: Letters,
+    side: Side,
+    tuned: Mapping[str, torch.Tensor],
+    folder: Path,
+) -> tuple[dict[str, Any], str, np.ndarray]:
+    """Writes the tuned encoder's adapter, and encodes everybody's sequences by it as `embed --adapter` does.
+
+    Returns
+    -------
+    dict
+        What `dnafeat.json` says of base and encoding, by which the adapter is known.
+    str
+        The feature version that it makes.
+    np.ndarray, shape=(n, hidden_size), float32
+    """
+    encoder = subject_encoder(source, config, letters).encoder
+    with torch.no_grad():
+        for name, value in encoder.named_parameters():
+            if name in tuned:
+                value.copy_(tuned[name])
+    folder.mkdir()
+    artifact.write_adapter(folder, encoder, source)
+    save_file(on_raw_vectors(side.projector, side.steps).state_dict(), folder / PROJECTOR_FILE)
+    asked, found = encoding(config), source.checkpoint
+    about = {
+        "base": {
+            "model": artifact.base_name(found),
+            "revision": found.revision,
+            "weights_sha256": found.weights_sha256,
+            "hidden_size": found.config().hidden_size,
+        },
+        "encoding": {"kmer": source.kmer(asked), "special_tokens": source.special_tokens(asked)},
+    }
+    (folder / artifact.ABOUT).write_text(json.dumps(about))
+    engine = Encoder.load(EncodingConfig(model=config.model, adapter=str(folder), precision="float32"))
+    (folder / artifact.ABOUT).unlink()
+    return about, engine.version.digest, letters.means(engine.encode(letters.sequences).mean, len(ready.subjects))
 
 
 def measure(config: AlignConfig, ready: Prepared, sides: Mapping[str, Side]) -> Scores:
@@ -232,7 +334,7 @@ def format_result(about: Mapping[str, Any], output: str) -> str:
         *about["notes"],
     ]
     if about["for_embed"]:
-        lines.append(f"next: dnafeat embed … --projector {output}")
+        lines.append(f"next: dnafeat embed … --{'adapter' if 'base' in about else 'projector'} {output}")
     else:
         lines.append(f"its DNA projector takes prepared vectors of subjects: dnafeat align-apply {output} --joined …")
     return "\n".join(lines)

@@ -78,6 +78,8 @@ def apply(config: ApplyConfig) -> Applied:
 def _check_alike(aligned: Aligned, about: Mapping[str, Any], name: str, config: ApplyConfig) -> None:
     """Raises UsageError where the vectors of a joined table are not what the alignment takes."""
     before = aligned.about["joined"]
+    # That of a tuned encoder is another than the one it was tuned from.
+    before = {**before, "dna": {**before["dna"], "feature_version": aligned.about["takes"]}}
 
     def told(one: Mapping[str, Any]) -> dict[str, Any]:
         partner = next(each for each in one["partners"] if each["name"] == name)

@@ -3,6 +3,7 @@
 dnafeat.json             what it is: tables, split, covariates, settings, measures, versions
 alignment.safetensors    both projectors, and what is done to vectors before them: covariates' coefficients, means, gains, principal axes
 projector.safetensors    the DNA's projector on stored mean vectors, for `embed --projector`; where it takes nothing but those
+adapter_config.json, adapter_model.safetensors   of an encoder that was tuned, too, for `embed --adapter`, which takes the projector with it
 history.json, alignment.png   how training went, and what was measured
 """
 
@@ -75,8 +76,10 @@ class Aligned:
         return self.covariates.design(columns, keys)
 
 
-def write(uri: str, aligned: Aligned, about: Mapping[str, Any], history: Sequence[Mapping[str, Any]], picture: bytes) -> None:
-    """Writes an artifact, `dnafeat.json` last: without it there is none."""
+def write(
+    uri: str, aligned: Aligned, about: Mapping[str, Any], history: Sequence[Mapping[str, Any]], picture: bytes, adapter: Path
+) -> None:
+    """Writes an artifact, with the files of a folder `adapter` where it is there; `dnafeat.json` last: without it there is none."""
     tensors: dict[str, Tensor] = {}
     for name, side in aligned.sides.items():
         tensors |= {
@@ -86,13 +89,13 @@ def write(uri: str, aligned: Aligned, about: Mapping[str, Any], history: Sequenc
     with tempfile.TemporaryDirectory(prefix="dnafeat-") as scratch:
         folder = Path(scratch)
         save_file(tensors, folder / _WEIGHTS)
-        if about["for_embed"]:
+        if about["for_embed"] and not adapter.is_dir():
             save_file(
                 on_raw_vectors(aligned.sides["dna"].projector, aligned.sides["dna"].steps).state_dict(), folder / PROJECTOR_FILE
             )
         (folder / "history.json").write_text(json.dumps(list(history), indent=1))
         (folder / _PICTURE).write_bytes(picture)
-        for file in sorted(folder.iterdir()):
+        for file in sorted([*folder.iterdir(), *(adapter.iterdir() if adapter.is_dir() else ())]):
             artifact.put(storage.join(uri, file.name), file.read_bytes())
     artifact.put(storage.join(uri, artifact.ABOUT), json.dumps(about, indent=1).encode())
 

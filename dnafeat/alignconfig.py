@@ -52,6 +52,16 @@ class AlignConfig(WorkersConfig, JoinInputs):
     patience: int = option("stop after so many evaluations without a better one; 0: never", 8, shapes=True)
     permutations: int = option("shuffles of each permutation test", 999, shapes=True)
     resamples: int = option("resamples of each bootstrap interval", 1000, shapes=True)
+    sequences: str | None = option(
+        "the table that was embedded, with --on among its columns: tune the encoder, too, by LoRA, end to end", None, shapes=True
+    )
+    model: str | None = option("with --sequences: the model of the store's version (else dnafeat-mini)", None, shapes=True)
+    adapter: str | None = option("with --sequences: the adapter of the store's version, which is trained on", None, shapes=True)
+    lora_rank: int = option("rank of fresh LoRA matrices", 8, shapes=True)
+    lora_alpha: int = option("LoRA's scale is this over the rank", 16, shapes=True)
+    encoder_learning_rate: float | None = option(
+        "peak learning rate of the LoRA matrices (else 1e-4 times the square of 768 over the hidden size)", None, shapes=True
+    )
     seed: int = option("of split, order, dropout, fresh weights, shuffles and resamples", 0, shapes=True)
 
     def __post_init__(self) -> None:
@@ -72,11 +82,34 @@ class AlignConfig(WorkersConfig, JoinInputs):
             require(
                 not given, f"joined is given and {given[0] if given else ''}, too: a joined table has its DNA and its partners"
             )
+        if self.sequences is None:
+            require(
+                not self.model and not self.adapter,
+                "model and adapter are for --sequences: the store has the vectors of its version",
+            )
+        else:
+            plain = self.level == "subject" and self.aggregate in (None, "mean") and self.vector == "mean" and self.genes is None
+            require(
+                plain,
+                "sequences are encoded end to end into mean vectors of subjects: leave level, aggregate, vector and genes out",
+            )
+            dna = self.pca is not None or (bool(self.covariates) and self.residualise != "partner")
+            require(not dna, "end to end nothing is taken out of DNA vectors: say --residualise partner, and leave pca out")
         require(self.residualise in RESIDUALISED, f"residualise {self.residualise!r} is none of {', '.join(RESIDUALISED)}")
         strange = [name for name in self.categorical if name not in self.covariates]
         require(not strange, f"categorical names {strange[0] if strange else ''!r}, which is no covariate")
         require(len(set(self.covariates)) == len(self.covariates), "covariates names one twice: leave one out")
-        for name in ("epochs", "batch_size", "pca", "steps", "eval_steps", "permutations", "resamples"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "pca",
+            "steps",
+            "eval_steps",
+            "permutations",
+            "resamples",
+            "lora_rank",
+            "lora_alpha",
+        ):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} {value} is too few: give 1 or more")
         require(self.batch_size > 1, "batch_size 1 leaves nobody to tell a subject apart from: give 2 or more")

@@ -22,11 +22,15 @@ from ray import train
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed
 
+from dnafeat.alignencoder import Letters, SubjectEncoder, encoding, subject_encoder
 from dnafeat.alignment import Alignment, batches, dev_loss, gather, losses
+from dnafeat.models.adapter import Source
 from dnafeat.trainer import BEST, known
 from dnafeat.trainworker import RESULTS, Events, Reports, report
 
 _NOW, _OPTIMISER, _STATE = "trained.safetensors", "optimiser.pt", "state.json"
+TUNED = "tuned."
+"""Before the names of an encoder's tensors among those that were trained."""
 _CLIP = 1.0
 _EPOCHS_BETWEEN = 5
 
@@ -41,11 +45,36 @@ class AlignData:
         Of `train` and of `dev`.
     same : mapping of str to np.ndarray, shape=(n, kinds), int64
         Rows that are equal in any column are not told apart.
+    tuning : Tuning | None
+        Where the DNA vectors are made in the loop, by an encoder that learns.
     """
 
     dna: Mapping[str, np.ndarray]
     partner: Mapping[str, np.ndarray]
     same: Mapping[str, np.ndarray]
+    tuning: Tuning | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What makes DNA vectors of letters.
+
+    Attributes
+    ----------
+    letters : Letters
+    rows : mapping of str to np.ndarray
+        Rows of `letters` on each side.
+    mean, gain : np.ndarray, shape=(hidden_size,)
+        Of the z-scores, as they were fitted on the stored vectors.
+    rate : float
+        Peak learning rate of what is tuned.
+    """
+
+    letters: Letters
+    rows: Mapping[str, np.ndarray]
+    mean: np.ndarray
+    gain: np.ndarray
+    rate: float
 
 
 def align_worker(job: dict[str, Any]) -> None:
@@ -53,7 +82,13 @@ def align_worker(job: dict[str, Any]) -> None:
     torch.set_num_threads(job["threads"])
     context = train.get_context()
     with tempfile.TemporaryDirectory(prefix="dnafeat-") as scratch:
-        run = _Run(job["settings"], ray.get(job["data"]), context.get_world_rank(), context.get_world_size())
+        data: AlignData = ray.get(job["data"])
+        torch.manual_seed(job["settings"]["seed"])
+        encoder = None
+        if data.tuning is not None:
+            source = Source.find(encoding(job["config"]), job["pins"])
+            encoder = subject_encoder(source, job["config"], data.tuning.letters)
+        run = _Run(job["settings"], data, context.get_world_rank(), context.get_world_size(), encoder)
         before = train.get_checkpoint()
         if before is not None:
             folder = Path(before.to_directory(str(Path(scratch) / "before")))
@@ -92,7 +127,9 @@ def align_worker(job: dict[str, Any]) -> None:
 class _Run:
     """A model between two steps, with all that a checkpoint holds."""
 
-    def __init__(self, settings: Mapping[str, Any], data: AlignData, rank: int, world: int) -> None:
+    def __init__(
+        self, settings: Mapping[str, Any], data: AlignData, rank: int, world: int, encoder: SubjectEncoder | None = None
+    ) -> None:
         self.settings, self.rank, self.world = settings, rank, world
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # The same weights on every worker.
@@ -103,16 +140,23 @@ class _Run:
             side: tuple(torch.tensor(part[side]).to(self.device) for part in (data.dna, data.partner, data.same))
             for side in ("train", "dev")
         }
+        self.tuning = data.tuning
+        self.encoder = None if encoder is None else encoder.to(self.device)
         self.count = len(data.dna["train"])
         self.per_epoch = len(batches(self.count, settings["batch_size"], 0, 0))
         self.steps: int = settings["steps"] or settings["epochs"] * self.per_epoch
         self.every = min(settings["eval_steps"] or _EPOCHS_BETWEEN * self.per_epoch, self.steps)
         decayed = [value for value in self.model.parameters() if value.ndim > 1]
         others = [value for value in self.model.parameters() if value.ndim <= 1]
-        self.optimiser = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": settings["weight_decay"]}, {"params": others, "weight_decay": 0.0}],
-            lr=settings["learning_rate"],
-        )
+        peak = settings["learning_rate"]
+        parts: list[dict[str, Any]] = [
+            {"params": decayed, "weight_decay": settings["weight_decay"], "peak": peak},
+            {"params": others, "weight_decay": 0.0, "peak": peak},
+        ]
+        if self.tuning is not None:
+            parts.append({"params": list(self._tuned().values()), "weight_decay": 0.0, "peak": self.tuning.rate})
+        self.trainable = [value for part in parts for value in part["params"]]
+        self.optimiser = torch.optim.AdamW(parts, lr=peak)
         self.done = 0
         self.best: dict[str, Any] = {"value": None, "step": 0, "worse_since": 0}
         self.best_state = self._state()
@@ -133,12 +177,12 @@ class _Run:
         # What a step draws follows from seed, step and rank alone: a run that goes on draws as it would have.
         drawn = np.random.SeedSequence([self.settings["seed"], self.done, self.rank]).generate_state(1, np.uint64)
         torch.manual_seed(int(drawn[0]))
-        rate = self._rate()
+        share = self._share()
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = share * group["peak"]
         self.model.train()
-        dna, partner, same = self.data["train"]
-        x, y = self.model(dna[own], partner[own])
+        _, partner, same = self.data["train"]
+        x, y = self.model(self._dna("train", batch[parts[self.rank]]), partner[own])
         sizes = [len(part) for part in parts]
         everybody = gather(x, sizes), gather(y, sizes)
         each = losses((x, y), everybody, places, same[torch.from_numpy(batch).to(self.device)], self.model.log_scale)
@@ -148,27 +192,44 @@ class _Run:
         loss.backward()
         total = loss.detach()
         if self.world > 1:
-            gradients = [value.grad for value in self.model.parameters() if value.grad is not None]
+            # A worker without rows has no gradient for what makes vectors of them.
+            gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in self.trainable]
             flat = torch.cat([one.ravel() for one in gradients] + [total.ravel()])
             distributed.all_reduce(flat)
-            for one, part in zip(gradients, flat[:-1].split([one.numel() for one in gradients]), strict=True):
-                one.copy_(part.view_as(one))
+            for one, part in zip(self.trainable, flat[:-1].split([one.numel() for one in gradients]), strict=True):
+                one.grad = part.view_as(one).clone()
             total = flat[-1]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
+        torch.nn.utils.clip_grad_norm_(self.trainable, _CLIP)
         self.optimiser.step()
         self.model.clamp()
         self.done += 1
-        self.history.append({"step": self.done, "loss": known(float(total)), "learning_rate": rate})
+        self.history.append(
+            {"step": self.done, "loss": known(float(total)), "learning_rate": share * self.settings["learning_rate"]}
+        )
 
-    def _rate(self) -> float:
-        """Rising to the peak, then falling to nothing in a straight line."""
+    def _dna(self, side: str, rows: np.ndarray) -> Tensor:
+        """The prepared DNA vectors of some rows of a side: those that are stored, or made here of their sequences."""
+        if self.tuning is None or self.encoder is None:
+            return self.data[side][0][torch.from_numpy(rows).to(self.device)]
+        mean, gain = (torch.from_numpy(one).float().to(self.device) for one in (self.tuning.mean, self.tuning.gain))
+        return (self.encoder(self.tuning.rows[side][rows]) - mean) * gain
+
+    def _tuned(self) -> dict[str, Tensor]:
+        """What is trained of the encoder, by name."""
+        named = () if self.encoder is None else self.encoder.encoder.named_parameters()
+        return {name: value for name, value in named if value.requires_grad}
+
+    def _share(self) -> float:
+        """Of the peak learning rate: rising to it, then falling to nothing in a straight line."""
         warm = min(self.settings["warmup_steps"], self.steps // 10)
         share = (self.done + 1) / warm if self.done < warm else (self.steps - self.done) / max(1, self.steps - warm)
-        return float(self.settings["learning_rate"] * share)
+        return float(share)
 
     def evaluate(self) -> None:
         # One worker's number decides for all.
-        dna, partner, same = self.data["dev"]
+        _, partner, same = self.data["dev"]
+        with torch.no_grad():
+            dna = self._dna("dev", np.arange(len(partner)))
         value = torch.tensor(dev_loss(self.model, dna, partner, same), dtype=torch.float64, device=self.device)
         if self.world > 1:
             distributed.broadcast(value, 0)
@@ -197,7 +258,8 @@ class _Run:
         }
 
     def _state(self) -> dict[str, Tensor]:
-        return {name: value.detach().cpu().clone().contiguous() for name, value in self.model.state_dict().items()}
+        whole = {**self.model.state_dict(), **{f"{TUNED}{name}": value for name, value in self._tuned().items()}}
+        return {name: value.detach().cpu().clone().contiguous() for name, value in whole.items()}
 
     def save(self, folder: Path) -> None:
         folder.mkdir()
@@ -208,9 +270,19 @@ class _Run:
         (folder / _STATE).write_text(json.dumps(state))
 
     def load(self, folder: Path) -> None:
-        self.model.load_state_dict(load_file(folder / _NOW))
+        own, tuned = split_state(load_file(folder / _NOW))
+        self.model.load_state_dict(own)
+        with torch.no_grad():
+            for name, value in self._tuned().items():
+                value.copy_(tuned[name])
         self.best_state = load_file(folder / BEST)
         self.optimiser.load_state_dict(torch.load(folder / _OPTIMISER, map_location=self.device, weights_only=True))
         state = json.loads((folder / _STATE).read_text())
         self.done, self.best, self.history = state["done"], state["best"], state["history"]
         self._told = len(self.history)
+
+
+def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of the projectors, and those of the encoder that was tuned."""
+    own = {name: value for name, value in state.items() if not name.startswith(TUNED)}
+    return own, {name.removeprefix(TUNED): value for name, value in state.items() if name.startswith(TUNED)}

@@ -56,7 +56,7 @@ def write(uri: str, model: FineTuned, source: Source, about: Mapping[str, Any], 
     with tempfile.TemporaryDirectory(prefix="dnafeat-") as scratch:
         folder = Path(scratch)
         if about["method"] == "lora":
-            _write_adapter(folder, model.encoder, source)
+            write_adapter(folder, model.encoder, source)
         elif about["method"] == "full":
             _write_encoder(folder, model.encoder, source)
         head = {name: value.detach().contiguous() for name, value in model.head.state_dict().items()}
@@ -88,7 +88,8 @@ def put(uri: str, content: bytes) -> None:
     storage.write_whole(uri, lambda out: out.write(content))
 
 
-def _write_adapter(folder: Path, encoder: Any, source: Source) -> None:
+def write_adapter(folder: Path, encoder: Any, source: Source) -> None:
+    """An encoder's LoRA matrices in PEFT's format, with the name of the base they are for."""
     import peft
 
     config = encoder.peft_config["default"]

@@ -127,4 +127,9 @@ class FinetuneConfig(WorkersConfig):
             "metric",
         )
         chosen = {name: getattr(self, name) for name in (*names, "patience", "precision")}
-        return chosen | {"learning_rate": self.learning_rate or _RATES[self.method] * (_RATES_HIDDEN_SIZE / hidden_size) ** 2}
+        return chosen | {"learning_rate": self.learning_rate or default_rate(self.method, hidden_size)}
+
+
+def default_rate(method: str, hidden_size: int) -> float:
+    """The peak learning rate of a method for encoders of some width."""
+    return _RATES[method] * (_RATES_HIDDEN_SIZE / hidden_size) ** 2

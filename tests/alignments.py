@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from stores import Entry, fill
 from torch import Tensor
 
 from dnafeat import align
 from dnafeat.alignconfig import AlignConfig
+from dnafeat.alignencoder import SubjectEncoder, encoding, subject_encoder
 from dnafeat.alignworker import AlignData, _Run
+from dnafeat.models.adapter import Source
 from dnafeat.store import Store
 
 QUICK: dict[str, Any] = {
@@ -84,9 +87,9 @@ def config(place: tuple[str, str], output: Path | str, **changes: Any) -> AlignC
     return AlignConfig.make({name: value for name, value in settings(place, output, **changes).items() if value is not None})
 
 
-def trained(settings: Mapping[str, Any], data: AlignData) -> _Run:
+def trained(settings: Mapping[str, Any], data: AlignData, encoder: SubjectEncoder | None = None) -> _Run:
     """A run that one worker has done."""
-    run = _Run(settings, data, 0, 1)
+    run = _Run(settings, data, 0, 1, encoder)
     while not run.over:
         run.step()
         if run.done % run.every == 0 or run.done == run.steps:
@@ -98,7 +101,12 @@ def fit_here(
     worker: Callable[..., None], job: Mapping[str, Any], data: AlignData, config: AlignConfig, **told: Any
 ) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
     """In place of `trainrun.fit`: without Ray."""
-    run = trained(job["settings"], data)
+    encoder = None
+    if data.tuning is not None:
+        torch.manual_seed(job["settings"]["seed"])
+        source = Source.find(encoding(config), job["pins"])
+        encoder = subject_encoder(source, config, data.tuning.letters)
+    run = trained(job["settings"], data, encoder)
     return run.best_state, run.results() | {"seconds": 0.0}
 
 

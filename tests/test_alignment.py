@@ -84,11 +84,11 @@ def test_the_dev_loss_does_not_depend_on_how_it_is_cut_and_has_no_dropout() -> N
 
 def test_the_temperature_starts_as_asked_and_stays_above_a_hundredth() -> None:
     model = Alignment(3, 3, temperature=0.2)
-    assert float(model.log_scale.exp()) == pytest.approx(5)
+    assert model.log_scale.exp().item() == pytest.approx(5)
     with torch.no_grad():
         model.log_scale.fill_(99.0)
     model.clamp()
-    assert float(model.log_scale.exp()) == pytest.approx(100)
+    assert model.log_scale.exp().item() == pytest.approx(100)
 
 
 def test_a_folded_projector_takes_stored_vectors() -> None:
