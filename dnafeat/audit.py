@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from dnafeat.tables import DataFile, Table
 from dnafeat.vectorfiles import Norms, Receipt
 
 _HISTORY_FILES = 16
+_PAGE_ROWS = 2_048
 # How far a vector that is encoded again may be from the one that was written, relative to the largest number in it. In float32 the order
 # of sums differs between processors; bfloat16 keeps 8 bits, and in int8 what lies between two levels may go either way.
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "int8": 5e-2}
@@ -160,7 +162,7 @@ def _sample(
             continue
         fs, path = storage.filesystem(storage.join(table.uri, file.path))
         with fs.open(path, "rb") as opened:
-            rows = pq.read_table(opened, filters=[("sequence_digest", "in", again["sequence_digest"].to_pylist())])
+            rows = _rows_of(opened, again["sequence_digest"])
         if not len(rows):
             continue
         at = np.searchsorted(names, digests.to_numpy(rows["sequence_digest"]))
@@ -177,3 +179,11 @@ def _sample(
         if distance > _TOLERANCE[precision] + steps[name] * _STEP:
             faults.append(f"sample: encoded again, a {name} vector of {path} differs by {distance:.2g} of its largest number")
     return faults
+
+
+def _rows_of(opened: IO[bytes], wanted: pa.ChunkedArray) -> pa.Table:
+    """The rows of a vector file that have these digests, read a page at a time: some of 128 MB are not worth all of it in memory."""
+    file = pq.ParquetFile(opened, buffer_size=1 << 20, pre_buffer=False)
+    batches = file.iter_batches(_PAGE_ROWS, use_threads=False)
+    found = [batch.filter(pc.is_in(batch["sequence_digest"], value_set=wanted)) for batch in batches]
+    return pa.Table.from_batches(found, file.schema_arrow)
