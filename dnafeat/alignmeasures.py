@@ -1,27 +1,20 @@
-"""How well two modalities of the same held-out subjects fit: retrieval, CKA, CCA and probes. NumPy and scikit-learn alone.
+"""How well two modalities of the same held-out subjects fit: retrieval, CKA and CCA. NumPy alone.
 
 Nothing here is fitted on the subjects that it is measured on. Tests shuffle whole families and intervals draw whole families (`kinship`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.metrics import log_loss, r2_score, roc_auc_score
-from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
-from sklearn.preprocessing import StandardScaler
 
 # Cosines that are nearer than this count as equal: those of the same vectors differ by rounding.
 _TIE = 1e-6
 _ROWS = 1024  # of a similarity matrix at a time
 _CONFIDENCE = (2.5, 97.5)
 _CCA_COMPONENTS, _CCA_ROWS, _CCA_RIDGE = 50, 4, 0.1
-_ALPHAS = tuple(10.0**power for power in range(-1, 7))
-_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
-_FOLDS = 3
 
 
 @dataclass(frozen=True)
@@ -105,18 +98,19 @@ def ceiling(k: int, same_query: np.ndarray, same_candidate: np.ndarray) -> float
 
 def mean_of(values: np.ndarray, draws: Iterable[np.ndarray]) -> Estimate:
     """The mean over queries, and its interval over resampled subjects; the candidates stay."""
-    return _estimate(float(values.mean()), [float(values[rows].mean()) for rows in draws])
+    return estimate(float(values.mean()), [float(values[rows].mean()) for rows in draws])
 
 
 def median_of(values: np.ndarray, draws: Iterable[np.ndarray]) -> Estimate:
-    return _estimate(float(np.median(values)), [float(np.median(values[rows])) for rows in draws])
+    return estimate(float(np.median(values)), [float(np.median(values[rows])) for rows in draws])
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-30)
 
 
-def _estimate(value: float | None, drawn: Sequence[float]) -> Estimate:
+def estimate(value: float | None, drawn: Sequence[float]) -> Estimate:
+    """A value with the interval of those that resamples gave; those that are not defined do not count."""
     known = [one for one in drawn if np.isfinite(one)]
     if value is None or not np.isfinite(value):
         return Estimate(None)
@@ -205,114 +199,14 @@ def cca(
         if not common.any():
             return 0.0
         a, _, b = np.linalg.svd(common, full_matrices=False)
-        return _correlation(u @ a[:, 0], v[shown] @ b[0])
+        return correlation(u @ a[:, 0], v[shown] @ b[0])
 
     null = [fitted(one, other) for one, other in zip(train_orders, test_orders, strict=True)]
     return Tested.of(fitted(np.arange(len(x)), np.arange(len(u))), null)
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's r; 0 where one of both does not vary."""
     a, b = a - a.mean(), b - b.mean()
     size = np.linalg.norm(a) * np.linalg.norm(b)
     return float(a @ b / size) if size > 1e-12 else 0.0
-
-
-# -- what can be read out of them ------------------------------------------------------------------------------------------
-
-
-def probe(
-    blocks: Sequence[tuple[np.ndarray, np.ndarray]],
-    target: tuple[np.ndarray, np.ndarray],
-    groups: tuple[np.ndarray, np.ndarray],
-    draws: Sequence[np.ndarray],
-) -> Mapping[str, Estimate]:
-    """How well a linear model on some blocks of vectors, end to end, tells a phenotype.
-
-    Numbers by ridge regression: R² and Pearson's r. Texts by logistic regression: area under the ROC curve, of several classes the mean
-    of one against the rest, and accuracy. The penalty is that which loses least in three folds of the training subjects, families
-    whole. Each column of each block is z-scored on the training subjects.
-
-    Parameters
-    ----------
-    blocks : sequence of (np.ndarray, np.ndarray)
-        Training and test rows of each: (n, width), (m, width).
-    target : (np.ndarray, np.ndarray)
-        Of float64 or of str.
-    groups : (np.ndarray, np.ndarray)
-        Families of both.
-    draws : sequence of np.ndarray
-        Tested rows of each resample.
-    """
-    train, test = (np.hstack([np.asarray(block[i], np.float64) for block in blocks]) for i in (0, 1))
-    scaler = StandardScaler().fit(train)
-    train, test = scaler.transform(train), scaler.transform(test)
-    if target[0].dtype.kind == "f":
-        told = _ridge(train, target[0], groups[0]).predict(test)
-        scores = {"r2": _r2, "pearson": _correlation}
-        return {
-            name: _estimate(score(target[1], told), [score(target[1][rows], told[rows]) for rows in draws])
-            for name, score in scores.items()
-        }
-    fitted = _logistic(train, target[0], groups[0])
-    chances = fitted.predict_proba(test)
-    classes = fitted.classes_
-
-    def auroc(rows: np.ndarray) -> float:
-        return _auroc(target[1][rows], chances[rows], classes)
-
-    def accuracy(rows: np.ndarray) -> float:
-        return float(np.mean(classes[chances[rows].argmax(axis=1)] == target[1][rows]))
-
-    everybody = np.arange(len(test))
-    return {
-        name: _estimate(score(everybody), [score(rows) for rows in draws])
-        for name, score in {"auroc": auroc, "accuracy": accuracy}.items()
-    }
-
-
-def _r2(truth: np.ndarray, told: np.ndarray) -> float:
-    return float(r2_score(truth, told)) if len(truth) > 1 and np.ptp(truth) > 0 else np.nan
-
-
-def _auroc(truth: np.ndarray, chances: np.ndarray, classes: np.ndarray) -> float:
-    there = [i for i, one in enumerate(classes) if 0 < np.sum(truth == one) < len(truth)]
-    if len(classes) == 2:
-        there = [i for i in there if i == 1]
-    return float(np.mean([roc_auc_score(truth == classes[i], chances[:, i]) for i in there])) if there else np.nan
-
-
-def _ridge(train: np.ndarray, target: np.ndarray, groups: np.ndarray) -> Ridge:
-    """With the penalty that loses least in folds; as many as there are columns where families are too few for folds."""
-    chosen = float(train.shape[1])
-    if len(np.unique(groups)) >= _FOLDS:
-        folds = list(GroupKFold(_FOLDS, shuffle=True, random_state=0).split(train, target, groups))
-        lost = [
-            sum(
-                float(np.sum((Ridge(one).fit(train[fit], target[fit]).predict(train[out]) - target[out]) ** 2))
-                for fit, out in folds
-            )
-            for one in _ALPHAS
-        ]
-        chosen = _ALPHAS[int(np.argmin(lost))]
-    return Ridge(chosen).fit(train, target)
-
-
-def _logistic(train: np.ndarray, target: np.ndarray, groups: np.ndarray) -> LogisticRegression:
-    """With the penalty that loses least in folds; a hundredth where classes are too rare for folds."""
-
-    def made(penalty: float) -> LogisticRegression:
-        return LogisticRegression(C=penalty, tol=1e-3, max_iter=2000)
-
-    chosen, classes = 1e-2, np.unique(target)
-    if min(len(np.unique(groups[target == one])) for one in classes) >= _FOLDS:
-        folds = list(StratifiedGroupKFold(_FOLDS).split(train, target, groups))
-        if all(len(np.unique(target[fit])) == len(classes) for fit, _ in folds):
-            lost = [
-                sum(
-                    log_loss(target[out], made(one).fit(train[fit], target[fit]).predict_proba(train[out]), labels=classes)
-                    for fit, out in folds
-                )
-                for one in _PENALTIES
-            ]
-            chosen = _PENALTIES[int(np.argmin(lost))]
-    return made(chosen).fit(train, target)

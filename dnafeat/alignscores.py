@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from dnafeat import alignmeasures as measures
 from dnafeat import kinship
 from dnafeat.alignmeasures import Estimate, Ranks, Tested
+from dnafeat.alignprobe import probe
 from dnafeat.covariates import as_numbers
 from dnafeat.errors import UsageError
 from dnafeat.subjects import Subjects
@@ -180,7 +181,7 @@ class Target:
 
     def probe(self, blocks: Sequence[tuple[np.ndarray, np.ndarray]], resamples: int, seed: int) -> Mapping[str, Estimate]:
         own = [(train[self.has[0]], test[self.has[1]]) for train, test in blocks]
-        return measures.probe(own, self.values, self.groups, list(kinship.resamples(self.groups[1], resamples, seed)))
+        return probe(own, self.values, self.groups, list(kinship.resamples(self.groups[1], resamples, seed)))
 
 
 def target(subjects: Subjects, phenotype: str) -> Target:

@@ -20,7 +20,7 @@ import s3fs
 # Those that take a minute or more, the longest first: begun late, one of them would be what all wait for.
 _LONGEST = (
     *("embed", "submitted", "demo", "families", "pipeline", "finetune", "raytasks", "join", "protocol", "chaos"),
-    *("nightly", "reading_page", "predict", "two_drivers", "pretrain"),
+    *("nightly", "reading_page", "predict", "two_drivers", "pretrain", "align", "demoalign"),
 )
 _START_SECONDS = 30
 _OFFSET = 10_000  # every port of SeaweedFS opens this much further up, too

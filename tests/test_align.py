@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from dnafeat import align, alignartifact, alignworker, artifact, trainrun
-from dnafeat.align import prepare, prepared
+from dnafeat import align, alignartifact, alignprepare, alignworker, artifact, trainrun
+from dnafeat.alignprepare import prepare, prepared
 from dnafeat.alignworker import _Run
 from dnafeat.cli import main
 from dnafeat.encoder import Encoder
@@ -325,7 +325,7 @@ def test_an_encoder_projects_as_the_artifact_does(
     subjects = made(mean, (mean @ draw.normal(size=(mean.shape[1], 5))).astype(np.float32))
     output = str(tmp_path / "a") if where == "local" else request.getfixturevalue("s3").uri("artifact")
     chosen = alignments.config(("unused", "unused"), output, steps=10)
-    monkeypatch.setattr(align, "gather", lambda config, show: subjects)
+    monkeypatch.setattr(alignprepare, "gather", lambda config, show: subjects)
     about = alignments.aligned(chosen, monkeypatch)
     assert about["for_embed"]
     assert "dnafeat embed … --projector" in align.format_result(about, output)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dnafeat import alignartifact
-from dnafeat.align import prepare
+from dnafeat.alignprepare import prepare
 from dnafeat.cli import main
 from dnafeat.errors import UsageError
 from dnafeat.join import join

@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dnafeat import align, alignartifact, alignencoder
-from dnafeat.align import prepared
+from dnafeat import align, alignartifact, alignencoder, alignprepare
 from dnafeat.alignconfig import AlignConfig
 from dnafeat.alignencoder import encoding, read_letters, subject_encoder
+from dnafeat.alignprepare import prepared
 from dnafeat.encoder import Encoder
 from dnafeat.errors import UsageError
 from dnafeat.models.adapter import Source
@@ -118,7 +118,7 @@ def test_gradients_do_not_depend_on_how_tokens_are_cut_and_reach_lora_alone(
 @pytest.fixture
 def tuned(base: str, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     def run(**changes: Any) -> dict[str, Any]:
-        monkeypatch.setattr(align, "gather", lambda config, show: people(base, table))
+        monkeypatch.setattr(alignprepare, "gather", lambda config, show: people(base, table))
         return alignments.aligned(settings(base, table, tmp_path / "artifact", **changes), monkeypatch)
 
     return run
@@ -169,7 +169,7 @@ def test_an_adapter_is_trained_on(
     fields = {name: getattr(subjects, name) for name in Subjects.__dataclass_fields__}
     again = Subjects(**{**fields, "dna": dna})
     config = settings(base, table, tmp_path / "second", adapter=first, steps=10)
-    monkeypatch.setattr(align, "gather", lambda config, show: again)
+    monkeypatch.setattr(alignprepare, "gather", lambda config, show: again)
     alignments.aligned(config, monkeypatch)
     before, after = (load_file(f"{place}/adapter_model.safetensors") for place in (first, tmp_path / "second"))
     assert before.keys() == after.keys()
@@ -234,7 +234,7 @@ def test_two_workers_tune_as_one_does(
     base: str, table: str, two_cpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subjects = people(base, table)
-    monkeypatch.setattr(align, "gather", lambda config, show: subjects)
+    monkeypatch.setattr(alignprepare, "gather", lambda config, show: subjects)
     found = []
     for workers in (1, 2):
         output = tmp_path / str(workers)
