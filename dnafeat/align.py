@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from dnafeat import alignartifact, alignscores, artifact, storage
-from dnafeat.alignartifact import KIND, Aligned, Side
+from dnafeat.alignartifact import Aligned, Side
 from dnafeat.alignconfig import AlignConfig
 from dnafeat.alignencoder import Letters, encoding, subject_encoder
 from dnafeat.alignment import Alignment, on_raw_vectors
@@ -169,7 +169,7 @@ def _about(config: AlignConfig, ready: Prepared, model: Alignment, result: Mappi
     subjects = ready.subjects
     joined = {name: value for name, value in subjects.about.items() if name != "summary"}
     return {
-        "kind": KIND,
+        "kind": artifact.ALIGNMENT,
         "digest": ready.digest,
         "joined": {"uri": storage.absolute(config.joined or f"{config.output}.joined"), **joined},
         "modalities": {

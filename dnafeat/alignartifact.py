@@ -29,7 +29,6 @@ from dnafeat.preparation import Preparation
 from dnafeat.projection import PROJECTOR_FILE, Projector
 
 _WEIGHTS, _PICTURE = "alignment.safetensors", "alignment.png"
-KIND = "alignment"
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def read(uri: str) -> Aligned:
     """The alignment in a folder or an `s3://` prefix. Raises UsageError where there is none."""
     uri = storage.absolute(uri)
     about = artifact.read(uri)
-    if about is None or about.get("kind") != KIND:
+    if about is None or about.get("kind") != artifact.ALIGNMENT:
         raise UsageError(f"{uri} holds no alignment: give the folder that `dnafeat align` wrote")
     file = storage.join(uri, _WEIGHTS)
     with storage.open_input(file) as opened:

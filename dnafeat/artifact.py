@@ -33,6 +33,8 @@ from dnafeat.models.finetuned import FineTuned, Head, HeadShape, TokenHead
 from dnafeat.projection import Projection
 
 ABOUT = "dnafeat.json"
+# What `kind` says in an artifact of `dnafeat align`.
+ALIGNMENT = "alignment"
 _TOKENIZER = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
 
 
@@ -181,6 +183,6 @@ def load(name: str, revision: str | None = None) -> Artifact:
     about = read(str(folder))
     if about is None:
         raise UsageError(f"{name} holds no {ABOUT}: give the folder that dnafeat finetune wrote")
-    if "labels" not in about:
+    if about.get("kind") == ALIGNMENT:
         raise UsageError(f"{name} is an alignment and predicts no labels: give the folder that dnafeat finetune wrote")
     return Artifact(name, about, folder, pin)

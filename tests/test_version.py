@@ -244,7 +244,7 @@ def test_the_hardware_decides_the_precision_only_when_it_is_left_to_it(folder: P
         assert resolve_precision(precision, gpu=True) == resolve_precision(precision, gpu=False) == precision
 
 
-@pytest.mark.parametrize("precision", ["float16", "", "Float32", "int8"])
+@pytest.mark.parametrize("precision", ["float16", "", "Float32", "int4"])
 def test_an_unknown_precision_is_refused_and_named(folder: Path, precision: str) -> None:
     with pytest.raises(UsageError, match="precision") as error:
         Encoder.from_pretrained(str(folder), precision=precision)
