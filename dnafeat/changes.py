@@ -6,6 +6,7 @@ Entries and rows are dealt out by hash of `sequence_id`, so that memory is bound
 from __future__ import annotations
 
 import functools
+import itertools
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from dnafeat.store import Store
 from dnafeat.tables import DataFile, Table
 
 _ROWS_PER_FILE = 1_000_000
+# Held in memory and written as one or several row groups.
+_ROWS_AT_A_TIME, _BYTES_AT_A_TIME = 65_536, 32 * 2**20
 # Of entries, packed as they are spilled, that are written at a time: about as many.
 _OPENED_BYTES = 64 * 2**20
 
@@ -160,7 +163,8 @@ def _with_ends(table: Table, paths: Sequence[str], stem: str, number: int, ended
 def _write_opened(table: Table, stem: str, source_name: str, number: int, fresh: Spill) -> list[DataFile]:
     """Entries as files of `sequences`."""
     schema = table.schema()
-    return [table.write(_opened(rows, source_name, number, schema), stem=stem) for rows in chunks(fresh.every_batch())]
+    opened = (_opened(rows, source_name, number, schema) for rows in chunks(fresh.every_batch()))
+    return [table.write(rows, stem=stem) for rows in in_files(opened)]
 
 
 def _state(rows: pa.Table, keys: Iterable[str]) -> pa.ChunkedArray:
@@ -188,15 +192,27 @@ def _opened(rows: pa.Table, source_name: str, number: int, schema: pa.Schema) ->
 
 
 def chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Batches gathered into tables of about a million rows."""
+    """Batches gathered into tables of some ten thousand rows, or of long ones fewer."""
     held: list[pa.RecordBatch] = []
-    rows = 0
+    rows = size = 0
     for batch in batches:
-        for at in range(0, len(batch), _ROWS_PER_FILE):
-            held.append(batch.slice(at, _ROWS_PER_FILE))
-            rows += len(held[-1])
-            if rows >= _ROWS_PER_FILE:
+        for at in range(0, len(batch), _ROWS_AT_A_TIME):
+            held.append(batch.slice(at, _ROWS_AT_A_TIME))
+            rows, size = rows + len(held[-1]), size + held[-1].nbytes
+            if rows >= _ROWS_AT_A_TIME or size >= _BYTES_AT_A_TIME:
                 yield pa.Table.from_batches(held)
-                held, rows = [], 0
+                held, rows, size = [], 0, 0
     if rows:
         yield pa.Table.from_batches(held)
+
+
+def in_files(tables: Iterable[pa.Table]) -> Iterator[Iterator[pa.Table]]:
+    """Tables dealt out, in their order, to files of about a million rows; those of a file are to be taken before the next file is."""
+    rows = 0
+
+    def file(table: pa.Table) -> int:
+        nonlocal rows
+        rows += len(table)
+        return (rows - 1) // _ROWS_PER_FILE
+
+    return (some for _, some in itertools.groupby(tables, file))

@@ -155,14 +155,16 @@ class Publication:
         if not rejects.rows:
             return
         self._check_forgotten(table.reload())
-        schema = arrow_schema("rejects")
-        files = []
-        for rows in changes.chunks(rejects.batches()):
-            own = {"run_id": self.run_id, "source_name": self.source_name}
+        schema, own = arrow_schema("rejects"), {"run_id": self.run_id, "source_name": self.source_name}
+
+        def refused(rows: pa.Table) -> pa.Table:
             columns = [
                 pa.array([own[f.name]] * len(rows), f.type) if f.name in own else rows[f.name].combine_chunks() for f in schema
             ]
-            files.append(table.write(pa.Table.from_arrays(columns, schema=schema), stem=self.run_id))
+            return pa.Table.from_arrays(columns, schema=schema)
+
+        tables = map(refused, changes.chunks(rejects.batches()))
+        files = [table.write(rows, stem=self.run_id) for rows in changes.in_files(tables)]
 
         def change() -> Change:
             self._check_forgotten(table)
