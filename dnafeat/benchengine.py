@@ -41,8 +41,6 @@ def measure(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     settings : Mapping[str, Any]
         `device` (`cpu` or `gpu`), `model`, `sequences`, `threads`, `repeats`.
     """
-    if settings["device"] == "gpu" and not torch.cuda.is_available():
-        return [row.fields() for row in absent("no GPU")]
     torch.set_num_threads(settings["threads"])
     return [row.fields() for row in _Bench(settings).rows()]
 
@@ -52,15 +50,6 @@ def peak(settings: Mapping[str, Any]) -> int:
     torch.set_num_threads(settings["threads"])
     encoder = Encoder.from_pretrained(settings["model"], precision=_MAIN[settings["device"]])
     return len(encoder.encode(settings["sequences"]).mean)
-
-
-def absent(why: str) -> list[Row]:
-    """The targets of the GPU where there is none to measure."""
-    return [
-        not_measured("gpu.bfloat16.share_of_matmul", why, least=0.6),
-        not_measured("gpu.bfloat16.padding_share", why, most=0.03),
-        not_measured("gpu.bfloat16.over_padded", why, least=8.0),
-    ]
 
 
 @dataclass

@@ -22,7 +22,7 @@ from typing import Any
 
 from dnafeat import benchinputs, benchprocess
 from dnafeat.benchmarkconfig import BenchmarkConfig
-from dnafeat.benchrows import Row, format_rows, to_json
+from dnafeat.benchrows import Row, format_rows, not_measured, to_json
 from dnafeat.errors import UsageError
 
 _PACKAGES = ("dnafeat", "torch", "transformers", "tokenizers", "numpy", "ray", "pyarrow", "deltalake")
@@ -56,6 +56,12 @@ _QUICK = Sizes(
     repeats=3, runs=1, cpu=100, gpu=8192, pipeline=2000, tokenising=10_000, duplicates=600,
     flat=(5000, 50_000), entries=100_000, night=100_000, files=24, read=100_000,
 )  # fmt: skip
+# What the engine should reach on a GPU, where there is none.
+_NO_GPU = (
+    not_measured("gpu.bfloat16.share_of_matmul", "no GPU", least=0.6),
+    not_measured("gpu.bfloat16.padding_share", "no GPU", most=0.03),
+    not_measured("gpu.bfloat16.over_padded", "no GPU", least=8.0),
+)
 # A GPU has done with what keeps a CPU busy for a minute before it is warm.
 _GPU_TIMES = 50
 
@@ -174,9 +180,7 @@ class Benchmark:
 
     def gpu(self) -> list[Row]:
         if "gpu" not in self._device:
-            from dnafeat.benchengine import absent
-
-            return absent("no GPU")
+            return list(_NO_GPU)
         return self._engine("gpu", self.sizes.gpu, {})
 
     def _engine(self, device: str, count: int, environment: dict[str, str]) -> list[Row]:
