@@ -25,7 +25,6 @@ import torch
 from botocore.exceptions import BotoCoreError, ClientError
 
 from dnafeat import pins, storage, vectorfiles
-from dnafeat.aside import consumed_aside
 from dnafeat.attempts import Attempt
 from dnafeat.config import EncodingConfig
 from dnafeat.encoder import Encoder
@@ -302,10 +301,7 @@ class EncodeShards(ShardActor):
         elif ranges:
             stem = f"{self.run_id}-{name.removesuffix('.parquet').removeprefix('shard-')}"
             with _stored(self.features.uri, "written"):
-                written = consumed_aside(
-                    encoded(),
-                    lambda pieces: vectorfiles.write(self.features, pieces, stem=stem, version=self.version, about=about),
-                )
+                written = vectorfiles.write(self.features, encoded(), stem=stem, version=self.version, about=about)
                 receipt = written.to_json()
                 self.job.count("dnafeat_written_bytes", written.file.size)
         tally.flush()
