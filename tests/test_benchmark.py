@@ -272,7 +272,7 @@ def test_a_pipeline_run_is_held_against_the_bare_engine(model: str, tmp_path: Pa
 
 def test_tokenising_is_measured_in_a_ray_task(model: str, tmp_path: Path) -> None:
     rows = tokenising(model, tmp_path, count=500, repeats=2)
-    assert [row.repeats for row in rows] == [2] * 4
+    assert [row.repeats for row in rows] == [2] * 5
     assert rows[0].target == "at least 8000"
 
 
@@ -300,7 +300,9 @@ def test_files_duplicates_and_growth_are_measured(tmp_path: Path) -> None:
     made = benchpipeline.duplicates(small, SEQUENCES[:20], tmp_path, copies=10, actors=1, repeats=1)
     assert made[2].target == "at most 1.15"
     grown = {row.name: row for row in benchpipeline.flat(small, (20, 200), tmp_path, actors=1)}
-    assert grown["flat.driver.growth"].target == "at most 1.2"
+    # The targets are for a million.
+    assert not [row.name for row in grown.values() if row.target]
+    assert grown["flat.driver.growth"].value > 0.5
 
 
 # The command.
