@@ -70,13 +70,16 @@ class Int8Product(nn.Module):
         raised = torch.mul(rows, 1 / scale).add_(_ZERO + 0.5)
         if self._fast:
             whole = raised.to(torch.uint8)
-            y = torch.ops.onednn.qlinear_pointwise(
-                whole, 1.0, _ZERO, self._weight, self._scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
-            )
+            y = _whole_product(whole, self._weight, self._scale, self._zeros)
         else:
             y = self._plain(raised.floor_().sub_(_ZERO))
         y = y.mul_(scale) if self._bias is None else torch.addcmul(self._bias, y, scale, out=y)
         return y.view(*x.shape[:-1], y.shape[1])
+
+
+def _whole_product(x: Tensor, packed: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:
+    """oneDNN's product of uint8 rows, 0 being `_ZERO`, and packed int8 weights, each output times its scale: float32."""
+    return torch.ops.onednn.qlinear_pointwise(x, 1.0, _ZERO, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], "")
 
 
 def linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
@@ -125,7 +128,7 @@ def int8_is_fast() -> bool:
     try:
         packed, one = torch.ops.onednn.qlinear_prepack(whole, [5, 64]), torch.ones(16)
         zeros = torch.zeros(16, dtype=torch.int64)
-        y = torch.ops.onednn.qlinear_pointwise(x, 1.0, _ZERO, packed, one, zeros, None, 1.0, 0, torch.float32, "none", [], "")
+        y = _whole_product(x, packed, one, zeros)
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
     return bool((y == 64 * _LEVELS * _WEIGHT_LEVELS).all())
