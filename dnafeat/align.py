@@ -14,23 +14,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from dnafeat import alignartifact, alignscores, artifact, storage
 from dnafeat.alignartifact import Aligned, Side
 from dnafeat.alignconfig import AlignConfig
 from dnafeat.alignencoder import Letters, encoding, subject_encoder
-from dnafeat.alignment import Alignment, on_raw_vectors
+from dnafeat.alignment import Alignment
 from dnafeat.alignprepare import Prepared, for_embed, prepare
 from dnafeat.alignreport import format_scores, picture
 from dnafeat.alignscores import Modality, Scores
 from dnafeat.alignworker import align_worker, split_state
 from dnafeat.config import EncodingConfig
 from dnafeat.encoder import Encoder
-from dnafeat.errors import UsageError
 from dnafeat.joinedrows import DNA
 from dnafeat.models.adapter import Source
-from dnafeat.projection import PROJECTOR_FILE
 from dnafeat.subjects import SIDES
 from dnafeat.trainrun import fit
 from dnafeat.version import environment
@@ -53,15 +50,8 @@ def align(config: AlignConfig, *, show: bool = True, say: Callable[[str], None] 
     """
     output = storage.absolute(config.output)
     ready = prepare(config, show=show)
-    known = artifact.read(output)
-    if known is not None:
-        if known.get("digest") != ready.digest:
-            raise UsageError(f"{config.output} holds the artifact of another run, {known.get('digest')}: give another --output")
-        say(f"{config.output} holds this run's artifact already: nothing to train")
-        return known | {"already_trained": True}
-    storage.check_writable(output)
-    for note in ready.notes:
-        say(note)
+    if known := artifact.trained_before(config.output, ready.digest, ready.notes, say):
+        return known
     trained, result = fit(
         align_worker,
         {"settings": config.training(), "config": config, "pins": ready.source.pins if ready.source else None},
@@ -119,7 +109,7 @@ def _tuned(
                 value.copy_(tuned[name])
     folder.mkdir()
     artifact.write_adapter(folder, encoder, source)
-    save_file(on_raw_vectors(side.projector, side.steps).state_dict(), folder / PROJECTOR_FILE)
+    side.projection().save(str(folder))
     asked, found = encoding(config), source.checkpoint
     about = {
         "base": {

@@ -2,7 +2,7 @@
 
 dnafeat.json             what it is: tables, split, covariates, settings, measures, versions
 alignment.safetensors    both projectors, and what is done to vectors before them: covariates' coefficients, means, gains, principal axes
-projector.safetensors    the DNA's projector on stored mean vectors, for `embed --projector`; where it takes nothing but those
+projector.json, projector.safetensors   the DNA's z-score and projector for `embed --projector`; where they take nothing but mean vectors
 adapter_config.json, adapter_model.safetensors   of an encoder that was tuned, too, for `embed --adapter`, which takes the projector with it
 history.json, alignment.png   how training went, and what was measured
 """
@@ -22,11 +22,12 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 
 from dnafeat import artifact, storage
-from dnafeat.alignment import on_raw_vectors, project
+from dnafeat.alignment import project
 from dnafeat.covariates import Covariates
 from dnafeat.errors import UsageError, one_line
+from dnafeat.joinedrows import DNA
 from dnafeat.preparation import Preparation
-from dnafeat.projection import PROJECTOR_FILE, Projector
+from dnafeat.projection import Projection, Projector, ZScore
 
 _WEIGHTS, _PICTURE = "alignment.safetensors", "alignment.png"
 
@@ -44,6 +45,13 @@ class Side:
 
     def __call__(self, rows: np.ndarray, design: np.ndarray | None, without: slice | None = None) -> np.ndarray:
         return project(self.projector, self.prepared(rows, design, without))
+
+    def projection(self) -> Projection:
+        """The same way from mean vectors as they are stored, for who has nothing else. Raises ValueError for steps beyond the z-score."""
+        if self.steps.coef is not None or self.steps.axes is not None:
+            raise ValueError("a projection takes vectors alone, and no covariates or principal components come before it")
+        mean, gain = (torch.from_numpy(one.astype(np.float32)) for one in (self.steps.mean, self.steps.gain))
+        return Projection(self.projector, before=[ZScore(mean, gain)], about={"kind": "mlp"})
 
 
 @dataclass(frozen=True)
@@ -89,9 +97,7 @@ def write(
         folder = Path(scratch)
         save_file(tensors, folder / _WEIGHTS)
         if about["for_embed"] and not adapter.is_dir():
-            save_file(
-                on_raw_vectors(aligned.sides["dna"].projector, aligned.sides["dna"].steps).state_dict(), folder / PROJECTOR_FILE
-            )
+            aligned.sides[DNA].projection().save(str(folder))
         (folder / "history.json").write_text(json.dumps(list(history), indent=1))
         (folder / _PICTURE).write_bytes(picture)
         for file in sorted([*folder.iterdir(), *(adapter.iterdir() if adapter.is_dir() else ())]):

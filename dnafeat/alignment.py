@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
-from dnafeat.preparation import Preparation
 from dnafeat.projection import Projector
 
 # Cosines are multiplied by 100 at the most, as published.
@@ -115,24 +114,6 @@ def dev_loss(model: Alignment, dna: Tensor, partner: Tensor, same: Tensor, rows:
             total += float(losses(own, everybody, places, same, model.log_scale).double().sum())
     model.train(was_training)
     return total / len(dna)
-
-
-def on_raw_vectors(projector: Projector, preparation: Preparation) -> Projector:
-    """The projector with z-scoring folded into its first layer: it takes vectors as they are stored.
-
-    Raises ValueError for a preparation that does more than z-scoring.
-    """
-    if preparation.coef is not None or preparation.axes is not None:
-        raise ValueError("only z-scoring can be folded into a projector")
-    folded = Projector(len(preparation.mean)).eval()
-    state = {name: value.detach().cpu().clone() for name, value in projector.state_dict().items()}
-    weight = state["expand.weight"].double().numpy() * preparation.gain
-    state["expand.bias"] = torch.from_numpy(
-        (state["expand.bias"].double().numpy() - weight @ preparation.mean).astype(np.float32)
-    )
-    state["expand.weight"] = torch.from_numpy(weight.astype(np.float32))
-    folded.load_state_dict(state)
-    return folded
 
 
 @torch.no_grad()

@@ -21,8 +21,6 @@ from dnafeat.preparation import Preparation
 from dnafeat.subjects import Subjects, gather
 from dnafeat.version import digest_of
 
-# A float32 holds this share of a number.
-_FLOAT32, _TOLERANCE = 6e-8, 1e-5
 # How near the vectors of sequences must be to those that are stored of them, of the largest number there.
 _ALIKE = 1e-3
 
@@ -110,12 +108,6 @@ def prepared(config: AlignConfig, subjects: Subjects) -> Prepared:
         notes.append("one gene cannot be left out of one: what it costs to leave genes out is not measured")
     if config.phenotype:
         alignscores.target(subjects, config.phenotype)
-    noise = float(np.abs(steps[DNA].mean * steps[DNA].gain).max()) * _FLOAT32
-    if noise > _TOLERANCE and for_embed(subjects, steps[DNA]):
-        notes.append(
-            f"DNA vectors of subjects differ by little of their size: float32 rounds away up to {noise:.1g} of a number's spread, and "
-            f"projected vectors hold to about that between batches, and not to {_TOLERANCE:.0e}"
-        )
     shaping = {**config.shaping(), "data": subjects.fingerprint, "genes": subjects.genes}
     source, letters = None, None
     if config.sequences is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,24 @@ def read(uri: str) -> dict[str, Any] | None:
         return about
     except (*storage.STORAGE_ERRORS, ValueError) as error:
         raise UsageError(f"{storage.join(uri, ABOUT)} cannot be read: {one_line(error)}") from error
+
+
+def trained_before(output: str, digest: str, notes: Sequence[str], say: Callable[[str], None]) -> dict[str, Any] | None:
+    """`dnafeat.json` of the run that `digest` names, where it has ended already. Else None, and `notes` are said to who is about to train.
+
+    Raises UsageError where another run's artifact is there, or where nothing can be written.
+    """
+    place = storage.absolute(output)
+    known = read(place)
+    if known is None:
+        storage.check_writable(place)
+        for note in notes:
+            say(note)
+        return None
+    if known.get("digest") != digest:
+        raise UsageError(f"{output} holds the artifact of another run, {known.get('digest')}: give another --output")
+    say(f"{output} holds this run's artifact already: nothing to train")
+    return known | {"already_trained": True}
 
 
 def write(uri: str, model: FineTuned, source: Source, about: Mapping[str, Any], result: Mapping[str, Any]) -> None:

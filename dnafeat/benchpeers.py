@@ -53,11 +53,16 @@ def loop(forward: Forward, tokenizer: Any, device: torch.device, *, by_length: b
 
 def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
     """Over content: padding is on the right, [CLS] first and [SEP] last."""
+    weights = _content(mask)[:, :, None].to(hidden.dtype)
+    return (hidden * weights).sum(1) / weights.sum(1)
+
+
+def _content(mask: Tensor) -> Tensor:
+    """The mask, (batch, tokens), without special tokens."""
     content = mask.clone()
     content[:, 0] = 0
     content[torch.arange(len(mask), device=mask.device), mask.sum(1) - 1] = 0
-    weights = content[:, :, None].to(hidden.dtype)
-    return (hidden * weights).sum(1) / weights.sum(1)
+    return content
 
 
 def padded(model: nn.Module) -> Forward:
@@ -111,12 +116,12 @@ def stock_bert(config: Config) -> nn.Module:
 
 
 def sentence_transformer(model: nn.Module, hidden_size: int, tokenizer: Any, device: torch.device) -> Peer:
-    """The sentence-transformers library over the padded model: it sorts by length, and pools by itself.
+    """The sentence-transformers library over the padded model: it sorts by length, and pools by itself what the mask has left.
 
-    Its mean counts [CLS] and [SEP], as that of DNABERT-S. Raises ImportError where the library is not installed.
+    Raises ImportError where the library is not installed.
     """
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling
+    from sentence_transformers.sentence_transformer.modules import Pooling
 
     class Wrapped(nn.Module):
         def __init__(self) -> None:
@@ -130,7 +135,7 @@ def sentence_transformer(model: nn.Module, hidden_size: int, tokenizer: Any, dev
 
         def forward(self, features: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
             states = self.model(features["input_ids"], features["attention_mask"]).last_hidden_state
-            return {**features, "token_embeddings": states}
+            return {**features, "token_embeddings": states, "attention_mask": _content(features["attention_mask"])}
 
     whole = SentenceTransformer(modules=[Wrapped(), Pooling(hidden_size, "mean")], device=str(device))
     return lambda sequences: whole.encode(list(sequences), batch_size=BATCH, show_progress_bar=False)

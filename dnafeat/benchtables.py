@@ -180,6 +180,7 @@ def written(settings: Mapping[str, Any]) -> dict[str, Any]:
     import torch
 
     from dnafeat.encoder import Encoder
+    from dnafeat.rounding import rounded
 
     torch.set_num_threads(settings["threads"])
     sequences, repeats = settings["sequences"], settings["repeats"]
@@ -206,8 +207,8 @@ def written(settings: Mapping[str, Any]) -> dict[str, Any]:
             seconds += [took / rows] if vectors == VECTORS else []
         told["bytes"]["+".join(vectors)], told["rows"]["+".join(vectors)] = sizes, rows
     plain = told["bytes"]["mean"][0]
-    narrow = torch.from_numpy(made["mean"]).bfloat16().float().numpy()
-    told["rounded_bytes"] = [_write(store, {"mean": made["mean"]}, told["rows"]["mean"], rounded=True)[0] / plain]
+    narrow = rounded(torch.from_numpy(made["mean"]), "bfloat16").numpy()
+    told["rounded_bytes"] = [_write(store, {"mean": made["mean"]}, told["rows"]["mean"], to="bfloat16")[0] / plain]
     told["cosine_change"] = float(np.abs(_cosines(made["mean"]) - _cosines(narrow)).max())
     told["share"] = ratios(seconds, encoding)
     return told
@@ -218,12 +219,14 @@ def _cosines(vectors: np.ndarray) -> np.ndarray:
     return normed @ normed.T
 
 
-def _write(store: Store, vectors: Mapping[str, np.ndarray], rows: int, *, rounded: bool = False) -> tuple[int, float]:
+def _write(store: Store, vectors: Mapping[str, np.ndarray], rows: int, *, to: str | None = None) -> tuple[int, float]:
     """Bytes and CPU seconds of one file.
 
     Its rows repeat the vectors, each time so far off that none is another's after rounding either: they compress as those of a run do.
     """
     import torch
+
+    from dnafeat.rounding import rounded
 
     names = np.sort(np.array([dna.digest(b"%d" % i) for i in range(rows)], digests.DTYPE))
     draw = np.random.default_rng(0)
@@ -234,7 +237,7 @@ def _write(store: Store, vectors: Mapping[str, np.ndarray], rows: int, *, rounde
         for name, values in vectors.items():
             column = np.resize(values, (len(some), values.shape[1]))
             column = column * (1 + 0.1 * draw.standard_normal(column.shape, np.float32))
-            columns[name] = torch.from_numpy(column).bfloat16().float().numpy() if rounded else column
+            columns[name] = rounded(torch.from_numpy(column), to).numpy()
         pieces.append(benchstore.table(some, columns, _BASES, _BASES // 5))
     began = time.process_time()
     receipt = vectorfiles.write(store.features, pieces, stem="bench", version="0" * 16)

@@ -42,22 +42,16 @@ def tokenised(settings: Mapping[str, Any]) -> dict[str, list[float]]:
     from dnafeat.describe import cutting, describe
     from dnafeat.models.adapter import Source
     from dnafeat.observe import Job
-    from dnafeat.shardworkers import EncoderSettings
     from dnafeat.tables import write_parquet
+    from dnafeat.tokenising import TokeniserSettings
 
     sequences = random_sequences(settings["count"], _BASES)
     uri = str(Path(settings["folder"]) / "shard-00000.parquet")
     write_parquet(uri, [shard_table(sequences)])
     config = EncodingConfig(model=settings["model"])
     source = Source.find(config)
-    version = describe(source, config)
-    how = EncoderSettings(
-        config=config,
-        pins=source.pins,
-        cutting=cutting(version, source.tokenizer(config)),
-        vectors=("mean",),
-        version=version.digest,
-    )
+    tokenizer = source.tokenizer(config)
+    how = TokeniserSettings(tokenizer=tokenizer, cutting=cutting(describe(source, config), tokenizer))
     file = str(source.checkpoint.folder / "tokenizer.json")
     cluster.start_ray()
     try:
@@ -73,7 +67,7 @@ def _tokenised(uri: str, how: Any, watch: Any, file: str, repeats: int) -> dict[
     import pyarrow.parquet as pq
     import tokenizers
 
-    from dnafeat.shardworkers import tokenise_shards
+    from dnafeat.tokenising import tokenise_shards
 
     letters = [one.decode() for one in pq.read_table(uri)["sequence"].to_pylist()]
     library = tokenizers.Tokenizer.from_file(file)

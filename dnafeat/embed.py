@@ -373,6 +373,7 @@ class _Embedding(Run):
         settings = EncoderSettings(
             config=replace(_encoding(config), precision=version.precision),
             pins=self.model.pins,
+            tokenizer=self.tokenizer,
             cutting=cutting(version, self.tokenizer),
             vectors=config.vectors,
             version=version.digest,

@@ -30,7 +30,7 @@ from dnafeat.models.adapter import Source, merge
 from dnafeat.models.base import EncoderOutput
 from dnafeat.models.checkpoint import load_encoder
 from dnafeat.models.prepare import prepared
-from dnafeat.packing import pack, pad
+from dnafeat.packing import ROWS, pack, pad
 from dnafeat.projection import Projection
 from dnafeat.rounding import rounded
 from dnafeat.tokenizers import Tokenizer
@@ -251,7 +251,8 @@ class Encoder:
         packed = pack(windows, chosen, self.tokenizer, special_tokens=self.version.special_tokens_pooled)
         last = len(self.model.encoder.layer) + 1 + self.version.layer
         first = last + 1 - self.version.average_layers
-        hidden = self.model.ragged(torch.from_numpy(packed.ids).to(self.device), packed.runs, first, last).float()
+        ids, runs = packed.filled(self.tokenizer.pad_id)
+        hidden = self.model.ragged(torch.from_numpy(ids).to(self.device), runs, first, last).float()
         own, at = torch.from_numpy(packed.own), 0
         blocks: list[tuple[Tensor, Tensor | None]] = []
         for (count, length), whole in zip(packed.runs, packed.whole, strict=True):
@@ -285,7 +286,7 @@ class Encoder:
         i = 0
         while i < len(order):
             some = sizes[i : i + max(1, self.batch_tokens)]
-            counted = some[0] * np.arange(1, len(some) + 1) if padded else np.cumsum(some)
+            counted = some[0] * np.arange(1, len(some) + 1) if padded else -(-np.cumsum(some) // ROWS) * ROWS
             count = max(1, int(np.searchsorted(counted, self.batch_tokens, "right")))
             chosen = order[i : i + count]
             made = None

@@ -190,15 +190,8 @@ def finetune(config: FinetuneConfig, *, show: bool = True, say: Callable[[str], 
     """
     prepared = prepare(config)
     output = storage.absolute(config.output)
-    known = artifact.read(output)
-    if known is not None:
-        if known.get("digest") != prepared.digest:
-            raise UsageError(f"{config.output} holds the artifact of another run, {known.get('digest')}: give another --output")
-        say(f"{config.output} holds this run's artifact already: nothing to train")
-        return known | {"already_trained": True}
-    storage.check_writable(output)
-    for note in prepared.notes:
-        say(note)
+    if known := artifact.trained_before(config.output, prepared.digest, prepared.notes, say):
+        return known
     trained, result = fit(
         train_worker,
         {"config": config, "pins": prepared.source.pins, "settings": prepared.settings},

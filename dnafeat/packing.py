@@ -13,6 +13,10 @@ import numpy as np
 from dnafeat.tokenizers import Tokenizer
 from dnafeat.windows import Windows
 
+# oneDNN and torch make a program for every number of rows that a product has had, and keep a thousand of them, some 100 MB: so there are
+# few such numbers. More than 16 would cost more products than it saves programs.
+ROWS = 16
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -33,6 +37,11 @@ class Packed:
     own: np.ndarray
     runs: list[tuple[int, int]]
     whole: list[bool]
+
+    def filled(self, pad_id: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
+        """Ids and runs for the network: up to 15 windows of a single [PAD] behind the others make their number one of few."""
+        more = -len(self.ids) % ROWS
+        return np.append(self.ids, np.full(more, pad_id)), [*self.runs, *([(more, 1)] if more else [])]
 
 
 def pack(windows: Windows, chosen: np.ndarray, tokenizer: Tokenizer, *, special_tokens: bool) -> Packed:

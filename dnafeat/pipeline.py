@@ -2,7 +2,8 @@
 
 One row of the dataset is one work shard from end to end, so that nothing in between can cut or merge it; vectors are written where
 they are made and never travel. A receipt is a row that says what file a shard became. Other actors make other rows of a shard:
-`run_shards` takes their class. What happens in the workers stands in `shardworkers`.
+`run_shards` takes their class. What happens in the workers stands in `tokenising` and
+`shardworkers`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from dnafeat import cluster, storage
 from dnafeat.errors import EncodingError, one_line
 from dnafeat.plan import CHECK, Shard
 from dnafeat.progress import shown, start
-from dnafeat.shardworkers import EncoderSettings, EncodeShards, ShardActor, tokenise_shards
+from dnafeat.shardworkers import EncoderSettings, EncodeShards, ShardActor
+from dnafeat.tokenising import tokenise_shards
 from dnafeat.vectorfiles import Receipt
 
 # What a tokenising task asks for. An actor asks for more or less, never for the same: Ray Data would fuse the two into one operator.
@@ -113,7 +115,7 @@ def run_shards(
         ray.data.from_items(items, override_num_blocks=len(items))
         .map_batches(
             tokenise_shards,  # type: ignore[arg-type]
-            fn_kwargs={"settings": settings, "progress": progress},
+            fn_kwargs={"settings": settings.of_tokeniser, "progress": progress},
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=_TASK_CPUS,

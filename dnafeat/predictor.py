@@ -24,7 +24,8 @@ from dnafeat.models.checkpoint import find as find_model
 from dnafeat.models.fetch import is_hub_name
 from dnafeat.models.finetuned import Head, TokenHead
 from dnafeat.perbase import base_values, intervals
-from dnafeat.shardworkers import PIECE_ROWS, EncoderSettings, ShardActor, Tally, Tokenised, one_list
+from dnafeat.shardworkers import PIECE_ROWS, EncoderSettings, ShardActor, Tally
+from dnafeat.tokenising import Tokenised, one_list
 from dnafeat.version import FeatureVersion
 
 
@@ -101,10 +102,12 @@ class Predictor:
         """
         chosen = (self.precision if gpu else "float32") if precision is None else resolve_precision(precision, gpu=gpu)
         version = replace(self.version, precision=chosen)
+        tokenizer = self.source.tokenizer(self.encoding)
         return EncoderSettings(
             config=replace(self.encoding, precision=chosen),
             pins=self.source.pins,
-            cutting=cutting(version, self.source.tokenizer(self.encoding)),
+            tokenizer=tokenizer,
+            cutting=cutting(version, tokenizer),
             vectors=(),
             version=version.digest,
         )

@@ -12,8 +12,8 @@ import numpy as np
 
 from dnafeat.covariates import coefficients
 
-# A column that varies by less than this share of its size is rounding, and counts as constant.
-_CONSTANT = 1e-5
+# A column that varies by less than this share of its size is rounding, and counts as constant; so does one of numbers near nothing.
+_CONSTANT, _NOTHING = 1e-5, 1e-30
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Preparation:
     coef : np.ndarray | None, shape=(covariate columns, width)
         What is taken out; None: nothing.
     mean, gain : np.ndarray, shape=(width,)
-        z = (x − mean) · gain; the gain of a constant column is 0.
+        z = (x − mean) · gain; the gain of a constant column is 0. Float32 holds both exactly, so that z is the same in either precision.
     axes : np.ndarray | None, shape=(width, components)
         Principal axes of z, each with its largest entry positive, over a number that gives the components a mean variance of 1.
     """
@@ -42,9 +42,9 @@ class Preparation:
         coef = None if design is None else coefficients(design, rows)
         if design is not None and coef is not None:
             rows = rows - design @ coef
-        mean, std = rows.mean(axis=0), rows.std(axis=0)
-        varies = std > _CONSTANT * np.abs(mean)
-        gain = np.divide(1.0, std, out=np.zeros_like(std), where=varies)
+        mean, std = _float32(rows.mean(axis=0)), rows.std(axis=0)
+        varies = std > np.maximum(_CONSTANT * np.abs(mean), _NOTHING)
+        gain = _float32(np.divide(1.0, std, out=np.zeros_like(std), where=varies))
         return cls(coef, mean, gain, None if components is None else _axes((rows - mean) * gain, components))
 
     @property
@@ -74,6 +74,11 @@ class Preparation:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Preparation:
         return cls(arrays.get("coef"), arrays["mean"], arrays["gain"], arrays.get("axes"))
+
+
+def _float32(numbers: np.ndarray) -> np.ndarray:
+    """The nearest numbers that float32 holds, as float64."""
+    return numbers.astype(np.float32).astype(np.float64)
 
 
 def _axes(scored: np.ndarray, components: int) -> np.ndarray:

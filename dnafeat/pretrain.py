@@ -28,7 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dnafeat import corpus, modelcard, storage
 from dnafeat.corpus import CLS, SEP
-from dnafeat.errors import DnafeatError, UsageError, one_line
+from dnafeat.errors import UsageError
 from dnafeat.heldout import Prepared, prepare
 from dnafeat.masking import IGNORED, autocast, crops, faster_precision, framed, mask, masked_score
 from dnafeat.models.base import Config
@@ -37,6 +37,7 @@ from dnafeat.models.heads import MaskedLM
 from dnafeat.optimisers import learning_rate, make_optimisers
 from dnafeat.sequence import digest
 from dnafeat.tokenizers import train_bpe
+from dnafeat.trainrun import last_checkpoint
 
 _STATE = "state.pt"
 
@@ -284,16 +285,8 @@ def fit(options: Options, genomes: corpus.Genomes, prepared: Prepared, say: Call
             failure_config=train.FailureConfig(max_failures=2),
         ),
     )
-    try:
-        result = trainer.fit()
-    except train.TrainingFailedError as error:
-        raise DnafeatError(
-            f"run {name} failed, and the same command goes on from its last checkpoint: {one_line(error)}"
-        ) from error
-    if result.checkpoint is None:
-        raise DnafeatError(f"run {name} ended without a checkpoint in {options.storage}")
-    with result.checkpoint.as_directory() as folder:
-        state: dict[str, Any] = torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True)
+    with last_checkpoint(trainer) as folder:
+        state: dict[str, Any] = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
     return state | {"run": name, "config": asdict(shape)}
 
 

@@ -28,7 +28,7 @@ OWN = ("sequence_digest", "bases", "tokens", "windows", "run_id")
 """Columns of `features` that can be read beside vectors."""
 _ID = "sequence_id"
 _BATCH_ROWS = 16_384
-# Arrow skips files and row groups in which none of so many digests can stand; where more are wanted, all hold some.
+# Arrow looks so many digests up in the rows it reads, and of a few dozen also skips files and row groups in which none can stand.
 _MOST_SOUGHT = 1_000_000
 
 

@@ -1,4 +1,4 @@
-"""What workers do with a shard: tasks tokenise it, actors, which have one model each, encode, pool, project and write it.
+"""What actors, which have one model each, do with a tokenised shard: encode, pool, project and write it.
 
 A shard comes to an actor as one row and leaves it as one row. An actor says which shard it begins; how that gets a run past a sequence
 that ends its worker says `attempts`.
@@ -6,162 +6,52 @@ that ends its worker says `attempts`.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import itertools
 import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 import torch
-from botocore.exceptions import BotoCoreError, ClientError
 
-from dnafeat import pins, storage, vectorfiles
+from dnafeat import storage, vectorfiles
 from dnafeat.attempts import Attempt
 from dnafeat.config import EncodingConfig
 from dnafeat.encoder import Encoder
-from dnafeat.errors import EncodingError, one_line
+from dnafeat.errors import EncodingError
 from dnafeat.matrices import as_lists
-from dnafeat.models.adapter import Source
 from dnafeat.observe import Job
 from dnafeat.plan import CHECK
-from dnafeat.progress import TOKENISING
 from dnafeat.schema import arrow_schema
 from dnafeat.tables import Table, write_parquet
-from dnafeat.tokenizers import Tokenizer
-from dnafeat.windows import ARRAYS, Cutting, Windows, cut
+from dnafeat.tokenising import Tokenised, TokeniserSettings, begun, compare_packages, reached
 
 PIECE_ROWS = 2048  # encoded and written at a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderSettings:
-    """What an actor needs to build the run's encoder."""
+class EncoderSettings(TokeniserSettings):
+    """What an actor needs to build the run's encoder, and what the tasks before it need."""
 
     config: EncodingConfig
     """With the precision the driver has resolved."""
     pins: tuple[str | None, str | None]
     """Revisions of model and adapter, so that a worker fetches what the driver has seen, and nothing where it has that already."""
-    cutting: Cutting
     vectors: tuple[str, ...]
     """Columns to store."""
     version: str
     """Digest the driver planned for; an actor that arrives at another one stops the run."""
-    job: Job = field(default_factory=Job)
-    packages: dict[str, str] = field(default_factory=dict)
-    """Versions of the libraries in the driver; a process that has others says so."""
-
-
-@contextlib.contextmanager
-def _stored(uri: str, how: str) -> Iterator[None]:
-    """Raises EncodingError, which names the place, where the block cannot reach its storage; s3fs and botocore have tried again by then."""
-    try:
-        yield
-    except (OSError, pa.ArrowException, BotoCoreError, ClientError) as error:
-        raise EncodingError(f"{uri} cannot be {how}: {one_line(error)}") from error
-
-
-@functools.cache
-def _tokenizer(config: EncodingConfig, pins: tuple[str | None, str | None]) -> Tokenizer:
-    # The library starts a thread for every core unless told not to, in each of the tasks beside the encoders.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    return Source.find(config, pins).tokenizer(config)
-
-
-def tokenise_shards(batch: Any, settings: EncoderSettings, progress: ray.actor.ActorHandle) -> Any:
-    """Reads shards (an Arrow table with column uri) and adds their windows of token ids: one row in, one row out, arrays as lists."""
-    return pa.concat_tables([_tokenised(uri, settings, progress) for uri in batch["uri"].to_pylist()])
-
-
-def _tokenised(uri: str, settings: EncoderSettings, progress: ray.actor.ActorHandle) -> pa.Table:
-    name = TOKENISING + storage.name(uri)
-    _begun(name, progress)
-    _compare_packages(settings, progress)
-    with _stored(uri, "read"):
-        fs, path = storage.filesystem(uri)
-        with fs.open(path, "rb") as file:
-            table = pq.read_table(file)
-    letters = table["sequence"].cast(pa.large_string()).to_pylist()
-    windows = cut(letters, _tokenizer(settings.config, settings.pins), settings.cutting)
-    columns = {
-        "digests": table["sequence_digest"].combine_chunks(),
-        "bases": pc.binary_length(table["sequence"]).cast(pa.int64()).combine_chunks(),
-        **{name: pa.array(getattr(windows, name)) for name in ARRAYS},
-    }
-    progress.finish.remote(name)
-    return pa.table({"uri": [uri], **{name: one_list(column) for name, column in columns.items()}})
-
-
-def _begun(name: str, progress: ray.actor.ActorHandle) -> Attempt:
-    """Says that this process begins something, and waits until that is known, whatever becomes of the process."""
-    attempt = cast(Attempt, ray.get(progress.begin.remote(name)))
-    if attempt.stop is not None:
-        raise EncodingError(attempt.stop)
-    return attempt
-
-
-_compared: set[str] = set()
-
-
-def _compare_packages(settings: EncoderSettings, progress: ray.actor.ActorHandle) -> None:
-    """Notes, once in a process and run, where it has other versions than the driver."""
-    if settings.job.run_id in _compared:
-        return
-    _compared.add(settings.job.run_id)
-    if other := pins.differing(settings.packages, pins.installed()):
-        node = ray.util.get_node_ip_address()
-        progress.note.remote(f"node {node} has other versions than the driver: {', '.join(other)}; install the same on all nodes")
-
-
-def one_list(values: pa.Array) -> pa.Array:
-    """An array as the only row of a list column, not copied."""
-    return pa.LargeListArray.from_arrays(pa.array([0, len(values)]), values)
-
-
-@dataclass(frozen=True)
-class Tokenised:
-    """A tokenised shard as an actor takes it.
-
-    Attributes
-    ----------
-    uri : str
-    digests : pa.StringArray, length n
-    bases : np.ndarray, shape=(n,), int64
-    windows : Windows
-    """
-
-    uri: str
-    digests: pa.Array
-    bases: np.ndarray
-    windows: Windows
-
-    @classmethod
-    def of(cls, row: pa.Table) -> Tokenised:
-        """From one row of what `tokenise_shards` returns."""
-        arrays = {name: row[name].combine_chunks().flatten() for name in (*ARRAYS, "bases", "digests")}
-        digests, bases = arrays.pop("digests").cast(pa.string()), arrays.pop("bases").to_numpy()
-        windows = Windows(**{name: array.to_numpy(zero_copy_only=False) for name, array in arrays.items()})
-        return cls(row["uri"][0].as_py(), digests, bases, windows)
 
     @property
-    def truncated(self) -> int:
-        """Sequences whose end was left out."""
-        return int(self.windows.cut.sum())
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """What a receipt says of its length."""
-        windows = self.windows
-        counted = {"tokens": int(windows.tokens().sum()), "windowed": int((windows.counts() > 1).sum())}
-        return counted | {"truncated": self.truncated}
+    def of_tokeniser(self) -> TokeniserSettings:
+        """The tasks' own, which a process can take that has no torch loaded."""
+        return TokeniserSettings(**{one.name: getattr(self, one.name) for one in fields(TokeniserSettings)})
 
 
 class Tally:
@@ -209,7 +99,7 @@ class ShardActor(ABC):
         stop = cast(str | None, ray.get(progress.start.remote(ray.get_runtime_context().get_actor_id())))
         if stop is not None:
             raise EncodingError(stop)
-        _compare_packages(settings, progress)
+        compare_packages(settings, progress)
         torch.set_num_threads(min(threads, os.cpu_count() or 1))
         began = time.monotonic()
         self.encoder = Encoder.load(settings.config, settings.pins)
@@ -225,7 +115,7 @@ class ShardActor(ABC):
 
     def _attempted(self, shard: Tokenised) -> pa.Table:
         name = storage.name(shard.uri)
-        self.attempt = _begun(name, self.progress)
+        self.attempt = begun(name, self.progress)
         began, halved = time.monotonic(), self.encoder.halved
         row = self.shard(shard)
         self.progress.finish.remote(name)
@@ -296,11 +186,11 @@ class EncodeShards(ShardActor):
         if name == CHECK:
             # Not a part of the store: the audit compares it with what was written. Another shard tells what is refused.
             refused = []
-            with _stored(checked(shard.uri), "written"):
+            with reached(checked(shard.uri), "written"):
                 write_parquet(checked(shard.uri), [pa.concat_tables([schema.empty_table(), *encoded()])])
         elif ranges:
             stem = f"{self.run_id}-{name.removesuffix('.parquet').removeprefix('shard-')}"
-            with _stored(self.features.uri, "written"):
+            with reached(self.features.uri, "written"):
                 written = vectorfiles.write(self.features, encoded(), stem=stem, version=self.version, about=about)
                 receipt = written.to_json()
                 self.job.count("dnafeat_written_bytes", written.file.size)

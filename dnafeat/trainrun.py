@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -109,17 +110,27 @@ def fit(
             failure_config=train.FailureConfig(max_failures=config.max_failures),
         ),
     )
+    with steps_shown(progress, show, Job(name=name.partition("-")[0], run_id=name)), last_checkpoint(trainer) as folder:
+        return finished(folder)
+
+
+@contextlib.contextmanager
+def last_checkpoint(trainer: TorchTrainer) -> Iterator[Path]:
+    """Runs a trainer to its end; what its last checkpoint holds, while the block lasts.
+
+    Raises EncodingError for a run that failed, or left no checkpoint.
+    """
+    name = trainer.run_config.name
     try:
-        with steps_shown(progress, show, Job(name=name.partition("-")[0], run_id=name)):
-            outcome = trainer.fit()
+        outcome = trainer.fit()
     except train.TrainingFailedError as error:
         raise EncodingError(
             f"run {name} failed, and the same command goes on from its last checkpoint: {cause(error)}"
         ) from error
     if outcome.checkpoint is None:
-        raise EncodingError(f"run {name} ended without a checkpoint in {place}")
+        raise EncodingError(f"run {name} ended without a checkpoint in {trainer.run_config.storage_path}")
     with outcome.checkpoint.as_directory() as folder:
-        return finished(Path(folder))
+        yield Path(folder)
 
 
 def cause(error: Exception) -> str:

@@ -336,7 +336,7 @@ def test_an_encoder_projects_as_the_artifact_does(
     assert projected.projected == pytest.approx(again, abs=1e-5)
     # And as the alignment itself brings subjects to the common space.
     aligned = alignartifact.read(output)
-    assert aligned.sides["dna"](mean, None) == pytest.approx(again, abs=1e-4)
+    assert aligned.sides["dna"](mean, None) == pytest.approx(again, abs=1e-5)
     assert np.linalg.norm(again - Encoder.from_pretrained(base).encode(letters).projected) > 1
     with pytest.raises(UsageError, match="holds no alignment"):
         alignartifact.read(str(tmp_path / "base"))

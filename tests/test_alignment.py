@@ -8,7 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from dnafeat import alignment
-from dnafeat.alignment import Alignment, batches, dev_loss, losses, on_raw_vectors, project
+from dnafeat.alignartifact import Side
+from dnafeat.alignment import Alignment, batches, dev_loss, losses, project
 from dnafeat.preparation import Preparation
 from dnafeat.projection import Projector
 
@@ -91,21 +92,27 @@ def test_the_temperature_starts_as_asked_and_stays_above_a_hundredth() -> None:
     assert model.log_scale.exp().item() == pytest.approx(100)
 
 
-def test_a_folded_projector_takes_stored_vectors() -> None:
+@pytest.mark.parametrize("spread", [1.0, 1e-3])
+def test_a_projection_takes_stored_vectors_however_little_they_differ(spread: float) -> None:
     rng = np.random.default_rng(0)
-    raw = (rng.normal(size=(40, 24)) * rng.uniform(0.1, 3, 24) + rng.normal(size=24)).astype(np.float32)
+    raw = (rng.normal(size=(40, 24)) * rng.uniform(0.1, 3, 24) * spread + 2 + rng.normal(size=24)).astype(np.float32)
     raw[:, 5] = 2.5  # constant: it must count for nothing
-    steps = Preparation.fit(raw)
     torch.manual_seed(1)
-    projector = Projector(24, 0.3)
-    folded = on_raw_vectors(projector, steps)
-    assert not folded.training
-    assert project(folded, raw) == pytest.approx(project(projector, steps(raw)), abs=1e-5)
+    side = Side(Preparation.fit(raw), Projector(24, 0.3).eval())
+    projection = side.projection().eval()
+
+    def projected(rows: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return projection(torch.from_numpy(rows)).numpy()
+
+    whole = projected(raw)
+    assert whole == pytest.approx(side(raw, None), abs=1e-5)
+    assert np.concatenate([projected(row[None]) for row in raw]) == pytest.approx(whole, abs=1e-5)
     other = raw.copy()
     other[:, 5] += 100
-    assert project(folded, other) == pytest.approx(project(folded, raw), abs=1e-5)
-    with pytest.raises(ValueError, match="only z-scoring"):
-        on_raw_vectors(projector, Preparation.fit(raw, components=3))
+    assert (projected(other) == whole).all()
+    with pytest.raises(ValueError, match="no covariates or principal components"):
+        Side(Preparation.fit(raw, components=3), Projector(3)).projection()
 
 
 def test_projecting_does_not_depend_on_how_many_at_a_time() -> None:

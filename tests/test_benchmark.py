@@ -166,6 +166,7 @@ def ways(model: str) -> Callable[[list[str]], Mapping[str, np.ndarray]]:
         "padded": benchpeers.loop(benchpeers.padded(plain), tokenizer, cpu),
         "sorted": benchpeers.loop(benchpeers.padded(plain), tokenizer, cpu, by_length=True),
         "unpadded": benchpeers.loop(benchpeers.unpadded(plain), tokenizer, cpu),
+        "sentence_transformers": benchpeers.sentence_transformer(plain, plain.config.hidden_size, tokenizer, cpu),
     }
 
     def found(sequences: list[str]) -> dict[str, np.ndarray]:
@@ -178,7 +179,7 @@ def ways(model: str) -> Callable[[list[str]], Mapping[str, np.ndarray]]:
 
 def test_every_peer_gives_the_plain_models_vectors(ways: Callable[[list[str]], Mapping[str, np.ndarray]]) -> None:
     vectors = ways([*SEQUENCES, "N" * 40, "A"])
-    for name in ("padded", "sorted", "unpadded", "engine"):
+    for name in ("padded", "sorted", "unpadded", "sentence_transformers", "engine"):
         rows = benchcheck.check(name, vectors[name], vectors["plain"], "float32")
         assert [row.met for row in rows] == [True, True]
 
@@ -210,7 +211,7 @@ def test_a_wrong_engine_is_not_timed(model: str, monkeypatch: pytest.MonkeyPatch
 def test_the_engine_is_measured_beside_limits_and_peers(model: str) -> None:
     settings = {"device": "cpu", "model": model, "sequences": benchinputs.tiles(40), "threads": 1, "repeats": 2}
     rows = {one["name"]: Row(**one) for one in benchengine.measure(settings)}
-    for peer in ("padded", "sorted", "unpadded", "bert"):
+    for peer in ("padded", "sorted", "unpadded", "bert", "sentence_transformers"):
         rate, over = rows[f"cpu.{peer}.rate"], rows[f"cpu.float32.over_{peer}"]
         assert rate.repeats == over.repeats == 2
         assert over.spread is not None

@@ -23,6 +23,7 @@ from test_windows import IUPAC, KINDS, Kind, kmers, reverse_complement, slow_win
 
 from dnafeat.encoder import Encoder, Vectors
 from dnafeat.errors import CheckpointError, DnafeatWarning, UsageError
+from dnafeat.packing import ROWS
 from dnafeat.projection import load_projector
 from dnafeat.windows import cut
 
@@ -809,8 +810,10 @@ def test_reports_add_up_and_change_nothing(folder: Path, batch_tokens: int, stra
     assert tokens == found.tokens.sum()
     computed_on = SEQUENCES + [reverse_complement(one) for one in SEQUENCES if strands == "both"]
     needed = sum(stop - start + 2 for one in computed_on for start, stop in spans(len(content_ids(encoder, one)), 30, 9))
-    assert computed == needed
-    assert found.padding_share == silent.padding_share == 0
+    # Up to 15 tokens of padding a batch, so that there are few sizes of products.
+    assert needed <= computed < needed + ROWS * len(seen)
+    assert {size % ROWS for *_, size in seen} == {0}
+    assert found.padding_share == silent.padding_share == pytest.approx(1 - needed / computed)
     assert (len(seen) == 1) == (batch_tokens == 10**6)
 
 

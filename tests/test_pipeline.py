@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +28,9 @@ from dnafeat.observe import Job
 from dnafeat.plan import CHECK, Shard
 from dnafeat.schema import VECTORS
 from dnafeat.sequence import digest
-from dnafeat.shardworkers import EncoderSettings, EncodeShards, ShardActor, Tokenised, checked, tokenise_shards
+from dnafeat.shardworkers import EncoderSettings, EncodeShards, ShardActor, checked
 from dnafeat.tables import Table
+from dnafeat.tokenising import Tokenised, tokenise_shards
 from dnafeat.vectorfiles import Receipt, read_receipt
 
 
@@ -57,6 +60,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> Enco
     return EncoderSettings(
         config=config(tmp_path_factory),
         pins=(None, None),
+        tokenizer=encoder.tokenizer,
         cutting=encoder.cutting,
         vectors=VECTORS,
         version=encoder.version.digest,
@@ -277,6 +281,13 @@ def test_a_tokenising_task_starts_no_thread_for_each_core(settings: EncoderSetti
     tokens, started = ray.get(threads.remote())
     assert tokens > 64
     assert started < 100
+
+
+def test_a_tokenising_task_is_sent_nothing_that_loads_torch(settings: EncoderSettings) -> None:
+    sent = ray.cloudpickle.dumps((tokenise_shards, settings.of_tokeniser))
+    code = "import pickle, sys; pickle.load(sys.stdin.buffer); print(*({'torch', 'transformers', 'pandas'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_a_node_with_other_versions_than_the_driver_is_told_once(

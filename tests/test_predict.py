@@ -35,13 +35,13 @@ from dnafeat.encoder import Encoder
 from dnafeat.errors import AuditError, CheckpointError, EncodingError, StoreError, StrictError, UsageError
 from dnafeat.finetuneconfig import FinetuneConfig
 from dnafeat.intake import Checks, take_in
-from dnafeat.models.adapter import Source
 from dnafeat.models.finetuned import FineTuned, build
 from dnafeat.perbase import base_values
 from dnafeat.predict import Summary, _in_order, predict
 from dnafeat.predictconfig import PredictConfig
 from dnafeat.predictor import Predictor
-from dnafeat.shardworkers import EncoderSettings, ShardActor, Tokenised
+from dnafeat.shardworkers import EncoderSettings, ShardActor
+from dnafeat.tokenising import Tokenised
 from dnafeat.trainer import Data
 from dnafeat.windows import cut
 
@@ -103,13 +103,12 @@ def without_ray(
     """`pipeline.run_shards` with one actor, what it is made of pickled as for a worker, and the last shard first."""
     settings, arguments = pickle.loads(pickle.dumps((settings, tuple(arguments))))
     made = actor(settings, *arguments, 1, SimpleNamespace(add=SimpleNamespace(remote=lambda sequences, tokens: None)))
-    tokenizer = Source.find(settings.config, settings.pins).tokenizer(settings.config)
     for shard in reversed(shards):
         table = pq.read_table(shard.uri)
         letters = table["sequence"].cast(pa.string()).to_pylist()
         names = table["sequence_digest"].combine_chunks()
         yield made.shard(
-            Tokenised(shard.uri, names, np.array(list(map(len, letters))), cut(letters, tokenizer, settings.cutting))
+            Tokenised(shard.uri, names, np.array(list(map(len, letters))), cut(letters, settings.tokenizer, settings.cutting))
         )
 
 
