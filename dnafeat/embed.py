@@ -367,7 +367,7 @@ class _Embedding(Run):
         width = sum(PROJECTED_WIDTH if name == "projected" else hidden for name in config.vectors)
         # zstd packs rounded numbers, whose last 16 bits are 0, into half of their bytes.
         rows = config.shard_rows or plan.shard_rows(missing.rows, actors, row_bytes=(2 if version.rounding else 4) * width)
-        shards = plan.cut_shards(missing, rows, self.work, self.each)
+        shards = plan.cut_shards(missing, rows, self.work, self.each, None if config.shard_rows else actors)
         check = plan.cut_check(shards, wanted.sample, self.work)
         self.model.projector(config)[1].keep(self.store.uri)
         settings = EncoderSettings(

@@ -251,8 +251,8 @@ class Encoder:
         packed = pack(windows, chosen, self.tokenizer, special_tokens=self.version.special_tokens_pooled)
         last = len(self.model.encoder.layer) + 1 + self.version.layer
         first = last + 1 - self.version.average_layers
-        ids, runs = packed.filled(self.tokenizer.pad_id)
-        hidden = self.model.ragged(torch.from_numpy(ids).to(self.device), runs, first, last).float()
+        tokens, runs = packed.filled(self.tokenizer.pad_id)
+        hidden = self.model.ragged(torch.from_numpy(tokens).to(self.device), runs, first, last).float()
         own, at = torch.from_numpy(packed.own), 0
         blocks: list[tuple[Tensor, Tensor | None]] = []
         for (count, length), whole in zip(packed.runs, packed.whole, strict=True):

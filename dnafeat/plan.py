@@ -6,6 +6,7 @@ Every step goes over partitions of the hash space: here, or as tasks of a cluste
 from __future__ import annotations
 
 import functools
+import itertools
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ _SHARD_FILE_BYTES = 128 * 2**20
 _SHARD_BASES = 8 * 2**20
 _SHARD_MIN_ROWS = 64
 _SHARDS_PER_ACTOR = 4
+# The last shards of a run have no fewer rows than this part of the others.
+_LEAST_OF_A_SHARD = 16
 # Sequences that the audit has encoded once more: so many of the beginning of each of so many files.
 _SAMPLE_ROWS, _SAMPLE_FILES = 16, 4
 CHECK = "check.parquet"
@@ -143,21 +146,33 @@ def shard_rows(missing: int, actors: int, row_bytes: int) -> int:
     return min(max(even, _SHARD_MIN_ROWS), max(1, _SHARD_FILE_BYTES // row_bytes))
 
 
-def cut_shards(missing: Spill, rows: int, work: str, each: Each = here) -> list[Shard]:
-    """Writes the missing sequences below `work` as shards of at most `rows` rows and about 8 million bases."""
-    groups = list(enumerate(missing.groups(_CUT_BYTES)))
-    found = each(functools.partial(_cut_group, rows, work), groups, "cutting shards")
+def cut_shards(missing: Spill, rows: int, work: str, each: Each = here, actors: int | None = None) -> list[Shard]:
+    """Writes the missing sequences below `work` as shards of at most `rows` rows and about 8 million bases.
+
+    With the number of `actors` that encode them, the last ones become smaller, so that all actors end at about the same time.
+    """
+    groups = missing.groups(_CUT_BYTES)
+    ending = [*itertools.repeat(None, len(groups) - 1), actors]
+    found = each(functools.partial(_cut_group, rows, work), list(enumerate(zip(groups, ending, strict=True))), "cutting shards")
     return [shard for some in found for shard in some]
 
 
-def _cut_group(rows: int, work: str, numbered: tuple[int, Spill]) -> list[Shard]:
-    group, missing = numbered
+def _cut_group(rows: int, work: str, numbered: tuple[int, tuple[Spill, int | None]]) -> list[Shard]:
+    group, (missing, actors) = numbered
     shards: list[Shard] = []
     held: list[pa.Table] = []
     count = bases = 0
+    left = missing.rows
+
+    def most() -> int:
+        if actors is None:
+            return rows
+        # Half of each actor's share of what is left ("factoring", Hummel et al. 1992, doi:10.1145/135226.135232).
+        return min(rows, max(-(-left // (2 * actors)), rows // _LEAST_OF_A_SHARD, _SHARD_MIN_ROWS // 2))
 
     def flush() -> None:
-        nonlocal held, count, bases
+        nonlocal held, count, bases, left
+        left -= count
         if count:
             uri = storage.join(work, f"shard-{group * _SHARDS_OF_A_CUT + len(shards):05d}.parquet")
             write_parquet(uri, held)
@@ -170,14 +185,15 @@ def _cut_group(rows: int, work: str, numbered: tuple[int, Spill]) -> list[Shard]
         at = 0
         while at < len(table):
             room = np.searchsorted(np.cumsum(sizes[at:]), _SHARD_BASES - bases, side="right")
-            taken = min(len(table) - at, rows - count, int(room))
+            limit = most()
+            taken = min(len(table) - at, limit - count, int(room))
             if taken == 0 and count:
                 flush()
                 continue
             taken = max(taken, 1)
             held.append(table.slice(at, taken))
             count, bases, at = count + taken, bases + int(sizes[at : at + taken].sum()), at + taken
-            if count == rows:
+            if count == limit:
                 flush()
     flush()
     return shards

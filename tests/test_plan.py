@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import heapq
 import itertools
 import random
 import subprocess
@@ -366,7 +367,7 @@ def test_nothing_is_missing_when_all_is_stored(tmp_path: Path, store: Store) -> 
 # shards
 
 
-def cut(tmp_path: Path, sequences: list[str], rows: int) -> tuple[list[plan.Shard], list[list[dict]]]:
+def cut(tmp_path: Path, sequences: list[str], rows: int, actors: int | None = None) -> tuple[list[plan.Shard], list[list[dict]]]:
     spill = Spill(tmp_path, "missing", SEQUENCE_SCHEMA)
     ordered = sorted(sequences, key=digest)
     for at in range(0, len(ordered), 7):
@@ -377,7 +378,7 @@ def cut(tmp_path: Path, sequences: list[str], rows: int) -> tuple[list[plan.Shar
             )
         )
     spill.close()
-    shards = plan.cut_shards(spill, rows, str(tmp_path / "work"))
+    shards = plan.cut_shards(spill, rows, str(tmp_path / "work"), actors=actors)
     tables = [pq.read_table(shard.uri) for shard in shards]
     assert all(table.schema.names == SEQUENCE_SCHEMA.names for table in tables)
     return shards, [table.to_pylist() for table in tables]
@@ -405,6 +406,21 @@ def test_every_sequence_is_in_one_shard_and_the_limits_hold(
     for one, after in itertools.pairwise(contents):
         full = sum(len(row["sequence"]) for row in one) + len(after[0]["sequence"])
         assert len(one) == rows or full > bases, "a shard was cut before it was full"
+
+
+@pytest.mark.parametrize(("actors", "late"), [(2, 0), (2, 90), (5, 40), (1, 0)])
+def test_actors_that_take_the_next_shard_end_together_also_when_one_begins_late(tmp_path: Path, actors: int, late: int) -> None:
+    """With four shards of one size for each actor the last one would end up to a quarter of its share after the others."""
+    sequences = letters(2000, 20)
+    rows = plan.shard_rows(len(sequences), actors, 1)
+    shards, contents = cut(tmp_path, sequences, rows, actors)
+    assert sorted(row["sequence"].decode() for content in contents for row in content) == sorted(sequences)
+    assert max(shard.rows for shard in shards) == rows
+    assert len(shards) <= 12 * actors
+    ends = [late, *[0] * (actors - 1)]
+    for shard in shards:
+        heapq.heappush(ends, heapq.heappop(ends) + shard.rows)
+    assert max(ends) - min(ends) <= max(32, rows // 16)
 
 
 def test_a_huge_sequence_has_a_shard_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
