@@ -277,7 +277,7 @@ class Encoder:
         self, lengths: np.ndarray, compute: Callable[[np.ndarray], T], *, padded: bool
     ) -> Iterator[tuple[np.ndarray, T]]:
         """Window numbers by falling length (the largest batch first shows at once whether memory suffices), up to a budget of tokens,
-        and what `compute` makes of them. With padding all of a batch count as long as its first.
+        and what `compute` makes of them. With padding all of a batch count as long as its first; without, it is filled up to `ROWS`.
 
         A batch for which memory does not suffice is halved, down to a single window, and so is the budget from then on.
         """
