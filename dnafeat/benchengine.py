@@ -39,7 +39,8 @@ def measure(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     Parameters
     ----------
     settings : Mapping[str, Any]
-        `device` (`cpu` or `gpu`), `model`, `sequences`, `threads`, `repeats`.
+        `device` (`cpu` or `gpu`), `model`, `sequences`, `threads`, `repeats`, and optionally `peer_sequences`, as many of each
+        length as of any other, like `sequences`: what the peers are given instead.
     """
     torch.set_num_threads(settings["threads"])
     return [row.fields() for row in _Bench(settings).rows()]
@@ -101,6 +102,7 @@ class _Bench:
         self.device = torch.device("cuda" if self.name == "gpu" else "cpu")
         self.model, self.repeats = settings["model"], settings["repeats"]
         self.sequences: list[str] = settings["sequences"]
+        self.of_peers: list[str] = settings.get("peer_sequences", self.sequences)
         self.checkpoint = find(self.model)
         self.plain = load_encoder(self.checkpoint)
         self.layers = benchlimits.products(self.plain)
@@ -184,7 +186,8 @@ class _Bench:
             for name, limit in limits.items():
                 reached[name].append(limit.rate(passes))
             for name, peer in peers.items():
-                seconds[name].append(_seconds(peer, self.sequences))
+                took = _seconds(peer, self.of_peers)
+                seconds[name].append(took * len(self.sequences) / len(self.of_peers))
         return self._table(engines, limits, reached, seconds)
 
     def _limits(self, engine: Engine) -> dict[str, benchlimits.Products]:

@@ -23,7 +23,7 @@ import torch
 from dnafeat import storage, vectorfiles
 from dnafeat.attempts import Attempt
 from dnafeat.config import EncodingConfig
-from dnafeat.encoder import Encoder
+from dnafeat.encoder import Begun, Encoder
 from dnafeat.errors import EncodingError
 from dnafeat.matrices import as_lists
 from dnafeat.observe import Job
@@ -154,19 +154,30 @@ class EncodeShards(ShardActor):
         needed = 0
 
         def encoded() -> Iterator[pa.Table]:
-            # Piece by piece, so that memory does not grow with the file.
+            # Piece by piece, so that memory does not grow with the file; on a GPU one is computed while that before it is written.
+            before: list[tuple[int, int, Begun]] = []
             for _, piece in itertools.groupby(ranges, key=lambda one: one[0] // PIECE_ROWS):
-                yield pa.concat_tables([one_range(first, end) for first, end in piece])
+                begun = [begin(first, end) for first, end in piece]
+                if before:
+                    yield pa.concat_tables([table(*one) for one in before])
+                before = begun
+            if before:
+                yield pa.concat_tables([table(*one) for one in before])
             if self.attempt.careful:
                 ray.get(self.progress.leave.remote(name))
 
-        def one_range(first: int, end: int) -> pa.Table:
-            nonlocal needed
+        def begin(first: int, end: int) -> tuple[int, int, Begun]:
             if self.attempt.careful:
                 ray.get(self.progress.enter.remote(name, first, end, shard.digests[first].as_py()))
-            before = tally.computed
-            vectors = self.encoder.encode_windows(shard.windows.part(first, end), tally)
-            needed += round((tally.computed - before) * (1 - vectors.padding_share))
+            begun = self.encoder.begin(shard.windows.part(first, end), tally)
+            if self.attempt.careful:
+                begun.wait()
+            return first, end, begun
+
+        def table(first: int, end: int, begun: Begun) -> pa.Table:
+            nonlocal needed
+            vectors = begun.vectors()
+            needed += vectors.needed
             columns = {
                 "sequence_digest": shard.digests[first:end],
                 **{name: as_lists(getattr(vectors, name)) for name in self.vectors},

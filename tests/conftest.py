@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import importlib.metadata
 import json
+import os
 import random
 import socket
 import subprocess
@@ -16,6 +17,10 @@ from pathlib import Path
 
 import pytest
 import s3fs
+
+# Where there is no GPU its kernels are run by Triton's interpreter, which Triton must know of before it is imported.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Those that take a minute or more, the longest first: begun late, one of them would be what all wait for.
 _LONGEST = (

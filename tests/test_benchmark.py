@@ -6,7 +6,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,17 +195,32 @@ def test_one_wrong_number_of_one_vector_is_refused(wrong: float) -> None:
 
 
 def test_a_wrong_engine_is_not_timed(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Encoder.encode_windows
+    right = Encoder.encode
 
     def wrong(self: Encoder, *arguments: Any) -> Any:
         vectors = right(self, *arguments)
         vectors.mean[-1] *= 1.001
         return vectors
 
-    monkeypatch.setattr(Encoder, "encode_windows", wrong)
+    monkeypatch.setattr(Encoder, "encode", wrong)
     with pytest.raises(BenchmarkError, match=r"cpu\.float32 gives wrong vectors") as error:
         benchengine.measure({"device": "cpu", "model": model, "sequences": SEQUENCES, "threads": 1, "repeats": 1})
     assert error.value.exit_code == 1
+
+
+def test_peers_that_are_given_fewer_sequences_keep_their_rate(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+
+    def seconds(_: Any, sequences: Sequence[str]) -> float:
+        given.append(len(sequences))
+        return len(sequences) / 8
+
+    monkeypatch.setattr(benchengine, "_seconds", seconds)
+    settings = {"device": "cpu", "model": model, "sequences": benchinputs.tiles(20), "threads": 1, "repeats": 1}
+    rows = {one["name"]: one["value"] for one in benchengine.measure(settings | {"peer_sequences": benchinputs.tiles(5)})}
+    assert set(given) == {5}
+    assert rows["cpu.padded.rate"] == rows["cpu.bert.rate"] == 8
+    assert rows["cpu.float32.over_padded"] == pytest.approx(rows["cpu.float32.rate"] / 8, rel=1e-3)
 
 
 def test_the_engine_is_measured_beside_limits_and_peers(model: str) -> None:

@@ -17,9 +17,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from dnafeat.errors import DnafeatWarning
 from dnafeat.models.base import Config
-from dnafeat.models.dnabert2 import DNABERT2, FusedMLP, alibi_slopes, compile_between, gate
+from dnafeat.models.dnabert2 import DNABERT2, FusedMLP, alibi_slopes
 from dnafeat.models.heads import MaskedLM
 from dnafeat.models.prepare import prepared
 from dnafeat.models.products import packs
@@ -166,29 +165,6 @@ def test_packed_products_give_the_published_states(golden: dict[str, torch.Tenso
         assert isinstance(model.encoder.layer[0].mlp, FusedMLP)
     for row, real, wanted in zip(golden["input_ids"], mask, golden["last_hidden_state"], strict=True):
         torch.testing.assert_close(model.ragged(row[real], [(1, int(real.sum()))]), wanted[real], atol=1e-5, rtol=0)
-
-
-@torch.inference_mode()
-def test_where_nothing_compiles_the_plain_functions_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object, **__: object) -> object:
-        raise RuntimeError("no C compiler")
-
-    model = encoder()[0]
-    monkeypatch.setattr(torch, "compile", lambda *_, **__: broken)
-    with pytest.warns(DnafeatWarning, match="not compiled.*no C compiler"):
-        compile_between(model)
-    ids, rows = end_to_end([9])
-    torch.testing.assert_close(model.ragged(ids, [(1, 9)]), model(rows[0][None]).last_hidden_state[0], atol=1e-5, rtol=0)
-
-
-@torch.inference_mode()
-def test_what_is_compiled_gives_what_the_plain_functions_give() -> None:
-    model = encoder()[0]
-    ids, _ = end_to_end(LENGTHS)
-    wanted = model.ragged(ids, runs(LENGTHS))
-    compile_between(model)
-    assert model.encoder.layer[0].mlp.gate is not gate
-    torch.testing.assert_close(model.ragged(ids, runs(LENGTHS)), wanted, atol=1e-5, rtol=0)
 
 
 # ALiBi.

@@ -769,6 +769,21 @@ def test_windows_made_elsewhere_give_the_same_vectors(windowed: Encoder) -> None
         close(windowed.encode_windows(windows.part(first, end)), whole, range(first, end))
 
 
+@pytest.mark.parametrize("at_once", [1, 4, len(SEQUENCES), 100])
+def test_some_at_a_time_as_a_gpu_is_given_them_have_the_same_vectors(
+    windowed: Encoder, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = windowed.encode(SEQUENCES)
+    monkeypatch.setattr(windowed, "at_once", at_once)
+    seen: list[tuple[int, int, int]] = []
+    found = windowed.encode(SEQUENCES, lambda *counts: seen.append(counts))
+    close(found, whole)
+    assert (found.needed, sum(one[0] for one in seen)) == (whole.needed, len(SEQUENCES))
+    assert found.computed == sum(one[2] for one in seen)
+    close(windowed.encode_windows(cut(SEQUENCES, windowed.tokenizer, windowed.cutting)), whole)
+    assert windowed.encode([]).mean.shape == (0, whole.mean.shape[1])
+
+
 def test_a_tokenizer_with_more_entries_than_the_model_has_is_refused(tmp_path: Path) -> None:
     values = VALUES | {"vocab_size": models.VOCABULARY - 1}
     models.write(tmp_path, values, models.state(values))

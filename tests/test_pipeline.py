@@ -118,9 +118,9 @@ def deadly(encoder: Encoder, poison: Sequence[str], once: str, deaths: Path) -> 
     class Deadly(EncodeShards):
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
-            alive = self.encoder.encode_windows
+            alive = self.encoder.begin
 
-            def encode_windows(windows: Any, report: Any = None) -> Any:
+            def begin(windows: Any, report: Any = None) -> Any:
                 for start, stop in zip(windows.start, windows.stop, strict=True):
                     found = tokens.get(tuple(windows.ids[start:stop].tolist()))
                     if found is not None and not (found == once and (deaths / once).exists()):
@@ -128,7 +128,7 @@ def deadly(encoder: Encoder, poison: Sequence[str], once: str, deaths: Path) -> 
                         os.kill(os.getpid(), signal.SIGKILL)
                 return alive(windows, report)
 
-            self.encoder.encode_windows = encode_windows  # type: ignore[method-assign]
+            self.encoder.begin = begin  # type: ignore[method-assign]
 
     return Deadly
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -68,6 +69,19 @@ class EncoderOutput(NamedTuple):
     attentions: tuple[Tensor, ...] | None = None
 
 
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """A copy on a GPU, for which nobody waits; on a CPU a tensor that shares the array's memory."""
+    values = torch.from_numpy(array)
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
+
+
+def to_host(values: Tensor) -> Tensor:
+    """A copy of a GPU's tensor that is there once the GPU has come so far; a CPU's tensor itself."""
+    if values.device.type == "cpu":
+        return values
+    return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float, weights: bool) -> tuple[Tensor, Tensor | None]:
     """Attention of (batch, heads, tokens, size) with an additive bias; with `weights` also its probabilities, the slow way."""
     if not weights:
@@ -97,8 +111,10 @@ def masked_keys(bias: Tensor, attention_mask: Tensor | None) -> Tensor:
 
 
 def useful_mask(attention_mask: Tensor | None) -> Tensor | None:
-    """None for a mask that masks nothing: without padding one bias serves the whole batch."""
-    return None if attention_mask is None or bool((attention_mask != 0).all()) else attention_mask
+    """None for a mask that masks nothing: without padding one bias serves the whole batch. A GPU's is taken as it is: looking waits."""
+    if attention_mask is None or attention_mask.device.type != "cpu":
+        return attention_mask
+    return None if bool((attention_mask != 0).all()) else attention_mask
 
 
 def check_length(input_ids: Tensor, positions: int) -> None:

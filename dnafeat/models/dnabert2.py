@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dnafeat.errors import DnafeatWarning, one_line
 from dnafeat.models.base import (
     Config,
     EncoderOutput,
@@ -118,9 +116,12 @@ class GatedMLP(nn.Module):
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.gate, self.add_norm = gate, add_norm
+        # A kernel for product and gate at once.
+        self.gated_product: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        norm, h = self.layernorm, self.gate(self.gated_layers(x))
+        norm, product = self.layernorm, self.gated_product
+        h = self.gate(self.gated_layers(x)) if product is None else product(x, self.gated_layers.weight)
         return self.add_norm(self.wo(self.dropout(h)), x, norm.weight, norm.bias, norm.eps)
 
 
@@ -166,6 +167,8 @@ class DNABERT2(nn.Module):
         self.config = config
         self.embeddings = Embeddings(config)
         self.encoder = LayerStack(config)
+        # A kernel in the place of `plain_attention_over`.
+        self.attention_over: Callable[[Sequence[tuple[int, int]], int, torch.device], Callable[[Tensor], Tensor]] | None = None
         self.apply(functools.partial(initialise, std=config.initializer_range))
 
     def alibi(self, x: Tensor, tokens: int) -> Tensor:
@@ -208,6 +211,21 @@ class DNABERT2(nn.Module):
         last = states[-1] if output_hidden_states else zero_padding(x, mask)
         return EncoderOutput(last, tuple(states) or None, tuple(attentions) or None)
 
+    def plain_attention_over(self, runs: Sequence[tuple[int, int]], x: Tensor) -> Callable[[Tensor], Tensor]:
+        """Attention within each sequence, those of one length together: from (total, 3 · hidden_size) to (total, hidden_size)."""
+        bias = self.alibi(x, max(length for _, length in runs))
+
+        def attend_runs(qkv: Tensor) -> Tensor:
+            out, at = qkv.new_empty(len(qkv), qkv.shape[1] // 3), 0
+            for count, length in runs:
+                q, k, v = self._heads(qkv[at : at + count * length].view(count, length, -1))
+                part = attend_unmasked(q, k, v, bias[:, :, :length, :length])
+                out[at : at + count * length].view(count, length, *part.shape[1::2]).copy_(part.transpose(1, 2))
+                at += count * length
+            return out
+
+        return attend_runs
+
     def ragged(self, input_ids: Tensor, runs: Sequence[tuple[int, int]], first: int = -1, last: int = -1) -> Tensor:
         """Hidden states of sequences that lie end to end, without padding: (total, hidden_size), for integers (total,).
 
@@ -221,16 +239,13 @@ class DNABERT2(nn.Module):
         layers = len(self.encoder.layer)
         first, last = (layers if number < 0 else number for number in (first, last))
         x = self.embeddings(input_ids, None)
-        bias = self.alibi(x, max(length for _, length in runs))
+        if self.attention_over is not None:
+            attend_runs = self.attention_over(runs, self.config.num_attention_heads, x.device)
+        else:
+            attend_runs = self.plain_attention_over(runs, x)
 
         def attention(qkv: Tensor) -> tuple[Tensor, None]:
-            out, at = qkv.new_empty(len(qkv), qkv.shape[1] // 3), 0
-            for count, length in runs:
-                q, k, v = self._heads(qkv[at : at + count * length].view(count, length, -1))
-                part = attend_unmasked(q, k, v, bias[:, :, :length, :length])
-                out[at : at + count * length].view(count, length, *part.shape[1::2]).copy_(part.transpose(1, 2))
-                at += count * length
-            return out, None
+            return attend_runs(qkv), None
 
         total = x if first == 0 else None
         for number, layer in enumerate(self.encoder.layer[:last], 1):
@@ -238,30 +253,3 @@ class DNABERT2(nn.Module):
             if first <= number and first < last:
                 total = x.float() if total is None else total + x
         return x if total is None or first == last else total / (last - first + 1)
-
-
-def compile_between(model: DNABERT2) -> None:
-    """Compiles what stands between the products, for GPUs: each becomes one kernel that reads and writes once.
-
-    Where that fails (Triton needs a C compiler, which not every machine has) the plain functions stay.
-    """
-    width = model.config.hidden_size
-    x = torch.zeros(8, 2 * width, device=model.embeddings.word_embeddings.weight.device, dtype=next(model.parameters()).dtype)
-    compiled = torch.compile(gate, dynamic=True), torch.compile(add_norm, dynamic=True)
-    norm = model.embeddings.LayerNorm
-    try:
-        with torch.inference_mode():
-            compiled[0](x)
-            compiled[1](x[:, :width], x[:, width:], norm.weight, norm.bias, norm.eps)
-    except Exception as error:  # whatever the compiler's own tools raise
-        warnings.warn(
-            f"what stands between the products is not compiled, which costs a sixth of the speed: {one_line(error)}",
-            DnafeatWarning,
-            stacklevel=2,
-        )
-        return
-    for module in model.modules():
-        if isinstance(module, GatedMLP):
-            module.gate = compiled[0]
-        if isinstance(module, GatedMLP | Residual):
-            module.add_norm = compiled[1]
