@@ -177,18 +177,19 @@ class Benchmark:
         return benchprocess.call("benchengine", "fitting", {"model": self._models["full"], "sequences": found}).value
 
     def cpu(self) -> list[Row]:
-        return self._engine("cpu", self.sizes.cpu, self.sizes.cpu, {"CUDA_VISIBLE_DEVICES": ""})
+        return self._engine("cpu", self.sizes.cpu, None, {"CUDA_VISIBLE_DEVICES": ""})
 
     def gpu(self) -> list[Row]:
         if "gpu" not in self._device:
             return list(_NO_GPU)
         return self._engine("gpu", self.sizes.gpu, self.sizes.gpu_peers, {})
 
-    def _engine(self, device: str, count: int, peers: int, environment: dict[str, str]) -> list[Row]:
+    def _engine(self, device: str, count: int, peers: int | None, environment: dict[str, str]) -> list[Row]:
         settings = {"device": device, "model": self._models["full"], "threads": self.threads, "repeats": self.sizes.repeats}
         settings["sequences"] = self._sequences(count)
         # On a GPU the others take twenty times as long, so that they are given fewer.
-        settings["peer_sequences"] = self._sequences(peers)
+        if peers is not None:
+            settings["peer_sequences"] = self._sequences(peers)
         rows = [Row(**fields) for fields in benchprocess.call("benchengine", "measure", settings, environment).value]
         alone = benchprocess.call("benchengine", "peak", settings, environment)
         note = f"VmHWM of a process with the engine alone that encodes {alone.value:,} sequences"

@@ -14,7 +14,7 @@ a token of the sequence. With both strands each vector is pooled for the sequenc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -132,6 +132,15 @@ class Begun:
         )
 
 
+def one_behind(begun: Iterable[T]) -> Iterator[T]:
+    """Each item once the one after it has begun, so that a GPU computes that one while this one is taken."""
+    before: list[T] = []
+    for one in begun:
+        yield from before
+        before = [one]
+    yield from before
+
+
 class Encoder:
     """A model with its tokenizer and projector, ready to encode. Make one with `from_pretrained`.
 
@@ -221,15 +230,12 @@ class Encoder:
     def _encode(self, n: int, windows: Callable[[int, int], Windows], report: Report | None) -> Vectors:
         """Vectors of `n` sequences. A GPU is given some at a time: it computes them while others are tokenised, or copied to the host."""
         step = self.at_once or max(n, 1)
-        before = self.begin(windows(0, min(n, step)), report)
+        parts = one_behind(self.begin(windows(at, min(at + step, n)), report) for at in range(0, max(n, 1), step))
         if step >= n:
-            return before.vectors()
+            return next(parts).vectors()
         made = Collected(n)
-        for first in range(step, n, step):
-            begun = self.begin(windows(first, min(first + step, n)), report)
-            made.add(before.vectors())
-            before = begun
-        made.add(before.vectors())
+        for part in parts:
+            made.add(part.vectors())
         return made.vectors()
 
     def _normalised(self, sequences: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ import torch
 from dnafeat import storage, vectorfiles
 from dnafeat.attempts import Attempt
 from dnafeat.config import EncodingConfig
-from dnafeat.encoder import Begun, Encoder
+from dnafeat.encoder import Begun, Encoder, one_behind
 from dnafeat.errors import EncodingError
 from dnafeat.matrices import as_lists
 from dnafeat.observe import Job
@@ -155,14 +155,9 @@ class EncodeShards(ShardActor):
 
         def encoded() -> Iterator[pa.Table]:
             # Piece by piece, so that memory does not grow with the file; on a GPU one is computed while that before it is written.
-            before: list[tuple[int, int, Begun]] = []
-            for _, piece in itertools.groupby(ranges, key=lambda one: one[0] // PIECE_ROWS):
-                begun = [begin(first, end) for first, end in piece]
-                if before:
-                    yield pa.concat_tables([table(*one) for one in before])
-                before = begun
-            if before:
-                yield pa.concat_tables([table(*one) for one in before])
+            pieces = itertools.groupby(ranges, key=lambda one: one[0] // PIECE_ROWS)
+            for some in one_behind([begin(first, end) for first, end in piece] for _, piece in pieces):
+                yield pa.concat_tables([table(*one) for one in some])
             if self.attempt.careful:
                 ray.get(self.progress.leave.remote(name))
 

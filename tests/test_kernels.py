@@ -46,15 +46,15 @@ def test_attention_sees_its_own_sequence_at_alibi_distances(heads: int, size: in
         place = torch.arange(len(part), device=DEVICE)
         scores = q @ k.transpose(1, 2) / math.sqrt(size) - slopes * (place[:, None] - place).abs()
         wanted.append((scores.softmax(-1) @ v).transpose(0, 1).flatten(1))
-    near(kernels.attention_over(RUNS, heads, DEVICE)(qkv), torch.cat(wanted), dtype)
+    near(kernels.attention_over(RUNS, heads, qkv)(qkv), torch.cat(wanted), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_attention_over_a_sequence_does_not_depend_on_the_others(dtype: torch.dtype) -> None:
     qkv = random(sum(LENGTHS), 3 * 48, dtype=dtype)
-    together = kernels.attention_over(RUNS, 3, DEVICE)(qkv).split(LENGTHS)
+    together = kernels.attention_over(RUNS, 3, qkv)(qkv).split(LENGTHS)
     for part, found, length in zip(qkv.split(LENGTHS), together, LENGTHS, strict=True):
-        assert torch.equal(kernels.attention_over([(1, length)], 3, DEVICE)(part.contiguous()), found)
+        assert torch.equal(kernels.attention_over([(1, length)], 3, part)(part.contiguous()), found)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

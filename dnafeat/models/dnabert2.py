@@ -168,7 +168,7 @@ class DNABERT2(nn.Module):
         self.embeddings = Embeddings(config)
         self.encoder = LayerStack(config)
         # A kernel in the place of `plain_attention_over`.
-        self.attention_over: Callable[[Sequence[tuple[int, int]], int, torch.device], Callable[[Tensor], Tensor]] | None = None
+        self.attention_over: Callable[[Sequence[tuple[int, int]], int, Tensor], Callable[[Tensor], Tensor]] | None = None
         self.apply(functools.partial(initialise, std=config.initializer_range))
 
     def alibi(self, x: Tensor, tokens: int) -> Tensor:
@@ -240,7 +240,7 @@ class DNABERT2(nn.Module):
         first, last = (layers if number < 0 else number for number in (first, last))
         x = self.embeddings(input_ids, None)
         if self.attention_over is not None:
-            attend_runs = self.attention_over(runs, self.config.num_attention_heads, x.device)
+            attend_runs = self.attention_over(runs, self.config.num_attention_heads, x)
         else:
             attend_runs = self.plain_attention_over(runs, x)
 

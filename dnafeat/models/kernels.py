@@ -119,29 +119,30 @@ def _add_norm(x, residual, weight, bias, out, eps, WIDTH: tl.constexpr, PADDED: 
     tl.store(out + row * WIDTH + column, (centred * scale * gain + offset).to(out.dtype.element_ty), inside)
 
 
-def attention_over(runs: Sequence[tuple[int, int]], heads: int, device: torch.device) -> Callable[[Tensor], Tensor]:
+def attention_over(runs: Sequence[tuple[int, int]], heads: int, like: Tensor) -> Callable[[Tensor], Tensor]:
     """ALiBi attention within each of some sequences that lie end to end.
 
     Parameters
     ----------
     runs : sequence of (int, int)
         How many sequences there are next to one another of a length, and that length in tokens.
+    like : Tensor
+        Of the type and on the device of what will be given.
 
     Returns
     -------
     callable
         From queries, keys and values, (total, 3 · hidden_size) and contiguous, to what they attend to, (total, hidden_size).
     """
-    blocks = {queries: to_device(_query_blocks(runs, queries), device) for queries in (_QUERIES, _EXACT_QUERIES)}
-    slopes = _slopes(heads, device)
+    exact = like.dtype == torch.float32
+    queries = _EXACT_QUERIES if exact else _QUERIES
+    blocks, slopes = to_device(_query_blocks(runs, queries), like.device), _slopes(heads, like.device)
 
     def attend(qkv: Tensor) -> Tensor:
-        exact = qkv.dtype == torch.float32
-        queries = _EXACT_QUERIES if exact else _QUERIES
         size = qkv.shape[1] // (3 * heads)
         out = qkv.new_empty(len(qkv), heads * size)
-        _attend[(len(blocks[queries]) * heads,)](
-            qkv, out, blocks[queries], slopes, _LOG2_E / size**0.5, heads, size, max(16, triton.next_power_of_2(size)), queries, _KEYS,
+        _attend[(len(blocks) * heads,)](
+            qkv, out, blocks, slopes, _LOG2_E / size**0.5, heads, size, max(16, triton.next_power_of_2(size)), queries, _KEYS,
             exact, num_warps=4, num_stages=3,
         )  # fmt: skip
         return out

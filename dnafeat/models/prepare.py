@@ -66,7 +66,7 @@ def _compare(model: DNABERT2, kernels: ModuleType) -> None:
     qkv, x, residual = (torch.randn(208, n * width, generator=random).to(weight) for n in (3, 2, 2))
     pairs = {
         "attention": (
-            kernels.attention_over(runs, model.config.num_attention_heads, weight.device)(qkv),
+            kernels.attention_over(runs, model.config.num_attention_heads, qkv)(qkv),
             model.plain_attention_over(runs, qkv)(qkv),
         ),
         "gate": (kernels.gate(x), gate(x)),
