@@ -50,7 +50,7 @@ class Sizes:
 
 
 _FULL = Sizes(
-    repeats=5, runs=3, cpu=400, gpu=16_384, gpu_peers=2048, pipeline=2000, tokenising=40_000, duplicates=3000,
+    repeats=5, runs=3, cpu=400, gpu=16_384, gpu_peers=2048, pipeline=4000, tokenising=40_000, duplicates=3000,
     flat=(10_000, 100_000, 1_000_000), entries=400_000, night=1_000_000, files=128, read=1_000_000,
 )  # fmt: skip
 _QUICK = Sizes(

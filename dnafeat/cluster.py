@@ -50,6 +50,9 @@ def start_ray() -> None:
         # Ray logs an error about arguments of its own actors whenever a pool starts (ray-project/ray#57733); on a cluster its logs are
         # somebody's business, on a laptop they would bury ours.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        # What every process of Ray counts and sends each second is for a dashboard, which is not there; encoders need the cores.
+        for counted in ("RAY_event_stats", "RAY_task_events_report_interval_ms"):
+            os.environ.setdefault(counted, "0")
         with _without_chatter():
             # Vectors do not pass through the object store, so that a small one does.
             ray.init(

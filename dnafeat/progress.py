@@ -25,6 +25,8 @@ from dnafeat.observe import Job, told_in_records
 # What stands before a shard's name while it is tokenised.
 TOKENISING = "tokenising "
 _RECORD_SECONDS, _GAUGE_SECONDS = 15.0, 5.0
+# Between looks at what workers have told: for eyes, and for a file. Every look takes a moment from the encoders.
+_LOOK_SECONDS, _HIDDEN_LOOK_SECONDS = 0.5, 3.0
 
 
 class Queue:
@@ -128,11 +130,12 @@ def interval() -> float:
 
 @contextlib.contextmanager
 def _repeated(look: Callable[[], None]) -> Iterator[None]:
-    """Calls `look` twice a second, from a thread, for as long as the block runs; what Ray cannot tell now is left for the next time."""
+    """Calls `look` now and then, from a thread, for as long as the block runs; what Ray cannot tell now is left for the next time."""
     done = threading.Event()
+    seconds = _LOOK_SECONDS if os.isatty(2) else _HIDDEN_LOOK_SECONDS
 
     def follow() -> None:
-        while not done.wait(0.5):
+        while not done.wait(seconds):
             with contextlib.suppress(ray.exceptions.RayError):
                 look()
 
