@@ -37,7 +37,7 @@ def actor_cpus(cpus: float, actors: int) -> float:
 
 
 class Receipts:
-    """The receipts of a run's shards as they come, in no particular order; to be iterated over once.
+    """The receipts of a run's shards in their order, as they come; to be iterated over once.
 
     Attributes
     ----------
@@ -100,7 +100,7 @@ def run_shards(
     accelerator_type: str | None = None,
     show: bool,
 ) -> Iterator[pa.Table]:
-    """Tokenises every shard, sends it through a pool of actors, and yields what they return as it comes, in no particular order.
+    """Tokenises every shard, sends it through a pool of actors, and yields what they return, in the shards' order.
 
     An actor is made as `actor(settings, *arguments, threads, progress)`. Ray must be running. A worker or node that dies has its
     shards done again, which ends where `attempts` says.
@@ -131,6 +131,8 @@ def run_shards(
             accelerator_type=accelerator_type,
         )
     )
+    # The last shards are the small ones, and a task whose process starts late must not make a large one of them the last.
+    encoded.context.execution_options.preserve_order = True
     encoded.set_name(f"dnafeat {settings.job.name} {settings.job.run_id}")
     with shown(progress, sum(shard.rows for shard in shards), show, settings.job), _explained():
         yield from encoded.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
