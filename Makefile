@@ -33,7 +33,7 @@ chaos: setup  ## Kill 30 nights at random moments, and try thousands of interlea
 scale: setup  ## Two nights of SCALE_ENTRIES made-up entries (50 million; 60 GB in SCALE_FOLDER, an hour), stage by stage
 	$(BIN)/python tests/scale.py --entries $(or $(SCALE_ENTRIES),50000000) --folder $(or $(SCALE_FOLDER),scale-store)
 
-bench: setup  ## Measure speed beside limits and peers, print the table, write bench.json (half an hour; minutes with BENCH=--quick)
+bench: setup  ## Measure speed beside limits and peers, print the table, write bench.json (40 minutes; minutes with BENCH=--quick)
 	$(BIN)/python jobs/benchmark.py $(BENCH)
 
 check: setup  ## Check format, lint and types

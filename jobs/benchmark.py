@@ -1,6 +1,6 @@
 """Measures how fast this machine encodes, beside its limits and other ways to do it, prints one table and writes bench.json.
 
-    python jobs/benchmark.py                                 (everything; an hour on 2 cores, 20 GB of disk)
+    python jobs/benchmark.py                                 (everything; 40 minutes on 2 cores, 20 GB of disk)
     python jobs/benchmark.py --quick                         (minutes, with fewer repeats of smaller inputs)
     PYTHONPATH=. python jobs/benchmark.py --bare             (a bare GPU machine: torch and transformers are enough)
 
