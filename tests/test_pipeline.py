@@ -266,6 +266,27 @@ def test_a_shard_that_ends_every_worker_of_another_kind_ends_the_run_and_is_name
         list(pipeline.run_shards(shards, settings, Answers, (), actors=1, gpus_per_actor=1, show=False))
 
 
+def test_a_shard_whose_task_is_late_is_not_encoded_last(
+    settings: EncoderSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = [cut_shard(tmp_path, f"shard-{i:05d}.parquet", [dna(50, seed=i)]) for i in range(5)]
+
+    def late(batch: pa.Table, settings: Any, progress: Any) -> Any:
+        import time
+
+        if "shard-00001" in batch["uri"][0].as_py():
+            time.sleep(1)
+        return tokenise_shards(batch, settings, progress)
+
+    monkeypatch.setattr(pipeline, "tokenise_shards", late)
+    found = pipeline.encode_shards(
+        shards, settings, store=str(tmp_path / "store"), run_id="run", actors=1, gpus_per_actor=0, show=False
+    )
+    receipts = list(found)
+    assert [one.shard for one in receipts] == [storage.name(shard.uri) for shard in shards]
+    assert receipts == sorted(receipts, key=lambda one: one.began)
+
+
 def test_a_tokenising_task_starts_no_thread_for_each_core(settings: EncoderSettings, tmp_path: Path) -> None:
     rows = pa.table({"uri": [cut_shard(tmp_path, "shard-00000.parquet", [dna(300, seed=i) for i in range(64)]).uri]})
     progress = pipeline.start(settings.job, 1)
