@@ -245,6 +245,31 @@ def test_the_engine_is_measured_beside_limits_and_peers(model: str) -> None:
         assert "not available" in rows["cpu.int8.over_float32"].note
 
 
+def test_the_section_of_a_gpu_has_its_own_targets_and_peers(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnCPU:
+        """torch, whose GPU is a CPU: rates mean nothing, and all that measures and writes them runs."""
+
+        device = staticmethod(lambda name: torch.device("cpu"))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(torch, name)
+
+    monkeypatch.setattr(benchengine, "torch", OnCPU())
+    sequences = benchinputs.tiles(40)
+    settings = {"device": "gpu", "model": model, "sequences": sequences, "peer_sequences": sequences[:20], "threads": 1}
+    rows = {one["name"]: Row(**one) for one in benchengine.measure(settings | {"repeats": 2})}
+    assert rows["gpu.limit.matmul"].unit == rows["gpu.bfloat16.useful"].unit == "TFLOP/s"
+    targets = {name: row.target for name, row in rows.items() if row.target and not name.endswith((".cosine", ".error"))}
+    assert targets == {
+        "gpu.bfloat16.share_of_matmul": "at least 0.6",
+        "gpu.bfloat16.padding_share": "at most 0.03",
+        "gpu.bfloat16.over_padded": "at least 8",
+    }
+    for peer in ("padded", "sorted", "unpadded", "bert", "padded_bfloat16", "sentence_transformers"):
+        assert rows[f"gpu.{peer}.rate"].value > 0
+        assert rows[f"gpu.bfloat16.over_{peer}"].repeats == 2
+
+
 # Processes.
 
 
