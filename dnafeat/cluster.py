@@ -22,8 +22,6 @@ from dnafeat.progress import say
 
 _ours = False  # whether this process's Ray was started here
 _LOCAL_OBJECT_STORE = 512 * 2**20
-# What Ray reads in its environment when it starts.
-_ALONE = {"event_stats": "0", "task_events_report_interval_ms": "0", "raylet_report_resources_period_milliseconds": "1000"}
 # Sequences that make up for the minutes until a node of the cloud is there.
 _WORTH_A_NODE = 100_000
 # `ray up` leaves it on the head, where drivers run.
@@ -52,10 +50,6 @@ def start_ray() -> None:
         # Ray logs an error about arguments of its own actors whenever a pool starts (ray-project/ray#57733); on a cluster its logs are
         # somebody's business, on a laptop they would bury ours.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        # What Ray's processes count is for a dashboard, and what they tell of resources ten times a second for other nodes. Neither is
-        # there, and encoders need the cores.
-        for name, value in _ALONE.items():
-            os.environ.setdefault(f"RAY_{name}", value)
         with _without_chatter():
             # Vectors do not pass through the object store, so that a small one does.
             ray.init(
