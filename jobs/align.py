@@ -11,7 +11,7 @@ checkpoint, or says that the artifact is there.
 
 import sys
 
-from dnafeat.cli import main
+from dnafeat.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["align", *sys.argv[1:]]))

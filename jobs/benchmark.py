@@ -10,7 +10,7 @@ so it is not sent to a cluster.
 
 import sys
 
-from dnafeat.cli import main
+from dnafeat.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["benchmark", *sys.argv[1:]]))

@@ -8,6 +8,6 @@ Flags are those of `dnafeat embed --help`; they override the YAML file.
 
 import sys
 
-from dnafeat.cli import main
+from dnafeat.cli.main import main
 
 sys.exit(main(["embed", *sys.argv[1:]]))

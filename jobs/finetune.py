@@ -10,7 +10,7 @@ checkpoint, or says that the artifact is there.
 
 import sys
 
-from dnafeat.cli import main
+from dnafeat.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["finetune", *sys.argv[1:]]))

@@ -9,7 +9,7 @@ The same as `dnafeat fit-projector`; settings may also stand in a YAML file give
 
 import sys
 
-from dnafeat.cli import main
+from dnafeat.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["fit-projector", *sys.argv[1:]]))

@@ -13,24 +13,22 @@ published settings. Sent again, finished tasks are not trained again.
 import argparse
 import sys
 
-from dnafeat import config as configs
-from dnafeat.cli import guarded
-from dnafeat.finetuneconfig import FinetuneConfig
+from dnafeat.cli.main import guarded
+from dnafeat.cli.options import add_options, given
+from dnafeat.finetune.config import FinetuneConfig
 
 
 def main() -> int:
-    from dnafeat.cluster import stop_ray
-    from dnafeat.gue import format_rows, run
+    from dnafeat.cluster.session import stop_ray
+    from dnafeat.finetune.gue import format_rows, run
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder or s3:// prefix with the tasks")
     parser.add_argument("--tasks", default="all", help="names with commas, or all that are there (default)")
-    configs.add_options(parser, FinetuneConfig)
+    add_options(parser, FinetuneConfig)
     options = parser.parse_args()
     settings = {
-        key: value
-        for key, value in configs.given(options, FinetuneConfig).items()
-        if key not in ("train", "dev", "test", "output")
+        key: value for key, value in given(options, FinetuneConfig).items() if key not in ("train", "dev", "test", "output")
     }
     try:
         rows = run(options.data, options.tasks.split(","), options.output or "gue", settings)

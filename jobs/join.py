@@ -9,7 +9,7 @@ The same as `dnafeat join`; settings may also stand in a YAML file given with --
 
 import sys
 
-from dnafeat.cli import main
+from dnafeat.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["join", *sys.argv[1:]]))

@@ -10,6 +10,6 @@ Flags are those of `dnafeat nightly --help`; they override the YAML file.
 
 import sys
 
-from dnafeat.cli import main
+from dnafeat.cli.main import main
 
 sys.exit(main(["nightly", *sys.argv[1:]]))

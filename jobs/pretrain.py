@@ -22,7 +22,8 @@ from typing import Any
 import ray
 
 from dnafeat.errors import DnafeatError
-from dnafeat.pretrain import Options, run
+from dnafeat.pretrain.config import Options
+from dnafeat.pretrain.job import run
 
 
 def main() -> int:

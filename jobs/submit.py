@@ -10,7 +10,7 @@ is at work is followed. Exit code 0: published.
 import argparse
 import sys
 
-from dnafeat.cli import guarded
+from dnafeat.cli.main import guarded
 
 
 def main() -> int:
@@ -25,7 +25,7 @@ def main() -> int:
     options = parser.parse_args()
 
     def run() -> int:
-        from dnafeat.submit import submit
+        from dnafeat.embed.submit import submit
 
         submit(
             options.command,

@@ -14,12 +14,12 @@ import torch
 from stores import Entry, fill
 from torch import Tensor
 
-from dnafeat import align
-from dnafeat.alignconfig import AlignConfig
-from dnafeat.alignencoder import SubjectEncoder, encoding, subject_encoder
-from dnafeat.alignworker import AlignData, _Run
-from dnafeat.models.adapter import Source
-from dnafeat.store import Store
+from dnafeat.align import job as align
+from dnafeat.align.config import AlignConfig
+from dnafeat.align.encoder import SubjectEncoder, encoding, subject_encoder
+from dnafeat.align.worker import AlignData, _Run
+from dnafeat.encoder.source import Source
+from dnafeat.store.store import Store
 
 QUICK: dict[str, Any] = {
     "permutations": 49,
@@ -100,7 +100,7 @@ def trained(settings: Mapping[str, Any], data: AlignData, encoder: SubjectEncode
 def fit_here(
     worker: Callable[..., None], job: Mapping[str, Any], data: AlignData, config: AlignConfig, **told: Any
 ) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
-    """In place of `trainrun.fit`: without Ray."""
+    """In place of `training.run.fit`: without Ray."""
     encoder = None
     if data.tuning is not None:
         torch.manual_seed(job["settings"]["seed"])

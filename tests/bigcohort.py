@@ -22,11 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from stores import A
 
-from dnafeat import digests, vectorfiles
-from dnafeat.join import join
-from dnafeat.joinconfig import JoinConfig
-from dnafeat.schema import arrow_schema
-from dnafeat.store import Store
+from dnafeat.join.config import JoinConfig
+from dnafeat.join.job import join
+from dnafeat.store import digests
+from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.schema import arrow_schema
+from dnafeat.store.store import Store
 
 SOURCE, GENES, OF_A_SUBJECT, SHARED_BY = "cohort", 5, 10, 4
 VERSION = replace(A, names={**A.names, "vectors": ["mean"]})

@@ -22,12 +22,13 @@ import psutil
 import pyarrow as pa
 from stores import A
 
-from dnafeat import digests, vectorfiles
-from dnafeat.fitprojector import fit_projector
-from dnafeat.projectconfig import FitProjectorConfig
-from dnafeat.schema import arrow_schema
-from dnafeat.store import Store
-from dnafeat.version import FeatureVersion
+from dnafeat.encoder.version import FeatureVersion
+from dnafeat.project.config import FitProjectorConfig
+from dnafeat.project.fit import fit_projector
+from dnafeat.store import digests
+from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.schema import arrow_schema
+from dnafeat.store.store import Store
 
 SOURCE = "cohort"
 Values = Callable[[np.ndarray], Mapping[str, np.ndarray]]

@@ -23,12 +23,13 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dnafeat import benchstore, cluster
-from dnafeat.config import EmbedConfig
-from dnafeat.embed import embed
-from dnafeat.encoder import Encoder
-from dnafeat.raytasks import over_tasks
-from dnafeat.store import Store
+from dnafeat.bench import stores as benchstore
+from dnafeat.cluster import session as cluster
+from dnafeat.cluster.tasks import over_tasks
+from dnafeat.embed.config import EmbedConfig
+from dnafeat.embed.job import embed
+from dnafeat.encoder.encoder import Encoder
+from dnafeat.store.store import Store
 
 BASES = 100
 FILES = 100  # the last one is new in the second night

@@ -18,16 +18,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import dnafeat
-from dnafeat import plan, storage, vectorfiles
 from dnafeat import sequence as dna
-from dnafeat.intake import Checks, take_in
-from dnafeat.publish import Publication
-from dnafeat.salvage import Salvage
-from dnafeat.schema import VECTORS, arrow_schema
-from dnafeat.sources import ReadOptions, look
-from dnafeat.spread import Each, here
-from dnafeat.store import Store
-from dnafeat.version import FeatureVersion
+from dnafeat import storage
+from dnafeat.cluster.spread import Each, here
+from dnafeat.embed import plan
+from dnafeat.embed.intake import Checks, take_in
+from dnafeat.embed.publish import Publication
+from dnafeat.embed.salvage import Salvage
+from dnafeat.encoder.version import FeatureVersion
+from dnafeat.sources.reader import ReadOptions, look
+from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.schema import arrow_schema
+from dnafeat.store.store import Store
+from dnafeat.vectors import VECTORS
 
 WIDTHS = {"cls": 3, "mean": 4, "max": 5, "projected": 6}
 STEPS = ("version", "features", "rejects", "sequences", "run")

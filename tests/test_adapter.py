@@ -19,13 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from dnafeat.config import EncodingConfig
-from dnafeat.describe import describe
-from dnafeat.encoder import Encoder
+from dnafeat.encoder.config import EncodingConfig
+from dnafeat.encoder.describe import describe
+from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.models import adapter as adapters
+from dnafeat.encoder.models.adapter import find_adapter, resolve
+from dnafeat.encoder.models.checkpoint import find, load_encoder, load_model
+from dnafeat.encoder.source import Source
 from dnafeat.errors import CheckpointError, UsageError
-from dnafeat.models import adapter as adapters
-from dnafeat.models.adapter import Source, find_adapter, resolve
-from dnafeat.models.checkpoint import find, load_encoder, load_model
 
 TARGETS = ["Wqkv", "attention.output.dense", "mlp.gated_layers", "mlp.wo"]
 BERT_TARGETS = ["query", "key", "value", "intermediate.dense", "output.dense"]

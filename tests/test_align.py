@@ -16,14 +16,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from dnafeat import align, alignartifact, alignprepare, alignworker, artifact, trainrun
-from dnafeat.alignprepare import prepare, prepared
-from dnafeat.alignworker import _Run
-from dnafeat.cli import main
-from dnafeat.encoder import Encoder
+from dnafeat.align import artifact as alignartifact
+from dnafeat.align import job as align
+from dnafeat.align import prepare as alignprepare
+from dnafeat.align import worker as alignworker
+from dnafeat.align.prepare import prepare, prepared
+from dnafeat.align.subjects import Subjects
+from dnafeat.align.worker import _Run
+from dnafeat.cli.main import main
+from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.projection import load_projector
 from dnafeat.errors import UsageError
-from dnafeat.projection import load_projector
-from dnafeat.subjects import Subjects
+from dnafeat.finetune import artifact
+from dnafeat.training import run as trainrun
 
 KILLED_AFTER = 25
 
@@ -47,7 +52,7 @@ def both(place: tuple[str, str], two_cpus: None, tmp_path_factory: pytest.TempPa
 
         from ray import train
 
-        from dnafeat import alignworker
+        from dnafeat.align import worker as alignworker
 
         step = alignworker._Run.step
 

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dnafeat import alignartifact
-from dnafeat.alignprepare import prepare
-from dnafeat.cli import main
+from dnafeat.align import artifact as alignartifact
+from dnafeat.align.prepare import prepare
+from dnafeat.cli.main import main
 from dnafeat.errors import UsageError
-from dnafeat.join import join
-from dnafeat.joinconfig import JoinConfig
+from dnafeat.join.config import JoinConfig
+from dnafeat.join.job import join
 
 FITTED: dict[str, Any] = {"covariates": ("age", "site"), "pca": 6, "steps": 8, "permutations": 3, "resamples": 3}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dnafeat.alignconfig import AlignConfig
+from dnafeat.align.config import AlignConfig
 from dnafeat.errors import UsageError
 
 BASE: dict[str, Any] = {"store": "s", "partner": ("brain=b",), "output": "o"}

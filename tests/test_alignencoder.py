@@ -15,14 +15,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dnafeat import align, alignartifact, alignencoder, alignprepare
-from dnafeat.alignconfig import AlignConfig
-from dnafeat.alignencoder import encoding, read_letters, subject_encoder
-from dnafeat.alignprepare import prepared
-from dnafeat.encoder import Encoder
+from dnafeat.align import artifact as alignartifact
+from dnafeat.align import encoder as alignencoder
+from dnafeat.align import job as align
+from dnafeat.align import prepare as alignprepare
+from dnafeat.align.config import AlignConfig
+from dnafeat.align.encoder import encoding, read_letters, subject_encoder
+from dnafeat.align.prepare import prepared
+from dnafeat.align.subjects import Subjects
+from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.source import Source
 from dnafeat.errors import UsageError
-from dnafeat.models.adapter import Source
-from dnafeat.subjects import Subjects
 
 PEOPLE = 60
 

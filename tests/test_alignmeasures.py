@@ -9,8 +9,7 @@ import pytest
 from scipy.stats import pearsonr
 from sklearn.cross_decomposition import CCA
 
-from dnafeat import alignmeasures as measures
-from dnafeat import kinship
+from dnafeat.align import kinship, measures
 
 
 def drawn(rows: int, *widths: int, seed: int = 0, shared: int = 4, noise: float = 1.0) -> list[np.ndarray]:

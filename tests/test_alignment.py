@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dnafeat import alignment
-from dnafeat.alignartifact import Side
-from dnafeat.alignment import Alignment, batches, dev_loss, losses, project
-from dnafeat.preparation import Preparation
-from dnafeat.projection import Projector
+from dnafeat.align import model as alignment
+from dnafeat.align.artifact import Side
+from dnafeat.align.model import Alignment, batches, dev_loss, losses, project
+from dnafeat.align.preparation import Preparation
+from dnafeat.encoder.projection import Projector
 
 
 def units(rows: int, seed: int) -> torch.Tensor:

@@ -8,9 +8,9 @@ from scipy.stats import pearsonr
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 
-from dnafeat import kinship
-from dnafeat.alignmeasures import Estimate
-from dnafeat.alignprobe import probe
+from dnafeat.align import kinship
+from dnafeat.align.measures import Estimate
+from dnafeat.align.probe import probe
 
 
 def folds(x: np.ndarray, at: int) -> tuple[np.ndarray, np.ndarray]:

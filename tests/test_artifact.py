@@ -17,14 +17,17 @@ from conftest import S3
 from safetensors.torch import load_file
 
 import dnafeat
-from dnafeat import artifact, storage
-from dnafeat.batches import Collate
+from dnafeat import storage
+from dnafeat.encoder.models.adapter import attach, merge
+from dnafeat.encoder.models.checkpoint import load_encoder
+from dnafeat.encoder.source import Source
 from dnafeat.errors import UsageError
-from dnafeat.finetune import _about, prepare
-from dnafeat.finetuneconfig import FinetuneConfig
-from dnafeat.models.adapter import Source, attach, merge
-from dnafeat.models.checkpoint import load_encoder
-from dnafeat.models.finetuned import FineTuned, build
+from dnafeat.finetune import artifact
+from dnafeat.finetune.config import FinetuneConfig
+from dnafeat.finetune.job import _about, prepare
+from dnafeat.finetune.network import FineTuned, build
+from dnafeat.training.artifact import read
+from dnafeat.training.batches import Collate
 
 RESULT: dict[str, Any] = {
     "metrics": {
@@ -261,7 +264,7 @@ def test_on_s3(bases: dict[str, Path], table: Path, s3: S3, tmp_path: Path, monk
     monkeypatch.setenv("DNAFEAT_CACHE", str(tmp_path / "cache"))
     uri = s3.uri("artifact")
     _, inputs, expected = written(uri, bases["dnabert2"], table, method=method, head="projector")
-    assert artifact.read(uri) == artifact.load(uri).about
+    assert read(uri) == artifact.load(uri).about
     torch.testing.assert_close(answer(loaded(uri, merged=True), inputs), expected, rtol=0, atol=1e-5)
     assert (tmp_path / "cache").is_dir()
 
@@ -284,13 +287,13 @@ def test_an_artifact_is_there_when_all_of_it_is(
 
 
 def test_where_there_is_none(tmp_path: Path) -> None:
-    assert artifact.read(str(tmp_path)) is None
+    assert read(str(tmp_path)) is None
     with pytest.raises(UsageError, match=r"holds no dnafeat\.json: give the folder that dnafeat finetune wrote"):
         artifact.load(str(tmp_path))
     for broken in ("{", "[1]"):
         (tmp_path / "dnafeat.json").write_text(broken)
         with pytest.raises(UsageError) as error:
-            artifact.read(str(tmp_path))
+            read(str(tmp_path))
         assert str(error.value).startswith(f"{tmp_path}/dnafeat.json cannot be read: ")
         assert "\n" not in str(error.value)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from dnafeat.attempts import Attempt, Attempts
-from dnafeat.shardworkers import PIECE_ROWS, row_ranges
+from dnafeat.cluster.attempts import Attempt, Attempts
+from dnafeat.embed.actors import PIECE_ROWS, row_ranges
 
 
 def work(

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from stores import A, Entry, digest, feature_rows, fill
 
-from dnafeat import vectorfiles
-from dnafeat.audit import audit
+from dnafeat.embed.audit import audit
 from dnafeat.errors import AuditError
-from dnafeat.store import Store
-from dnafeat.vectorfiles import Receipt
+from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.store import Store
+from dnafeat.store.vector_files import Receipt
 
 NAMES = sorted(digest("ACGT" + "ACGT"[i % 4] + "ACGT"[i // 4]) for i in range(16))
 

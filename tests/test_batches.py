@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from models import random_folder
 from torch.utils.data import Dataset
 
-from dnafeat.batches import Batches, Choice, Collate, Examples, MicroBatches, global_batches, truncate
-from dnafeat.models.checkpoint import load_tokenizer
-from dnafeat.tokenizers import Tokenizer, Tokens
+from dnafeat.encoder.models.checkpoint import load_tokenizer
+from dnafeat.encoder.models.tokenizers import Tokenizer, Tokens
+from dnafeat.training.batches import Batches, Choice, Collate, Examples, MicroBatches, global_batches, truncate
 
 
 def tokens(parts: list[list[int]]) -> Tokens:

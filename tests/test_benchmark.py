@@ -16,17 +16,24 @@ import numpy as np
 import pytest
 import torch
 
-from dnafeat import benchcheck, benchengine, benchinputs, benchlimits, benchpeers, benchpipeline, benchprocess, benchtables
-from dnafeat.benchmark import Benchmark, benchmark, format_table
-from dnafeat.benchmarkconfig import BARE, SECTIONS, BenchmarkConfig
-from dnafeat.benchrows import Row, format_rows, measured, not_measured, ratios, to_json, without_target
-from dnafeat.benchtokens import tokenising
-from dnafeat.cli import main
-from dnafeat.encoder import Encoder
+from dnafeat.bench import check as benchcheck
+from dnafeat.bench import engine as benchengine
+from dnafeat.bench import inputs as benchinputs
+from dnafeat.bench import limits as benchlimits
+from dnafeat.bench import peers as benchpeers
+from dnafeat.bench import pipeline as benchpipeline
+from dnafeat.bench import process as benchprocess
+from dnafeat.bench import tables as benchtables
+from dnafeat.bench.config import BARE, SECTIONS, BenchmarkConfig
+from dnafeat.bench.job import Benchmark, benchmark, format_table
+from dnafeat.bench.rows import Row, format_rows, measured, not_measured, ratios, to_json, without_target
+from dnafeat.bench.tokens import tokenising
+from dnafeat.cli.main import main
+from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.models.base import Config
+from dnafeat.encoder.models.checkpoint import find, load_encoder
+from dnafeat.encoder.models.dnabert2 import DNABERT2
 from dnafeat.errors import BenchmarkError, UsageError
-from dnafeat.models.base import Config
-from dnafeat.models.checkpoint import find, load_encoder
-from dnafeat.models.dnabert2 import DNABERT2
 
 JOB = Path(__file__).parent.parent / "jobs" / "benchmark.py"
 SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 12, "intermediate_size": 64}

@@ -12,8 +12,8 @@ import references
 import torch
 from transformers import BertConfig, BertModel
 
-from dnafeat.models.base import PositionedConfig
-from dnafeat.models.bert import BERT
+from dnafeat.encoder.models.base import PositionedConfig
+from dnafeat.encoder.models.bert import BERT
 
 VALUES = models.bert_config()
 WEIGHTS = models.bert_state(VALUES)

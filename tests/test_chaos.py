@@ -30,11 +30,11 @@ from nodes import Nodes
 from stores import digest, rows, splice_junctions, stored_vectors
 
 import dnafeat
+from dnafeat.embed.config import NightlyConfig
+from dnafeat.embed.nightly import nightly
 from dnafeat.errors import StoreError
-from dnafeat.history import AsOf
-from dnafeat.nightly import nightly
-from dnafeat.nightlyconfig import NightlyConfig
-from dnafeat.schema import VECTORS
+from dnafeat.store.history import AsOf
+from dnafeat.vectors import VECTORS
 
 JOB = Path(__file__).parent.parent / "jobs" / "nightly.py"
 DATA = Path(dnafeat.__file__).parent / "bundled" / "data"

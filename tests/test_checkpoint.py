@@ -20,11 +20,11 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from dnafeat.encoder.models import checkpoint as checkpoints
+from dnafeat.encoder.models.base import TRAINING_FIELDS
+from dnafeat.encoder.models.checkpoint import find, load_encoder, load_model, load_tokenizer
+from dnafeat.encoder.models.registry import FAMILIES
 from dnafeat.errors import CheckpointError, UsageError
-from dnafeat.models import checkpoint as checkpoints
-from dnafeat.models.base import TRAINING_FIELDS
-from dnafeat.models.checkpoint import find, load_encoder, load_model, load_tokenizer
-from dnafeat.models.registry import FAMILIES
 
 IDS = [1, 5, 14, 0, 9, 8, 16, 2]
 
@@ -156,7 +156,7 @@ def test_the_keys_and_not_the_config_say_which_architecture_it_is(tmp_path: Path
         return
     model = load_model(str(folder))
     assert find(str(folder)).family.name == name
-    assert type(model).__module__ == f"dnafeat.models.{name}"
+    assert type(model).__module__ == f"dnafeat.encoder.models.{name}"
     assert set(model.state_dict()) == set(kind.encoder)
     assert all(torch.equal(model.state_dict()[key], value) for key, value in kind.encoder.items())
 

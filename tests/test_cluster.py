@@ -35,10 +35,10 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager import config as ray_settings
 from ray.scripts import scripts
 
-from dnafeat import cli
-from dnafeat.config import given
+from dnafeat.cli import main as cli
+from dnafeat.cli.options import given
+from dnafeat.embed.config import NightlyConfig
 from dnafeat.errors import UsageError
-from dnafeat.nightlyconfig import NightlyConfig
 
 ROOT = Path(__file__).parent.parent
 CLUSTER = ROOT / "cluster.yaml"
@@ -293,7 +293,7 @@ def test_the_timer_sends_a_night_that_its_configuration_allows(cluster: dict[str
     [home], [line] = re.findall(r"WorkingDirectory=(.*)", unit), re.findall(r"ExecStart=(.*)", unit)
     sent: list[list[str]] = []
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("dnafeat.submit.submit", lambda command, **options: sent.append(command))
+    monkeypatch.setattr("dnafeat.embed.submit.submit", lambda command, **options: sent.append(command))
     monkeypatch.setattr(sys, "argv", shlex.split(line)[1:])
     assert "jobs/submit.py" in sys.argv
     with pytest.raises(SystemExit) as end:

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from dnafeat.config import EmbedConfig, EncodingConfig, add_options, given
+from dnafeat.cli.options import add_options, given
+from dnafeat.embed.config import EmbedConfig
+from dnafeat.encoder.config import EncodingConfig
 from dnafeat.errors import UsageError
 
 FIELDS = {field.name: field for field in dataclasses.fields(EmbedConfig)}

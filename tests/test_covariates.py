@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LinearRegression
 
-from dnafeat.covariates import Column, Covariates, as_numbers, coefficients
+from dnafeat.align.covariates import Column, Covariates, as_numbers, coefficients
+from dnafeat.align.preparation import Preparation
 from dnafeat.errors import UsageError
-from dnafeat.preparation import Preparation
 
 AGES = ["20", "30.5", "1e1", "40", "55", "61", "70", "33"]
 SITES: Column = ["b", "a", "b", "c", "a", "a", "c", "b"]

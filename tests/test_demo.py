@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from dnafeat.cli import main
+from dnafeat.cli.main import main
 
 README = Path(__file__).parent.parent / "README.md"
 

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dnafeat import align, demoalign
-from dnafeat.cli import main
-from dnafeat.simulate import Cohort, simulate
+from dnafeat.align import job as align
+from dnafeat.cli.main import main
+from dnafeat.demo import align as demoalign
+from dnafeat.demo.cohort import Cohort, simulate
 
 
 def check(found: dict[str, Any], said: str, times: float) -> None:

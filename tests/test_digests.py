@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnafeat import digests
+from dnafeat.store import digests
 
 MANY = [f"SQ.{base64.urlsafe_b64encode(hashlib.sha512(str(i).encode()).digest()[:24]).decode()}" for i in range(20_000)]
 SOME = MANY[:9]

@@ -17,11 +17,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from dnafeat.models.base import Config
-from dnafeat.models.dnabert2 import DNABERT2, FusedMLP, alibi_slopes
-from dnafeat.models.heads import MaskedLM
-from dnafeat.models.prepare import prepared
-from dnafeat.models.products import packs
+from dnafeat.encoder.models.base import Config
+from dnafeat.encoder.models.dnabert2 import DNABERT2, FusedMLP, alibi_slopes
+from dnafeat.encoder.models.heads import MaskedLM
+from dnafeat.encoder.models.prepare import prepared
+from dnafeat.encoder.models.products import packs
 
 GOLDEN = Path(__file__).parent / "data" / "dnabert2_tiny_reference.safetensors"
 FIELDS = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"}

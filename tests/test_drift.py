@@ -14,15 +14,15 @@ import pyarrow as pa
 import pytest
 from stores import WIDTHS, A, B, Entry, Run, digest, feature_rows, feature_version, fill, vectors
 
-from dnafeat import drift as drifting
-from dnafeat import lookup
-from dnafeat.cli import main
-from dnafeat.drift import Agreement, diff
+from dnafeat.cli.main import main
+from dnafeat.encoder.version import FeatureVersion
 from dnafeat.errors import StoreError
-from dnafeat.rollback import rollback
-from dnafeat.schema import VECTORS
-from dnafeat.store import Store
-from dnafeat.version import FeatureVersion
+from dnafeat.store import drift as drifting
+from dnafeat.store import lookup
+from dnafeat.store.drift import Agreement, diff
+from dnafeat.store.rollback import rollback
+from dnafeat.store.store import Store
+from dnafeat.vectors import VECTORS
 
 ONE = [Entry("a", "ACGT"), Entry("b", "ACGT"), Entry("c", "GGCC"), Entry("d", "TTTT"), Entry("e", "AAAA")]
 OTHER = [*ONE[:4], Entry("y", "CACA"), Entry("z", "CACA"), Entry("x", "TGTG")]

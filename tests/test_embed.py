@@ -20,12 +20,13 @@ from models import dna, random_folder
 from stores import digest, fasta, stored_vectors
 
 import dnafeat
-from dnafeat import cluster, pipeline
-from dnafeat.cli import main
-from dnafeat.config import EmbedConfig
-from dnafeat.embed import embed
+from dnafeat.cli.main import main
+from dnafeat.cluster import session as cluster
+from dnafeat.embed import pipeline
+from dnafeat.embed.config import EmbedConfig
+from dnafeat.embed.job import embed
 from dnafeat.errors import AuditError, UsageError
-from dnafeat.schema import VECTORS
+from dnafeat.vectors import VECTORS
 
 JOB = Path(__file__).parent.parent / "jobs" / "embed.py"
 

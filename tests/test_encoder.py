@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from test_windows import IUPAC, KINDS, Kind, kmers, reverse_complement, slow_windows, spaced, spans, words
 
-from dnafeat.encoder import Encoder, Vectors
+from dnafeat.encoder.encoder import Encoder, Vectors
+from dnafeat.encoder.packing import ROWS
+from dnafeat.encoder.projection import load_projector
+from dnafeat.encoder.windows import cut
 from dnafeat.errors import CheckpointError, DnafeatWarning, UsageError
-from dnafeat.packing import ROWS
-from dnafeat.projection import load_projector
-from dnafeat.windows import cut
 
 HEADS = 8
 VALUES = models.config(hidden_size=32, num_attention_heads=HEADS)

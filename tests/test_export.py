@@ -15,11 +15,11 @@ import pytest
 from stores import WIDTHS, A, Entry, expected, fill, in_order, rows
 
 from dnafeat import storage
-from dnafeat.cli import main
+from dnafeat.cli.main import main
 from dnafeat.errors import StoreError, UsageError
-from dnafeat.export import export
-from dnafeat.schema import VECTORS
-from dnafeat.store import Store
+from dnafeat.store.export import export
+from dnafeat.store.store import Store
+from dnafeat.vectors import VECTORS
 
 ENTRIES = [Entry(f"e{i:02d}", "ACGT" * (1 + i % 31), {"subject_id": f"S{i % 5}"}) for i in range(50)]
 
@@ -40,8 +40,8 @@ def content(uri: str) -> bytes:
 def test_an_export_is_what_a_read_gives_in_files_that_the_manifest_lists(
     store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dnafeat.export._GROUP_ROWS", 8)
-    monkeypatch.setattr("dnafeat.export._FILE_BYTES", 2500)
+    monkeypatch.setattr("dnafeat.store.export._GROUP_ROWS", 8)
+    monkeypatch.setattr("dnafeat.store.export._FILE_BYTES", 2500)
     fill(store_uri, ENTRIES, tmp_path, run_id="monday", shard_rows=7)
     store, folder = Store(store_uri), output(store_uri, tmp_path)
     name, _ = store.name("golden", A.digest)
@@ -91,8 +91,8 @@ def test_nothing_is_written_beside_something(store_uri: str, tmp_path: Path) -> 
 
 
 def test_an_export_that_fails_leaves_nothing(store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnafeat.export._GROUP_ROWS", 8)
-    monkeypatch.setattr("dnafeat.export._FILE_BYTES", 1500)
+    monkeypatch.setattr("dnafeat.store.export._GROUP_ROWS", 8)
+    monkeypatch.setattr("dnafeat.store.export._FILE_BYTES", 1500)
     fill(store_uri, ENTRIES, tmp_path, shard_rows=7)
     store, folder = Store(store_uri), output(store_uri, tmp_path)
     store.features.commit([], removed=store.features.reload().paths()[-1:])

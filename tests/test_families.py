@@ -17,9 +17,9 @@ from models import bert_config, bert_state, dna, prokbert_config, prokbert_state
 from safetensors.torch import save_file
 
 import dnafeat
-from dnafeat.cli import main
-from dnafeat.config import EmbedConfig
-from dnafeat.embed import embed
+from dnafeat.cli.main import main
+from dnafeat.embed.config import EmbedConfig
+from dnafeat.embed.job import embed
 from dnafeat.errors import StoreError, UsageError
 from dnafeat.sequence import reverse_complement
 

@@ -21,9 +21,9 @@ import torch
 from conftest import S3
 from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
+from dnafeat.encoder.models.checkpoint import Checkpoint, find, load_encoder
+from dnafeat.encoder.models.fetch import cache_folder
 from dnafeat.errors import UsageError
-from dnafeat.models.checkpoint import Checkpoint, find, load_encoder
-from dnafeat.models.fetch import cache_folder
 
 VALUES = models.config()
 WEIGHTS = models.state(VALUES)

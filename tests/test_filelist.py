@@ -13,11 +13,11 @@ import pytest
 from stores import A, B, Entry, Run, digest, fill
 
 from dnafeat import storage
-from dnafeat.cli import main
+from dnafeat.cli.main import main
 from dnafeat.errors import StoreError, UsageError
-from dnafeat.filelist import file_list
-from dnafeat.schema import TABLES
-from dnafeat.store import Store
+from dnafeat.store.file_list import file_list
+from dnafeat.store.schema import TABLES
+from dnafeat.store.store import Store
 
 ENTRIES = [Entry(f"e{i}", "ACGT" * (1 + i), {"subject_id": f"S{i}"}) for i in range(9)]
 

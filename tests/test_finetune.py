@@ -29,16 +29,22 @@ from ray import train
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
-from dnafeat import artifact, finetune, report, trainer, trainrun, trainworker
-from dnafeat.cli import main
-from dnafeat.encoder import Encoder
+from dnafeat.cli.main import main
+from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.models.adapter import attach, merge
+from dnafeat.encoder.models.checkpoint import load_encoder
+from dnafeat.encoder.source import Source
 from dnafeat.errors import EncodingError, UsageError
-from dnafeat.finetune import prepare
-from dnafeat.finetuneconfig import FinetuneConfig
-from dnafeat.metrics import METRICS
-from dnafeat.models.adapter import Source, attach, merge
-from dnafeat.models.checkpoint import load_encoder
-from dnafeat.models.finetuned import FineTuned
+from dnafeat.finetune import artifact, trainer
+from dnafeat.finetune import job as finetune
+from dnafeat.finetune.config import FinetuneConfig
+from dnafeat.finetune.job import prepare
+from dnafeat.finetune.metrics import METRICS
+from dnafeat.finetune.network import FineTuned
+from dnafeat.training import figures as report
+from dnafeat.training import run as trainrun
+from dnafeat.training.callbacks import Reports
+from dnafeat.training.checkpoints import RESULTS
 
 DNAFEAT = [sys.executable, "-c", "import sys; from dnafeat.cli import main; sys.exit(main())"]
 STEADY = {"dropout": 0.0, "encoder_dropout": 0.0, "lora_dropout": 0.0}
@@ -410,7 +416,7 @@ def test_what_a_step_draws_follows_from_seed_step_and_rank() -> None:
 
 
 def test_whether_a_machine_goes_away_is_asked_at_every_tenth_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    reports, state = trainworker.Reports(None), SimpleNamespace(global_step=0, max_steps=50)
+    reports, state = Reports(None), SimpleNamespace(global_step=0, max_steps=50)
     asked: list[int] = []
 
     def answer() -> str | None:
@@ -520,7 +526,7 @@ def test_tasks(base: str, tables: dict[str, dict[str, str]], local: Local, tmp_p
         assert about["labels"]["mean"] == pytest.approx(float(data.labels.mean))
     if task == "token":
         assert about["head"] is None
-        matrix = json.loads((local.checkpoints[-1] / trainworker.RESULTS).read_text())["confusion"]["test"]
+        matrix = json.loads((local.checkpoints[-1] / RESULTS).read_text())["confusion"]["test"]
         rows = Path(tables[task]["test"]).read_text().splitlines()[1:]
         assert np.sum(matrix) == sum(len(row.split(",")[0]) for row in rows)  # a count for each base, not for each token
 

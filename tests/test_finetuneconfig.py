@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dnafeat.cli import main
+from dnafeat.cli.main import main
 from dnafeat.errors import UsageError
-from dnafeat.finetuneconfig import FinetuneConfig
+from dnafeat.finetune.config import FinetuneConfig
 
 
 def config(**changes: Any) -> FinetuneConfig:

@@ -12,14 +12,15 @@ import pytest
 import torch
 
 import dnafeat
-from dnafeat.batches import Collate, Examples
-from dnafeat.config import EncodingConfig
+from dnafeat.encoder.config import EncodingConfig
+from dnafeat.encoder.pooling import pool
+from dnafeat.encoder.source import Source
 from dnafeat.errors import UsageError
-from dnafeat.finetuneconfig import FinetuneConfig
-from dnafeat.labels import Labels
-from dnafeat.models.adapter import Source
-from dnafeat.models.finetuned import FineTuned, Head, HeadShape, TokenHead, build, head_shape, pool
-from dnafeat.trainer import losses
+from dnafeat.finetune.config import FinetuneConfig
+from dnafeat.finetune.labels import Labels
+from dnafeat.finetune.network import FineTuned, Head, HeadShape, TokenHead, build, head_shape
+from dnafeat.finetune.trainer import losses
+from dnafeat.training.batches import Collate, Examples
 
 FAMILIES = ("dnabert2", "bert", "prokbert")
 TARGETS = {

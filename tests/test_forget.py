@@ -16,16 +16,21 @@ import pytest
 from conftest import S3
 from stores import STEPS, A, B, Entry, Run, digest, every_row, expected, feature_rows, fill, rows
 
-from dnafeat import cli, plan, rewriting, storage, vectorfiles
-from dnafeat import forget as module
-from dnafeat import maintain as maintenance
+from dnafeat import storage
+from dnafeat.cli import main as cli
+from dnafeat.embed import plan
+from dnafeat.embed.publish import Publication
 from dnafeat.errors import ConflictError, ForgottenError, UsageError
-from dnafeat.forget import forget, parse
-from dnafeat.maintain import maintain
-from dnafeat.publish import Publication, forgotten
-from dnafeat.schema import TABLES
-from dnafeat.store import Store
-from dnafeat.tables import Change, Table
+from dnafeat.store import forget as module
+from dnafeat.store import maintain as maintenance
+from dnafeat.store import rewriting
+from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.forget import forget, parse
+from dnafeat.store.maintain import maintain
+from dnafeat.store.rewriting import forgotten
+from dnafeat.store.schema import TABLES
+from dnafeat.store.store import Store
+from dnafeat.store.table import Change, Table
 
 KEYS = ["subject", "gene"]
 S17 = {"subject": "S17"}

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from dnafeat import benchinputs
-from dnafeat.encoder import Encoder, Vectors
-from dnafeat.models.checkpoint import find, load_encoder
-from dnafeat.windows import cut
+from dnafeat.bench import inputs as benchinputs
+from dnafeat.encoder.encoder import Encoder, Vectors
+from dnafeat.encoder.models.checkpoint import find, load_encoder
+from dnafeat.encoder.windows import cut
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 # Of the largest number, and as a cosine.

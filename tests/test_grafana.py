@@ -12,7 +12,7 @@ import pytest
 import ray
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from dnafeat.observe import METERS, Job
+from dnafeat.cluster.observe import METERS, Job
 
 DASHBOARD = Path(__file__).parent.parent / "jobs" / "grafana.json"
 MODULES = Path(ray.__file__).parent / "dashboard" / "modules"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from dnafeat import gue
 from dnafeat.errors import UsageError
-from dnafeat.finetuneconfig import FinetuneConfig
+from dnafeat.finetune import gue
+from dnafeat.finetune.config import FinetuneConfig
 
 JOBS = Path(__file__).parent.parent / "jobs"
 

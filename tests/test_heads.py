@@ -13,11 +13,11 @@ import references
 import torch
 from torch import nn
 
-from dnafeat.models.base import Config, PositionedConfig
-from dnafeat.models.bert import BERT
-from dnafeat.models.dnabert2 import DNABERT2
-from dnafeat.models.heads import MaskedLM, SequenceClassifier, WeightedClassifier
-from dnafeat.models.prokbert import ProkBERT
+from dnafeat.encoder.models.base import Config, PositionedConfig
+from dnafeat.encoder.models.bert import BERT
+from dnafeat.encoder.models.dnabert2 import DNABERT2
+from dnafeat.encoder.models.heads import MaskedLM, SequenceClassifier, WeightedClassifier
+from dnafeat.encoder.models.prokbert import ProkBERT
 
 LABELS = 3
 

@@ -15,12 +15,12 @@ import pytest
 from deltalake import DeltaTable
 from stores import A, B, Entry, Run, expected, fill, in_order, rows
 
-from dnafeat.cli import main
+from dnafeat.cli.main import main
 from dnafeat.errors import StoreError
-from dnafeat.history import LISTED, AsOf, History, second
-from dnafeat.rollback import rollback
-from dnafeat.schema import arrow_schema
-from dnafeat.store import Store
+from dnafeat.store.history import LISTED, AsOf, History, second
+from dnafeat.store.rollback import rollback
+from dnafeat.store.schema import arrow_schema
+from dnafeat.store.store import Store
 
 KEYS = ["subject"]
 FIRST = [Entry("a", "ACGT", {"subject": "s1"}), Entry("b", "ACGT", {"subject": "s2"}), Entry("c", "GGCC")]

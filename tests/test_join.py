@@ -13,14 +13,16 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from stores import B, Entry, fill
 
-from dnafeat import join as joins
-from dnafeat import joinedrows, joining, keyhash
-from dnafeat.cli import main
+from dnafeat import pseudonyms as keyhash
+from dnafeat.cli.main import main
 from dnafeat.errors import ConflictError, DnafeatError, StoreError, UsageError
-from dnafeat.joinconfig import JoinConfig
-from dnafeat.joinsummary import format_summary
-from dnafeat.jointable import JoinedTable
-from dnafeat.store import Store
+from dnafeat.join import job as joins
+from dnafeat.join import rows as joinedrows
+from dnafeat.join import steps as joining
+from dnafeat.join.config import JoinConfig
+from dnafeat.join.summary import format_summary
+from dnafeat.join.table import JoinedTable
+from dnafeat.store.store import Store
 
 
 @pytest.fixture(scope="module")

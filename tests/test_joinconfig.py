@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dnafeat import config as configs
+from dnafeat.cli.options import add_options, given
 from dnafeat.errors import UsageError
-from dnafeat.joinconfig import JoinConfig
+from dnafeat.join.config import JoinConfig
 
 BASE: dict[str, Any] = {"store": "s", "on": "subject_id", "output": "o", "partner": ("brain=b",)}
 
@@ -24,10 +24,10 @@ def test_a_partner_has_its_own_rule_or_the_general_one_the_last_given_winning() 
 
 def test_partners_may_be_given_one_by_one_or_together() -> None:
     parser = argparse.ArgumentParser()
-    configs.add_options(parser, JoinConfig)
+    add_options(parser, JoinConfig)
     command = "--store s --on k --output o --partner a=1 b=2 --level gene --partner c=3 --reduce max b=first"
     flags = command.split()
-    config = JoinConfig.load(None, configs.given(parser.parse_args(flags), JoinConfig))
+    config = JoinConfig.load(None, given(parser.parse_args(flags), JoinConfig))
     assert config.partners == {"a": "1", "b": "2", "c": "3"}
     assert [config.rule(name)[0] for name in "abc"] == ["max", "first", "max"]
 

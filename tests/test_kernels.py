@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from dnafeat.encoder.models.base import Config
+from dnafeat.encoder.models.dnabert2 import DNABERT2, alibi_slopes, gate
+from dnafeat.encoder.models.prepare import use_kernels
 from dnafeat.errors import DnafeatWarning
-from dnafeat.models.base import Config
-from dnafeat.models.dnabert2 import DNABERT2, alibi_slopes, gate
-from dnafeat.models.prepare import use_kernels
 
 pytest.importorskip("triton")
-from dnafeat.models import kernels
+from dnafeat.encoder.models import kernels
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # The interpreter's products are wrong in bfloat16.
@@ -132,8 +132,8 @@ def test_kernels_that_fail_or_are_wrong_are_not_used(wrong: str, monkeypatch: py
 
 @torch.inference_mode()
 def test_without_triton_the_plain_functions_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "dnafeat.models.kernels", None)
-    monkeypatch.delattr("dnafeat.models.kernels")
+    monkeypatch.setitem(sys.modules, "dnafeat.encoder.models.kernels", None)
+    monkeypatch.delattr("dnafeat.encoder.models.kernels")
     one = model()
     with pytest.warns(DnafeatWarning, match="not fused"):
         use_kernels(one)

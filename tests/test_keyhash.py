@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from dnafeat import keyhash
+from dnafeat import pseudonyms as keyhash
 from dnafeat.errors import UsageError
 
 SALT, OTHER = b"0123456789abcdef", b"fedcba9876543210"

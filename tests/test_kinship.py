@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dnafeat import kinship
+from dnafeat.align import kinship
 
 
 def partition(labels: np.ndarray) -> set[frozenset[int]]:

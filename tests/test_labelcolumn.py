@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import S3
 
-from dnafeat import labelcolumn
 from dnafeat.errors import UsageError
-from dnafeat.labelled import Split, format_overlaps, overlaps, random_splits, read_split
-from dnafeat.labels import Label, Labels
+from dnafeat.finetune import columns as labelcolumn
+from dnafeat.finetune.labels import Label, Labels
+from dnafeat.finetune.splits import Split, format_overlaps, overlaps, random_splits, read_split
 
 SEQUENCES = ["ACgu", "AC GT", "GGCC", "TTTT"]
 NAMES = [["b;x", "a"], [], [" c", "c"], ["a", "a"]]

@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dnafeat
-from dnafeat import digests
 from dnafeat.errors import UsageError
-from dnafeat.labelled import SPLITS, Split, format_overlaps, overlaps, random_splits, read_split
+from dnafeat.finetune.splits import SPLITS, Split, format_overlaps, overlaps, random_splits, read_split
+from dnafeat.store import digests
 
 UCI = str(Path(dnafeat.__file__).parent / "bundled" / "data" / "uci_splice.csv.gz")
 OTHER = dict(zip("ACGTNRYSWKMBDHV", "TGCANYRSWMKVHDB", strict=True))

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
 from dnafeat.errors import UsageError
-from dnafeat.labels import Label, Labels, flatten
-from dnafeat.perbase import IGNORED
-from dnafeat.tasks import TASKS
+from dnafeat.finetune.labels import Label, Labels, flatten
+from dnafeat.finetune.per_base import IGNORED
+from dnafeat.finetune.tasks import TASKS
 
 pytestmark = pytest.mark.filterwarnings("error")
 Texts = list[Label]

@@ -11,12 +11,12 @@ import pytest
 from stores import A, B, Entry, Run, digest, expected, fill, rows
 
 from dnafeat import storage
-from dnafeat.cli import main
+from dnafeat.cli.main import main
 from dnafeat.errors import StoreError
-from dnafeat.maintain import maintain
-from dnafeat.schema import TABLES
-from dnafeat.store import Store
-from dnafeat.tables import Table
+from dnafeat.store.maintain import maintain
+from dnafeat.store.schema import TABLES
+from dnafeat.store.store import Store
+from dnafeat.store.table import Table
 
 KEYS = ["subject"]
 LETTERS = ["ACGT" + "".join("ACGT"[(i >> 2 * place) & 3] for place in range(4)) for i in range(64)]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from dnafeat.errors import UsageError
-from dnafeat.levels import Groups, concatenate, pool, read_genes, starts
+from dnafeat.join.levels import Groups, concatenate, pool, read_genes, starts
 
 
 def rows(keys: list[str], vectors: np.ndarray, bases: list[int] | None = None) -> pa.Table:

@@ -21,14 +21,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import STEPS, A, B, Entry, Run, digest, every_row, expected, feature_rows, fill, rows
 
-from dnafeat import cli, storage, vectorfiles
-from dnafeat import maintain as module
+from dnafeat import storage
+from dnafeat.cli import main as cli
+from dnafeat.embed.publish import Publication
 from dnafeat.errors import ConflictError, StoreError
-from dnafeat.maintain import maintain
-from dnafeat.publish import Publication
-from dnafeat.schema import TABLES, VECTORS
-from dnafeat.store import Store
-from dnafeat.tables import DataFile, Table
+from dnafeat.store import maintain as module
+from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.maintain import maintain
+from dnafeat.store.schema import TABLES
+from dnafeat.store.store import Store
+from dnafeat.store.table import DataFile, Table
+from dnafeat.vectors import VECTORS
 
 KEYS = ["subject"]
 LATER = timedelta(days=8)

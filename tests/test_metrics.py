@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from dnafeat.labels import Labels
-from dnafeat.metrics import METRICS, better, compute, confusion, format_table
+from dnafeat.finetune.labels import Labels
+from dnafeat.finetune.metrics import METRICS, better, compute, confusion, format_table
 
 pytestmark = pytest.mark.filterwarnings("error")
 BINARY = Labels("binary", ("no", "yes"))

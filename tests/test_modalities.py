@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
 
-from dnafeat import modalities
 from dnafeat.errors import UsageError
-from dnafeat.modalities import as_text, open_partner, read_mapping
+from dnafeat.join import modalities
+from dnafeat.join.modalities import as_text, open_partner, read_mapping
 
 VECTORS = np.arange(12, dtype=np.float32).reshape(4, 3)
 

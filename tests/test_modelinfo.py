@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from dnafeat import modelinfo
-from dnafeat.cli import main
-from dnafeat.config import EncodingConfig
-from dnafeat.encoder import Encoder
-from dnafeat.models.checkpoint import load_model
-from dnafeat.models.registry import FAMILIES
+from dnafeat.cli.main import main
+from dnafeat.encoder import info as modelinfo
+from dnafeat.encoder.config import EncodingConfig
+from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.models.checkpoint import load_model
+from dnafeat.encoder.models.registry import FAMILIES
 
 NAMES = ["dnabert2", "bert", "prokbert"]
 

@@ -14,13 +14,14 @@ from models import dna, random_folder
 from stores import fasta
 
 import dnafeat
-from dnafeat import cluster, plan
-from dnafeat import embed as embedding
-from dnafeat import nightly as nights
-from dnafeat.cli import main
+from dnafeat.cli.main import main
+from dnafeat.cluster import session as cluster
+from dnafeat.embed import job as embedding
+from dnafeat.embed import nightly as nights
+from dnafeat.embed import plan
+from dnafeat.embed.intake import Intake
 from dnafeat.errors import AuditError, ForgottenError
-from dnafeat.intake import Intake
-from dnafeat.publish import FORGOTTEN
+from dnafeat.store.rewriting import FORGOTTEN
 
 JOB = Path(__file__).parent.parent / "jobs" / "nightly.py"
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from test_windows import IUPAC, KINDS
 
-from dnafeat.encoder import Encoder
-from dnafeat.packing import pack, pad
-from dnafeat.windows import cut
+from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.packing import pack, pad
+from dnafeat.encoder.windows import cut
 
 
 @pytest.mark.parametrize("special_tokens", [False, True])

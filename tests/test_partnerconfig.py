@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dnafeat.cli import main
+from dnafeat.cli.main import main
 from dnafeat.errors import UsageError
-from dnafeat.partnerconfig import PartnerConfig
+from dnafeat.partners.config import PartnerConfig
 
 
 def config(kind: str = "brainlm", **changes: Any) -> PartnerConfig:

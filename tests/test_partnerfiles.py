@@ -17,10 +17,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dnafeat import partnerarrays, partnerfiles, partnertables
 from dnafeat.errors import UsageError
-from dnafeat.partnerconfig import PartnerConfig
-from dnafeat.partneritem import Item, Problem
+from dnafeat.partners import arrays as partnerarrays
+from dnafeat.partners import files as partnerfiles
+from dnafeat.partners import tables as partnertables
+from dnafeat.partners.config import PartnerConfig
+from dnafeat.partners.items import Item, Problem
 
 UKB = "1000017_20227_2_0"
 VECTOR = np.array([0.5, -2.0, 3.0], np.float32)

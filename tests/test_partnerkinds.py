@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dnafeat.partnerconfig import PartnerConfig
-from dnafeat.partneritem import Item
-from dnafeat.partnerkinds import Pooled, pooled
-from dnafeat.partnernames import Name, Unfit
+from dnafeat.partners.config import PartnerConfig
+from dnafeat.partners.items import Item
+from dnafeat.partners.kinds import Pooled, pooled
+from dnafeat.partners.names import Name, Unfit
 
 TOKENS = 424 * 2 + 1
 

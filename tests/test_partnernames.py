@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dnafeat.partnernames import Name, Unfit, apart, of_file, of_ids, texts, whole_numbers
+from dnafeat.partners.names import Name, Unfit, apart, of_file, of_ids, texts, whole_numbers
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,16 @@ from conftest import S3
 from deltalake import DeltaTable, write_deltalake
 from safetensors.torch import save_file
 
-from dnafeat import __version__, keyhash, partnerintake, partneroutput, storage
-from dnafeat.cli import guarded, main
+from dnafeat import __version__, storage
+from dnafeat import pseudonyms as keyhash
+from dnafeat.cli.main import guarded, main
 from dnafeat.errors import ConflictError, StoreError, UsageError
-from dnafeat.partnerconfig import PartnerConfig
-from dnafeat.partnerintake import SCHEMA
-from dnafeat.partneroutput import Before, publish
-from dnafeat.partners import Summary, format_summary, partner
+from dnafeat.partners import intake as partnerintake
+from dnafeat.partners import output as partneroutput
+from dnafeat.partners.config import PartnerConfig
+from dnafeat.partners.intake import SCHEMA
+from dnafeat.partners.job import Summary, format_summary, partner
+from dnafeat.partners.output import Before, publish
 
 SALT = "0123456789abcdef"
 
@@ -159,7 +162,7 @@ def test_on_s3(s3: S3, output: str, tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_storage_that_does_not_give_a_file_is_no_bad_file(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "a.npy", draw(3))
     gone = s3.uri("gone.npy")
-    monkeypatch.setattr("dnafeat.sources.expand", lambda patterns: [str(tmp_path / "a.npy"), gone])
+    monkeypatch.setattr("dnafeat.sources.reader.expand", lambda patterns: [str(tmp_path / "a.npy"), gone])
     with pytest.raises(StoreError, match=rf"{gone} cannot be read or written: .*; send the same command again"):
         make("generic", tmp_path / "out", gone, skip_bad=True)
     assert not (tmp_path / "out").exists()

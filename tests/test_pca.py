@@ -14,16 +14,17 @@ from conftest import S3
 from madevectors import SOURCE, in_memory, make, measured, names, spread_out
 from sklearn.decomposition import PCA
 
-from dnafeat import fitting, lookup
-from dnafeat.cli import main
+from dnafeat.cli.main import main
+from dnafeat.encoder.projection import LinearMap, Projection, ZScore, load_projector, random_map
 from dnafeat.errors import DnafeatError, UsageError
-from dnafeat.fitprojector import Summary, fit_projector
-from dnafeat.keyhash import pseudonyms
-from dnafeat.maintain import maintain
-from dnafeat.moments import Moments
-from dnafeat.projectconfig import FitProjectorConfig
-from dnafeat.projection import LinearMap, Projection, ZScore, load_projector, random_map
-from dnafeat.store import Store
+from dnafeat.project import statistics as fitting
+from dnafeat.project.config import FitProjectorConfig
+from dnafeat.project.fit import Summary, fit_projector
+from dnafeat.project.statistics import Moments
+from dnafeat.pseudonyms import pseudonyms
+from dnafeat.store import lookup
+from dnafeat.store.maintain import maintain
+from dnafeat.store.store import Store
 
 ROWS, WIDTH = 600, 40
 # The last hundred are nobody's training entries; two of the others share a sequence with another entry.

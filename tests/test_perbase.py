@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnafeat.perbase import IGNORED, base_values, intervals, read_per_base, token_classes
+from dnafeat.finetune.per_base import IGNORED, base_values, intervals, read_per_base, token_classes
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -19,19 +19,22 @@ import pytest
 import ray
 from models import dna, random_folder
 
-from dnafeat import attempts, pins, pipeline, storage
-from dnafeat.config import EncodingConfig
-from dnafeat.encoder import Encoder
+from dnafeat import storage
+from dnafeat.cluster import attempts
+from dnafeat.cluster import packages as pins
+from dnafeat.cluster.observe import Job
+from dnafeat.embed import pipeline
+from dnafeat.embed.actors import EncoderSettings, EncodeShards, ShardActor, checked
+from dnafeat.embed.intake import SEQUENCE_SCHEMA
+from dnafeat.embed.plan import CHECK, Shard
+from dnafeat.embed.tokenise import Tokenised, tokenise_shards
+from dnafeat.encoder.config import EncodingConfig
+from dnafeat.encoder.encoder import Encoder
 from dnafeat.errors import EncodingError
-from dnafeat.intake import SEQUENCE_SCHEMA
-from dnafeat.observe import Job
-from dnafeat.plan import CHECK, Shard
-from dnafeat.schema import VECTORS
 from dnafeat.sequence import digest
-from dnafeat.shardworkers import EncoderSettings, EncodeShards, ShardActor, checked
-from dnafeat.tables import Table
-from dnafeat.tokenising import Tokenised, tokenise_shards
-from dnafeat.vectorfiles import Receipt, read_receipt
+from dnafeat.store.table import Table
+from dnafeat.store.vector_files import Receipt, read_receipt
+from dnafeat.vectors import VECTORS
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -19,15 +19,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import A, B, Entry, digest, fill, write_csv
 
-from dnafeat import entries, intake, keyhash, plan
+from dnafeat import pseudonyms as keyhash
 from dnafeat import sequence as dna
+from dnafeat.embed import intake, plan
+from dnafeat.embed.intake import SEQUENCE_SCHEMA, Checks, Intake, as_rejects, duplicate_ids
+from dnafeat.embed.salvage import Salvage
 from dnafeat.errors import UsageError
-from dnafeat.intake import SEQUENCE_SCHEMA, Checks, Intake, as_rejects, duplicate_ids
-from dnafeat.salvage import Salvage
-from dnafeat.schema import VECTORS
-from dnafeat.sources import ReadOptions, look
+from dnafeat.sources import entries
+from dnafeat.sources.reader import ReadOptions, look
 from dnafeat.spill import Spill
-from dnafeat.store import Store
+from dnafeat.store.store import Store
+from dnafeat.vectors import VECTORS
 
 
 def take_in(files: str | list[str], folder: Path, checks: Checks | None = None, **options: object) -> Intake:
@@ -55,7 +57,7 @@ def missing(intake: Intake, store: Store, folder: Path, version: str = A.digest)
 
 @pytest.fixture
 def many_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnafeat.intake._PARTITION_BYTES", 64)
+    monkeypatch.setattr("dnafeat.embed.intake._PARTITION_BYTES", 64)
 
 
 @pytest.fixture
@@ -211,7 +213,7 @@ def test_every_entry_lies_in_the_partition_of_its_id_and_sequence(tmp_path: Path
 
 
 def test_partitions_grow_with_what_the_files_unpack_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnafeat.intake._PARTITION_BYTES", 1000)
+    monkeypatch.setattr("dnafeat.embed.intake._PARTITION_BYTES", 1000)
     text = "".join(f">{i}\n{one}\n" for i, one in enumerate(letters(200, 100)))
     (tmp_path / "a.fa").write_text(text)
     (tmp_path / "a.fa.gz").write_bytes(gzip.compress(text.encode()))
@@ -243,7 +245,7 @@ def test_the_fingerprint_does_not_depend_on_how_the_source_is_cut_or_where_it_li
 ) -> None:
     wanted = fingerprint(SOURCE, tmp_path / "one")
     monkeypatch.setattr(entries, "MAX_ENTRIES", limit)
-    monkeypatch.setattr("dnafeat.intake._PARTITION_BYTES", 64)
+    monkeypatch.setattr("dnafeat.embed.intake._PARTITION_BYTES", 64)
     assert fingerprint(SOURCE, tmp_path / "cut") == wanted
     monkeypatch.setattr(entries, "MAX_BYTES", 50)
     assert fingerprint(SOURCE, tmp_path / "bytes") == wanted
@@ -340,7 +342,7 @@ def test_ids_that_differ_in_case_or_white_space_are_not_duplicates(tmp_path: Pat
 def test_what_is_missing_is_what_sets_say_in_digest_order(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, partition_bytes: int
 ) -> None:
-    monkeypatch.setattr("dnafeat.intake._PARTITION_BYTES", partition_bytes)
+    monkeypatch.setattr("dnafeat.embed.intake._PARTITION_BYTES", partition_bytes)
     pool = letters(400, 30)
     stored = {*pool[100:250]}
     fill(store, [Entry(f"s{i}", one) for i, one in enumerate(sorted(stored))], tmp_path, source="stored", shard_rows=40)

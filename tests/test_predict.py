@@ -28,22 +28,26 @@ from conftest import S3
 from models import KMER_SPECIAL, bert_config, bert_state, dna, random_folder
 from safetensors.torch import load_file, save_file
 
-from dnafeat import artifact, cluster, finetune, pipeline, plan, sources, spill
-from dnafeat.batches import Collate, Examples, truncate
-from dnafeat.cli import main
-from dnafeat.encoder import Encoder
+from dnafeat import spill
+from dnafeat.cli.main import main
+from dnafeat.cluster import session as cluster
+from dnafeat.embed import pipeline, plan
+from dnafeat.embed.actors import EncoderSettings, ShardActor
+from dnafeat.embed.intake import Checks, take_in
+from dnafeat.embed.tokenise import Tokenised
+from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.windows import cut
 from dnafeat.errors import AuditError, CheckpointError, EncodingError, StoreError, StrictError, UsageError
-from dnafeat.finetuneconfig import FinetuneConfig
-from dnafeat.intake import Checks, take_in
-from dnafeat.models.finetuned import FineTuned, build
-from dnafeat.perbase import base_values
-from dnafeat.predict import Summary, _in_order, predict
-from dnafeat.predictconfig import PredictConfig
-from dnafeat.predictor import Predictor
-from dnafeat.shardworkers import EncoderSettings, ShardActor
-from dnafeat.tokenising import Tokenised
-from dnafeat.trainer import Data
-from dnafeat.windows import cut
+from dnafeat.finetune import artifact
+from dnafeat.finetune import job as finetune
+from dnafeat.finetune.config import FinetuneConfig, PredictConfig
+from dnafeat.finetune.network import FineTuned, build
+from dnafeat.finetune.per_base import base_values
+from dnafeat.finetune.predict import Summary, _in_order, predict
+from dnafeat.finetune.predictor import Predictor
+from dnafeat.finetune.trainer import Data
+from dnafeat.sources import reader as sources
+from dnafeat.training.batches import Collate, Examples, truncate
 
 # Workers say on their own that k-mers are unusual; here they are this process.
 pytestmark = pytest.mark.filterwarnings("ignore:with kmer")

@@ -14,15 +14,17 @@ import ray
 import torch
 
 import dnafeat
-from dnafeat import corpus, heldout, masking, pretrain, probe
+from dnafeat.encoder.models.base import Config
+from dnafeat.encoder.models.checkpoint import load_model
+from dnafeat.encoder.models.dnabert2 import DNABERT2
+from dnafeat.encoder.models.heads import MaskedLM
+from dnafeat.encoder.models.tokenizers import train_bpe
+from dnafeat.encoder.models.vocabularies import load
 from dnafeat.errors import UsageError
-from dnafeat.models.base import Config
-from dnafeat.models.checkpoint import load_model
-from dnafeat.models.dnabert2 import DNABERT2
-from dnafeat.models.heads import MaskedLM
+from dnafeat.pretrain import corpus, heldout, masking, probe
+from dnafeat.pretrain import job as pretrain
+from dnafeat.pretrain.config import Options
 from dnafeat.sequence import reverse_complement
-from dnafeat.tokenizers import train_bpe
-from dnafeat.vocabularies import load
 
 LAMBDA = Path(dnafeat.__file__).parent / "bundled" / "data" / "lambda_NC_001416.fa.gz"
 PROMOTERS = LAMBDA.parent / "uci_promoters.csv"
@@ -182,7 +184,7 @@ def test_the_last_kmer_of_a_crop_is_cut_short():
     assert min(lengths.count(n) for n in (1, 2, 3)) > 40
 
 
-def options(folder: Path, **changes) -> pretrain.Options:
+def options(folder: Path, **changes) -> Options:
     shape = {
         "layers": 2,
         "hidden": 32,
@@ -202,7 +204,7 @@ def options(folder: Path, **changes) -> pretrain.Options:
         "warmup_steps": 2,
         "precision": "float32",
     }
-    return pretrain.Options(**(settings | shape | changes))
+    return Options(**(settings | shape | changes))
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +218,7 @@ def finished(tmp_path_factory):
     ray.shutdown()
 
 
-def prepared_like(chosen: pretrain.Options) -> tuple[corpus.Genomes, heldout.Prepared]:
+def prepared_like(chosen: Options) -> tuple[corpus.Genomes, heldout.Prepared]:
     genomes = corpus.read_genomes(chosen.files, (), chosen.holdout_interval)
     return genomes, heldout.prepare(genomes, pretrain.make_tokenizer(chosen, genomes))
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dnafeat.models import products
-from dnafeat.models.products import Int8Product, Product, int8_is_fast, linear, packs, replace_products
+from dnafeat.encoder.models import products
+from dnafeat.encoder.models.products import Int8Product, Product, int8_is_fast, linear, packs, replace_products
 
 SHAPES = [(48, 144), (64, 48), (768, 768), (7, 5)]
 ROWS = [(1,), (3,), (17,), (129,), (2, 5), (0,)]

@@ -21,26 +21,27 @@ from stores import WIDTHS, A, B, Entry, digest, fasta, fill
 from stores import vectors as made_up
 
 import dnafeat
-from dnafeat import forget as forgetting
-from dnafeat import lookup, storage
-from dnafeat.cli import main
-from dnafeat.config import EmbedConfig
-from dnafeat.drift import diff
-from dnafeat.embed import embed
+from dnafeat import storage
+from dnafeat.cli.main import main
+from dnafeat.embed.config import EmbedConfig
+from dnafeat.embed.job import embed
+from dnafeat.encoder.projection import L2, Projection, ZScore, load_projector, random_map
+from dnafeat.encoder.version import FeatureVersion
 from dnafeat.errors import DnafeatError, StoreError
-from dnafeat.export import export
-from dnafeat.filelist import file_list
-from dnafeat.fitprojector import fit_projector
-from dnafeat.forget import forget
-from dnafeat.join import join
-from dnafeat.joinconfig import JoinConfig
-from dnafeat.maintain import maintain
-from dnafeat.project import Projected, child_version, project
-from dnafeat.projectconfig import FitProjectorConfig, ProjectConfig
-from dnafeat.projection import L2, Projection, ZScore, load_projector, random_map
-from dnafeat.rollback import rollback
-from dnafeat.store import Store
-from dnafeat.version import FeatureVersion
+from dnafeat.join.config import JoinConfig
+from dnafeat.join.job import join
+from dnafeat.project.config import FitProjectorConfig, ProjectConfig
+from dnafeat.project.fit import fit_projector
+from dnafeat.project.job import Projected, child_version, project
+from dnafeat.store import forget as forgetting
+from dnafeat.store import lookup
+from dnafeat.store.drift import diff
+from dnafeat.store.export import export
+from dnafeat.store.file_list import file_list
+from dnafeat.store.forget import forget
+from dnafeat.store.maintain import maintain
+from dnafeat.store.rollback import rollback
+from dnafeat.store.store import Store
 
 ENTRIES = [
     Entry(f"e{i}", "ACGT" + "ACGT"[i % 4] + "ACGT"[i // 4], {"subject_id": f"s{i % 3}", "gene_id": "g"}) for i in range(12)

@@ -14,12 +14,12 @@ import torch
 from conftest import S3
 from safetensors.torch import load, load_file, save_file
 
-from dnafeat.config import EncodingConfig
-from dnafeat.describe import describe
-from dnafeat.encoder import Encoder
+from dnafeat.encoder.config import EncodingConfig
+from dnafeat.encoder.describe import describe
+from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.projection import L2, LinearMap, PlainLayerNorm, Projection, Projector, ZScore, load_projector, random_map
+from dnafeat.encoder.source import Source
 from dnafeat.errors import CheckpointError, UsageError
-from dnafeat.models.adapter import Source
-from dnafeat.projection import L2, LinearMap, PlainLayerNorm, Projection, Projector, ZScore, load_projector, random_map
 
 
 def pooled(rows: int = 5, width: int = 48) -> torch.Tensor:

@@ -16,8 +16,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from dnafeat.models.base import PositionedConfig
-from dnafeat.models.prokbert import ProkBERT, SelfAttention
+from dnafeat.encoder.models.base import PositionedConfig
+from dnafeat.encoder.models.prokbert import ProkBERT, SelfAttention
 
 GOLDEN = Path(__file__).parent / "data" / "prokbert_tiny_reference.safetensors"
 VALUES = models.prokbert_config()

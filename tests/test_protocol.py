@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from stores import STEPS, A, B, Entry, Run, digest, expected, in_order, rows
 
-from dnafeat import tables
 from dnafeat.errors import ConflictError, StoreError
-from dnafeat.forget import forget
-from dnafeat.maintain import maintain
-from dnafeat.rollback import rollback
-from dnafeat.store import Store
+from dnafeat.store import table as tables
+from dnafeat.store.forget import forget
+from dnafeat.store.maintain import maintain
+from dnafeat.store.rollback import rollback
+from dnafeat.store.store import Store
 
 EXAMPLES = int(os.environ.get("DNAFEAT_PROTOCOL_EXAMPLES", "15"))
 POOL = {digest(letters): letters for letters in ("ACGT" + end for end in ("A", "C", "G", "T", "AA", "CC", "GG", "TT"))}

@@ -17,13 +17,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from stores import STEPS, A, B, Entry, Run, digest, every_row, expected, feature_version, fill, in_order, rows, write_csv
 
-from dnafeat import tables
+from dnafeat.embed.intake import Checks, take_in
 from dnafeat.errors import ConflictError, DnafeatError, StoreError
-from dnafeat.intake import Checks, take_in
-from dnafeat.schema import TABLES, arrow_schema
-from dnafeat.sources import ReadOptions, look
-from dnafeat.store import Store
-from dnafeat.tables import Refused, Table
+from dnafeat.sources.reader import ReadOptions, look
+from dnafeat.store import table as tables
+from dnafeat.store.schema import TABLES, arrow_schema
+from dnafeat.store.store import Store
+from dnafeat.store.table import Refused, Table
 
 KEYS = ["subject", "gene"]
 ENTRIES = [
@@ -547,9 +547,9 @@ def test_vectors_that_were_moved_since_the_plan_are_still_there(tmp_path: Path) 
 
 
 def test_entries_beyond_one_file_are_opened_and_closed_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnafeat.changes._ROWS_PER_FILE", 10)
-    monkeypatch.setattr("dnafeat.changes._ROWS_AT_A_TIME", 4)
-    monkeypatch.setattr("dnafeat.intake._PARTITION_BYTES", 100)
+    monkeypatch.setattr("dnafeat.embed.changes._ROWS_PER_FILE", 10)
+    monkeypatch.setattr("dnafeat.embed.changes._ROWS_AT_A_TIME", 4)
+    monkeypatch.setattr("dnafeat.embed.intake._PARTITION_BYTES", 100)
     store = str(tmp_path / "store")
     many = [Entry(f"id{i}", LETTERS[i % 4], {"n": str(i)}) for i in range(95)]
     run = fill(store, many, tmp_path)

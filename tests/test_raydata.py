@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dnafeat.cluster.datasets import over_data
+from dnafeat.cluster.observe import Job
 from dnafeat.errors import EncodingError, UsageError
-from dnafeat.observe import Job
-from dnafeat.raydata import over_data
 
 JOB = Job(name="test", run_id="1", source="nothing")
 pytestmark = [pytest.mark.usefixtures("two_cpus"), pytest.mark.timeout(120)]

@@ -19,16 +19,18 @@ from models import dna, random_folder
 from stores import Entry, Run, digest, every_row, fasta, rows, write_csv
 
 import dnafeat
-from dnafeat import cluster, plan, storage
-from dnafeat.config import EmbedConfig
-from dnafeat.embed import embed
+from dnafeat import storage
+from dnafeat.cluster import session as cluster
+from dnafeat.cluster.spread import Each, here
+from dnafeat.cluster.tasks import over_tasks
+from dnafeat.embed import plan
+from dnafeat.embed.config import EmbedConfig
+from dnafeat.embed.intake import Checks, take_in, without
+from dnafeat.embed.job import embed
 from dnafeat.errors import EncodingError, ForgottenError, UsageError
-from dnafeat.forget import forget
-from dnafeat.intake import Checks, take_in, without
-from dnafeat.raytasks import over_tasks
-from dnafeat.sources import ReadOptions, look
-from dnafeat.spread import Each, here
-from dnafeat.store import Store
+from dnafeat.sources.reader import ReadOptions, look
+from dnafeat.store.forget import forget
+from dnafeat.store.store import Store
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -158,7 +160,7 @@ def test_three_nights_over_tasks_leave_the_tables_that_one_process_leaves(store_
 def test_a_large_source_is_planned_by_tasks_and_nothing_of_it_stays(
     store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dnafeat.intake._LARGE", 0)
+    monkeypatch.setattr("dnafeat.embed.intake._LARGE", 0)
     used: list[str] = []
     real = cluster.start_ray
     monkeypatch.setattr(cluster, "start_ray", lambda: (used.append("ray"), real())[1])
@@ -181,7 +183,7 @@ def test_a_large_source_is_planned_by_tasks_and_nothing_of_it_stays(
 def test_a_subject_that_is_forgotten_while_tasks_plan_is_in_no_spill_and_the_run_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dnafeat.intake._LARGE", 0)
+    monkeypatch.setattr("dnafeat.embed.intake._LARGE", 0)
     model = str(random_folder(tmp_path / "tiny"))
     entries = source(60, 3)
     config = EmbedConfig(sources=(write_csv(tmp_path / "a.csv", entries),), store=str(tmp_path / "store"), model=model)
@@ -202,7 +204,7 @@ def test_a_subject_that_is_forgotten_while_tasks_plan_is_in_no_spill_and_the_run
 
 
 def test_an_id_that_stands_twice_and_a_bad_file_are_told_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnafeat.intake._LARGE", 0)
+    monkeypatch.setattr("dnafeat.embed.intake._LARGE", 0)
     model = str(random_folder(tmp_path / "tiny"))
     one = fasta(tmp_path / "a.fa", {f"s{i}": dna(100, seed=i) for i in range(50)})
     other = fasta(tmp_path / "b.fa", {"s17": dna(100, seed=60)})

@@ -11,10 +11,10 @@ import pages
 import pytest
 from stores import A, B, Entry, Run, feature_version, fill, in_order
 
-from dnafeat.project import project
-from dnafeat.projectconfig import ProjectConfig
-from dnafeat.rollback import rollback
-from dnafeat.store import Store
+from dnafeat.project.config import ProjectConfig
+from dnafeat.project.job import project
+from dnafeat.store.rollback import rollback
+from dnafeat.store.store import Store
 
 PAGE = Path(__file__).parent.parent / "schemas" / "README.md"
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dnafeat.models.registry import FAMILIES, Family, recognise
+from dnafeat.encoder.models.registry import FAMILIES, Family, recognise
 
 VALUES = {"dnabert2": models.config(), "bert": models.bert_config(), "prokbert": models.prokbert_config()}
 KEYS = {

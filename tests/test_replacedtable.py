@@ -12,8 +12,8 @@ from deltalake import DeltaTable, Schema, write_deltalake
 
 from dnafeat import storage
 from dnafeat.errors import ConflictError, UnreachableError
-from dnafeat.replacedtable import ReplacedTable
-from dnafeat.tables import DataFile, write_parquet
+from dnafeat.store.replaced import ReplacedTable
+from dnafeat.store.table import DataFile, write_parquet
 
 
 def file_of(uri: str, name: str, table: pa.Table) -> DataFile:

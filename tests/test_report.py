@@ -9,7 +9,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from dnafeat import report
+from dnafeat.training import figures as report
 
 HISTORY: list[dict[str, Any]] = [
     {"step": 1, "loss": 1.0, "learning_rate": 1e-3},

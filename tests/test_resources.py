@@ -15,9 +15,10 @@ import yaml
 from stores import splice_junctions, stored_vectors
 
 import dnafeat
-from dnafeat import cluster, pins
+from dnafeat.cluster import packages as pins
+from dnafeat.cluster import session as cluster
 from dnafeat.errors import UsageError
-from dnafeat.schema import VECTORS
+from dnafeat.vectors import VECTORS
 
 LAUNCHED = {
     "max_workers": 10,

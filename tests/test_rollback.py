@@ -12,13 +12,13 @@ import pytest
 from deltalake import DeltaTable
 from stores import A, B, Entry, Run, every_row, expected, fill, in_order, rows
 
-from dnafeat import rollback as rolling
-from dnafeat.cli import main
+from dnafeat.cli.main import main
 from dnafeat.errors import StoreError, UsageError
-from dnafeat.maintain import maintain
-from dnafeat.rollback import rollback
-from dnafeat.store import Store
-from dnafeat.tables import Refused, Table
+from dnafeat.store import rollback as rolling
+from dnafeat.store.maintain import maintain
+from dnafeat.store.rollback import rollback
+from dnafeat.store.store import Store
+from dnafeat.store.table import Refused, Table
 
 KEYS = ["subject"]
 FIRST = [Entry("a", "ACGT", {"subject": "s1"}), Entry("b", "ACGT", {"subject": "s2"}), Entry("c", "GGCC")]

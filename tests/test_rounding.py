@@ -13,11 +13,11 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dnafeat.encoder import Encoder, Vectors
+from dnafeat.encoder.encoder import Encoder, Vectors
+from dnafeat.encoder.rounding import rounded
 from dnafeat.errors import UsageError
-from dnafeat.rounding import rounded
-from dnafeat.schema import VECTORS
-from dnafeat.tables import encode_parquet
+from dnafeat.store.table import encode_parquet
+from dnafeat.vectors import VECTORS
 
 SEQUENCES = [models.dna(n, seed=n) for n in (1, 20, 60, 60, 150, 300, 700)] + ["N" * 40, "ACGTN" * 9]
 

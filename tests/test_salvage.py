@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from stores import A, B, Entry, Run, digest, expected, feature_rows, fill, rows
 
-from dnafeat import salvage, vectorfiles
-from dnafeat.audit import audit
-from dnafeat.schema import VECTORS
-from dnafeat.store import Store
+from dnafeat.embed import salvage
+from dnafeat.embed.audit import audit
+from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.retention import ABANDONED_AFTER
+from dnafeat.store.store import Store
+from dnafeat.vectors import VECTORS
 
 POOL = [f"ACGT{'ACGT'[i % 4]}{'ACGT'[i // 4]}" for i in range(16)]
 
@@ -88,7 +90,7 @@ def test_what_is_left_alone(tmp_path: Path) -> None:
     folder = Path(store.features.uri, f"feature_version={A.digest}")
     few = vectorfiles.write(store.features, [feature_rows(names).drop_columns("max")], stem="few", version=A.digest)
     old = vectorfiles.write(store.features, [feature_rows(names)], stem="old", version=A.digest)
-    past = time.time() - salvage.ABANDONED_AFTER.total_seconds() / 2 - 60
+    past = time.time() - ABANDONED_AFTER.total_seconds() / 2 - 60
     os.utime(Path(store.features.uri, old.file.path), (past, past))
     whole = Path(store.features.uri, few.file.path).read_bytes()
     (folder / "cut.parquet").write_bytes(whole[: len(whole) // 2])

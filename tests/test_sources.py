@@ -20,12 +20,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnafeat import delimited, entries, storage
-from dnafeat.entries import FIXED, Piece, tiles, whole
+from dnafeat import storage
 from dnafeat.errors import UsageError
-from dnafeat.fasta import read_fasta, read_fastq
 from dnafeat.sequence import normalise
-from dnafeat.sources import RESERVED, ReadOptions, expand, key_columns, read
+from dnafeat.sources import delimited, entries
+from dnafeat.sources.entries import FIXED, Piece, tiles, whole
+from dnafeat.sources.fasta import read_fasta, read_fastq
+from dnafeat.sources.reader import RESERVED, ReadOptions, expand, key_columns, read
 
 
 def write(path: Path, content: str | bytes) -> str:

@@ -23,13 +23,13 @@ from oldstore import READS
 from stores import WIDTHS, A, B, Entry, Run, digest, expected, feature_rows, feature_version, fill, in_order, rows, vectors
 
 import dnafeat
-from dnafeat import schema
-from dnafeat.cli import main
+from dnafeat.cli.main import main
 from dnafeat.errors import StoreError, UsageError
-from dnafeat.rollback import rollback
-from dnafeat.schema import VECTORS
-from dnafeat.store import Store, matrix
-from dnafeat.tables import Table
+from dnafeat.store import schema
+from dnafeat.store.rollback import rollback
+from dnafeat.store.store import Store, matrix
+from dnafeat.store.table import Table
+from dnafeat.vectors import VECTORS
 
 DATA = Path(__file__).parent / "data"
 KEYS = ["subject"]
@@ -365,7 +365,7 @@ def test_a_key_that_is_not_there_or_no_text_is_one_sentence(local: Store, where:
 def test_files_and_row_groups_without_a_wanted_sequence_are_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("dnafeat.tables._ROW_GROUP", 2)
+    monkeypatch.setattr("dnafeat.store.table._ROW_GROUP", 2)
     few = [entry for entry in MANY if entry.keys["subject"] == "s3"]
     fill(str(tmp_path / "store"), MANY, tmp_path, source="one", shard_rows=10)
     fill(str(tmp_path / "store"), few, tmp_path, source="few")

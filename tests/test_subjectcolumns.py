@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import write_deltalake
 
-from dnafeat import keyhash, subjectcolumns
+from dnafeat import pseudonyms as keyhash
+from dnafeat.align import columns as subjectcolumns
 from dnafeat.errors import UsageError
 
 TEXT = "subject_id,age,site\nS1, 31 ,A\nS2,NA,\nS1,31,\n007,4.5,B\n"

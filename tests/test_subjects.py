@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
-from dnafeat import keyhash
+from dnafeat import pseudonyms as keyhash
+from dnafeat.align.subjects import SIDES, gather, mean_by
 from dnafeat.errors import UsageError
-from dnafeat.join import join
-from dnafeat.joinconfig import JoinConfig
-from dnafeat.subjects import SIDES, gather, mean_by
+from dnafeat.join.config import JoinConfig
+from dnafeat.join.job import join
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from nodes import Nodes
 
+from dnafeat.embed.submit import submit
 from dnafeat.errors import UsageError
-from dnafeat.submit import submit
 
 # Ends as the first word of a file says, which it takes away: with an exit code, by a signal (with a minus), or once it is let go.
 JOB = """

@@ -24,8 +24,8 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from stores import digest, splice_junctions
 
 import dnafeat
-from dnafeat.observe import METERS
-from dnafeat.schema import VECTORS
+from dnafeat.cluster.observe import METERS
+from dnafeat.vectors import VECTORS
 
 REPOSITORY = Path(__file__).parent.parent
 SMALL = ["--steps", "12", "--eval-steps", "6", "--num-workers", "2", "--model", "dnafeat-mini", "--batch-size", "16"]

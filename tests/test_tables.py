@@ -20,10 +20,11 @@ from deltalake import CommitProperties, DeltaTable, Field
 from deltalake.schema import PrimitiveType
 from stores import A, B, Entry, Run, digest, feature_rows, fill, vectors
 
-from dnafeat import storage, tables
+from dnafeat import storage
 from dnafeat.errors import StoreError
-from dnafeat.schema import TABLES, arrow_schema
-from dnafeat.tables import DataFile, Refused, Table
+from dnafeat.store import table as tables
+from dnafeat.store.schema import TABLES, arrow_schema
+from dnafeat.store.table import DataFile, Refused, Table
 
 VERSION = A.digest
 OWN = {"feature_version": VERSION}

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import dnafeat.tokenizers
 import models
 import numpy as np
 import pytest
@@ -20,10 +21,9 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import dnafeat.tokenizers
+from dnafeat.encoder.models.tokenizers import KmerTokenizer, LibraryTokenizer, SpacedKmers, Tokenizer, Tokens, train_bpe
+from dnafeat.encoder.models.vocabularies import load
 from dnafeat.errors import CheckpointError, UsageError
-from dnafeat.tokenizers import KmerTokenizer, LibraryTokenizer, SpacedKmers, Tokenizer, Tokens, train_bpe
-from dnafeat.vocabularies import load
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "prokbert_token_ids.json").read_text())
 PROKBERT = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 
 import dnafeat
 from dnafeat.errors import StoreError, UsageError
-from dnafeat.rollback import rollback
-from dnafeat.store import Store
-from dnafeat.torchstream import VectorStream
+from dnafeat.store.rollback import rollback
+from dnafeat.store.store import Store
+from dnafeat.store.stream import VectorStream
 
 # 97 entries of 61 sequences; row groups of 4, files of 10.
 ENTRIES = [Entry(f"e{i:02d}", "ACGT" * (1 + i % 61), {"subject_id": f"S{i % 9}"} if i % 5 else {}) for i in range(97)]
@@ -29,7 +29,7 @@ IDS = sorted(entry.id for entry in ENTRIES)
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnafeat.tables._ROW_GROUP", 4)
+    monkeypatch.setattr("dnafeat.store.table._ROW_GROUP", 4)
 
 
 def filled(uri: str, folder: Path) -> str:

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import save_file
 from test_adapter import train
 
-from dnafeat.config import EncodingConfig
-from dnafeat.encoder import Encoder
+from dnafeat.encoder.config import EncodingConfig
+from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.models.checkpoint import find
+from dnafeat.encoder.projection import Projector, load_projector
+from dnafeat.encoder.source import Source
 from dnafeat.errors import CheckpointError, UsageError
-from dnafeat.models.adapter import Source
-from dnafeat.models.checkpoint import find
-from dnafeat.projection import Projector, load_projector
 
 SEQUENCES = ["ACGTACGTTTGACA", models.dna(60), "GATTACANN"]
 

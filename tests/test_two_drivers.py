@@ -19,7 +19,7 @@ from nodes import Nodes
 from stores import digest, fasta, stored_vectors
 
 import dnafeat
-from dnafeat.schema import VECTORS
+from dnafeat.vectors import VECTORS
 
 JOB = Path(__file__).parent.parent / "jobs" / "nightly.py"
 POOL = {f"s{i}": dna(30 + i % 40, seed=i) for i in range(450)}

@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from stores import A, digest, feature_rows, vectors
 
-from dnafeat import digests, storage, vectorfiles
-from dnafeat.store import Store
-from dnafeat.tables import DataFile
-from dnafeat.vectorfiles import Receipt
+from dnafeat import storage
+from dnafeat.store import digests
+from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.store import Store
+from dnafeat.store.table import DataFile
+from dnafeat.store.vector_files import Receipt
 
 NAMES = sorted(digest("ACGT" + "ACGT"[i % 4] + "ACGT"[i // 4]) for i in range(16))
 

@@ -13,14 +13,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dnafeat.config import EmbedConfig, EncodingConfig
-from dnafeat.describe import describe as describe_found
-from dnafeat.describe import resolve_precision
-from dnafeat.encoder import Encoder
+from dnafeat.embed.config import EmbedConfig
+from dnafeat.encoder.config import EncodingConfig
+from dnafeat.encoder.describe import describe as describe_found
+from dnafeat.encoder.describe import resolve_precision
+from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.models import checkpoint
+from dnafeat.encoder.source import Source
+from dnafeat.encoder.version import FeatureVersion
 from dnafeat.errors import UsageError
-from dnafeat.models import checkpoint
-from dnafeat.models.adapter import Source
-from dnafeat.version import FeatureVersion
 
 VERSION = FeatureVersion(
     architecture={"family": "dnabert2", "hidden_size": 48, "layer_norm_eps": 1e-12},

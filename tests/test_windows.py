@@ -19,10 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dnafeat import vocabularies
+from dnafeat.encoder.models import vocabularies
+from dnafeat.encoder.models.tokenizers import Tokenizer
+from dnafeat.encoder.windows import ARRAYS, Cutting, Windows, cut, cut_windows
 from dnafeat.errors import UsageError
-from dnafeat.tokenizers import Tokenizer
-from dnafeat.windows import ARRAYS, Cutting, Windows, cut, cut_windows
 
 IUPAC = "ACGTNRYSWKMBDHV"
 OTHER = dict(zip(IUPAC, "TGCANYRSWMKVHDB", strict=True))

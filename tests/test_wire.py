@@ -23,10 +23,10 @@ from stores import Entry, digest, every_row, expected, fill, rows, splice_juncti
 
 import dnafeat
 from dnafeat import storage
-from dnafeat.cli import main
+from dnafeat.cli.main import main
 from dnafeat.errors import StoreError
-from dnafeat.schema import VECTORS
 from dnafeat.spill import Spill
+from dnafeat.vectors import VECTORS
 
 ENTRIES = [Entry(f"e{i}", letters, {"key": "a"}) for i, letters in enumerate(["ACGT", "GATTACA", "CCGG", "TTTTT", "ACGTACGT"])]
 

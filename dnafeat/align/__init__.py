@@ -1,0 +1,1 @@
+"""Align two modalities in one space, and measure how well."""

@@ -1,0 +1,1 @@
+"""Measure speed beside limits and peers; check it against targets."""

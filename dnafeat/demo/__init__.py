@@ -1,0 +1,1 @@
+"""The two demonstrations that run on bundled data."""

@@ -1,0 +1,1 @@
+"""Bring a source into a store: intake, plan, encoding, audit, publication."""

@@ -1,0 +1,220 @@
+"""How a source's entries differ from its rows in `sequences`, and the files that make them the same.
+
+Entries and rows are dealt out by hash of `sequence_id`, so that memory is bounded by a partition; every step goes over partitions or files.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dnafeat import storage
+from dnafeat.cluster.spread import Each
+from dnafeat.embed.intake import Intake
+from dnafeat.spill import Spill
+from dnafeat.store import digests
+from dnafeat.store.digests import id_partition, netstring
+from dnafeat.store.schema import arrow_schema
+from dnafeat.store.store import Store
+from dnafeat.store.table import DataFile, Table
+
+_ROWS_PER_FILE = 1_000_000
+# Held in memory and written as one or several row groups.
+_ROWS_AT_A_TIME, _BYTES_AT_A_TIME = 65_536, 32 * 2**20
+# Of entries, packed as they are spilled, that are written at a time: about as many.
+_OPENED_BYTES = 64 * 2**20
+
+_CURRENT = pa.schema(
+    [
+        *[("sequence_id", pa.string()), ("state", pa.string()), ("file", pa.int64()), ("row", pa.int64())],
+        *[("withdrawn", pa.bool_()), ("ended", pa.bool_())],
+    ]
+)
+_PLACES = pa.schema([("row", pa.int64())])
+_KEPT = pa.schema([("sequence_digest", pa.string())])
+
+
+class Difference(NamedTuple):
+    """What makes a source's rows in some files of `sequences` what its entries are.
+
+    Attributes
+    ----------
+    fresh : Spill
+        Entries to open.
+    closing, opening : Spill
+        Rows to close, and rows to open again, by number of the file: row.
+    kept : Spill
+        Entries that a run in mode merge leaves as they are, by range of digest: sequence_digest.
+    """
+
+    fresh: Spill
+    closing: Spill
+    opening: Spill
+    kept: Spill
+
+
+def compare(
+    store: Store, source_name: str, intake: Intake, paths: Sequence[str], folder: Path | str, mode: str, each: Each
+) -> Difference:
+    """Compares entries with the rows in the files `paths` of `sequences`."""
+    partitions, withdrawn = intake.entries.partitions, store.history().undone(source_name)
+    find = functools.partial(_current, store.sequences, source_name, withdrawn, partitions, str(folder))
+    found = each(find, list(enumerate(paths)), "reading entries")
+    current = Spill.together(found) if found else Spill(folder, "current", _CURRENT, partitions)
+    differ = functools.partial(_compare, intake.keys, mode, max(1, len(paths)), intake.sequences.partitions, str(folder))
+    pairs = list(zip(intake.entries.each(), current.each(), strict=True))
+    fresh, *places = zip(*each(differ, pairs, "comparing entries"), strict=True)
+    return Difference(Spill.in_a_row(fresh), *(Spill.together(some) for some in places))
+
+
+def write(
+    table: Table, source_name: str, paths: Sequence[str], difference: Difference, run_id: str, number: int, each: Each
+) -> tuple[list[DataFile], list[str]]:
+    """Writes what a run changes. Returns the files to add and those of `paths` that they replace."""
+    closing, opening = difference.closing, difference.opening
+    ended = [(i, closing.part(i, i + 1), opening.part(i, i + 1)) for i in range(len(paths))]
+    ended = [one for one in ended if one[1].rows or one[2].rows]
+    added = each(functools.partial(_with_ends, table, paths, run_id, number), ended, "closing entries")
+    groups = difference.fresh.groups(_OPENED_BYTES) if difference.fresh.rows else []
+    written = each(functools.partial(_write_opened, table, run_id, source_name, number), groups, "opening entries")
+    return [*added, *(file for files in written for file in files)], [paths[i] for i, _, _ in ended]
+
+
+def _current(
+    table: Table, source_name: str, withdrawn: Sequence[int], partitions: int, folder: str, numbered: tuple[int, str]
+) -> Spill:
+    """A source's open rows in a file of `sequences`, spilled like the new entries, and those that a withdrawn run has closed.
+
+    Columns: sequence_id, state, number of the file, row in it, whether a withdrawn run has opened it, whether one has closed it.
+    Runs that are not published and were not withdrawn count: they may be about to be.
+    """
+    number, path = numbered
+    current = Spill(storage.join(folder, uuid.uuid4().hex), "current", _CURRENT, partitions)
+    keys = [name for name in table.schema().names if name not in arrow_schema("sequences").names]
+    undone = pa.array(withdrawn, pa.int64())
+    first = 0
+    for rows in table.pieces(path):
+        opened = pc.is_in(rows["from_run"], value_set=undone)
+        ended = pc.and_(pc.is_in(rows["until_run"], value_set=undone), pc.invert(opened))
+        mask = pc.and_(pc.equal(rows["source_name"], source_name), pc.or_(pc.is_null(rows["until_run"]), ended))
+        at = pa.array(np.flatnonzero(mask.to_numpy()))
+        kept = rows.take(at)
+        places = [pa.array(np.full(len(at), number)), pc.add(at, first)]
+        columns = [kept["sequence_id"], _state(kept, keys), *places, opened.take(at), ended.take(at)]
+        for batch in pa.Table.from_arrays(columns, schema=_CURRENT).combine_chunks().to_batches():
+            current.add(batch, id_partition(batch["sequence_id"], partitions))
+        first += len(rows)
+    current.close()
+    return current
+
+
+def _compare(keys: Sequence[str], mode: str, files: int, ranges: int, folder: str, pair: tuple[Spill, Spill]) -> Difference:
+    """Of the new entries and the current ones of a partition of ids."""
+    folder = storage.join(folder, uuid.uuid4().hex)
+    fresh, kept = Spill(folder, "fresh", pair[0].schema), Spill(folder, "kept", _KEPT, ranges)
+    closing, opening = Spill(folder, "closing", _PLACES, files), Spill(folder, "opening", _PLACES, files)
+    new, old = pair[0].table(), pair[1].table()
+    ended, old = old.filter(old["ended"]), old.filter(pc.invert(old["ended"]))
+    before = pc.index_in(new["sequence_id"], value_set=old["sequence_id"])
+    same = pc.fill_null(pc.equal(_state(new, keys), old["state"].take(before)), False)
+    for batch in new.filter(pc.invert(same)).combine_chunks().to_batches(max_chunksize=65_536):
+        fresh.add(batch)
+    unread = pc.invert(pc.is_in(old["sequence_id"], value_set=new["sequence_id"]))
+    stays = pc.and_(unread, pc.invert(old["withdrawn"])) if mode == "merge" else pc.and_(unread, False)
+    unchanged = pc.is_in(old["sequence_id"], value_set=new.filter(same)["sequence_id"])
+    _add_places(closing, old.filter(pc.invert(pc.or_(stays, unchanged))))
+    if mode == "merge":
+        again = ended.filter(pc.invert(pc.is_in(ended["sequence_id"], value_set=new["sequence_id"])))
+        _add_places(opening, again)
+        # A state begins with the digest.
+        names = pc.utf8_slice_codeunits(pa.concat_tables([old.filter(stays), again])["state"], 0, digests.WIDTH)
+        for batch in pa.table({"sequence_digest": names}, _KEPT).combine_chunks().to_batches():
+            kept.add(batch, digests.partition(digests.to_numpy(batch["sequence_digest"]), ranges))
+    for spill in (fresh, closing, opening, kept):
+        spill.close()
+    return Difference(fresh, closing, opening, kept)
+
+
+def _add_places(spill: Spill, chosen: pa.Table) -> None:
+    """Takes rows of what `_current` gives."""
+    for batch in chosen.select(["row"]).combine_chunks().to_batches():
+        spill.add(batch, chosen["file"].to_numpy())
+
+
+def _with_ends(table: Table, paths: Sequence[str], stem: str, number: int, ended: tuple[int, Spill, Spill]) -> DataFile:
+    """A file of `sequences` anew, with rows of it closed at a run number and others opened again."""
+    file, *places = ended
+    rows = table.read_file(paths[file])
+    until = rows["until_run"]
+    for spill, end in zip(places, (number, None), strict=True):
+        mask = np.zeros(len(rows), bool)
+        mask[spill.table()["row"].to_numpy()] = True
+        until = pc.if_else(pa.array(mask), pa.scalar(end, pa.int64()), until)
+    at = rows.schema.get_field_index("until_run")
+    return table.write(rows.set_column(at, rows.schema.field(at), until), stem=stem)
+
+
+def _write_opened(table: Table, stem: str, source_name: str, number: int, fresh: Spill) -> list[DataFile]:
+    """Entries as files of `sequences`."""
+    schema = table.schema()
+    opened = (_opened(rows, source_name, number, schema) for rows in chunks(fresh.every_batch()))
+    return [table.write(rows, stem=stem) for rows in in_files(opened)]
+
+
+def _state(rows: pa.Table, keys: Iterable[str]) -> pa.ChunkedArray:
+    """Digest and keys of each row as one string; keys that are null leave no trace, so that a new key column changes nothing by itself."""
+    state = rows["sequence_digest"].cast(pa.string())
+    for key in sorted(keys):
+        value = pc.binary_join_element_wise(f"{len(key)}:{key}", netstring(rows[key]), "")
+        state = pc.binary_join_element_wise(state, pc.if_else(pc.is_null(rows[key]), "", value), "")
+    return state
+
+
+def _opened(rows: pa.Table, source_name: str, number: int, schema: pa.Schema) -> pa.Table:
+    """Entries as rows of `sequences` that begin at a run number."""
+    columns = []
+    for column in schema:
+        if column.name == "source_name":
+            columns.append(pa.array([source_name] * len(rows), column.type))
+        elif column.name == "from_run":
+            columns.append(pa.array(np.full(len(rows), number), column.type))
+        elif column.name in rows.column_names:
+            columns.append(rows[column.name].combine_chunks())
+        else:
+            columns.append(pa.nulls(len(rows), column.type))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Batches gathered into tables of some ten thousand rows, or of long ones fewer."""
+    held: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in batches:
+        for at in range(0, len(batch), _ROWS_AT_A_TIME):
+            held.append(batch.slice(at, _ROWS_AT_A_TIME))
+            rows, size = rows + len(held[-1]), size + held[-1].nbytes
+            if rows >= _ROWS_AT_A_TIME or size >= _BYTES_AT_A_TIME:
+                yield pa.Table.from_batches(held)
+                held, rows, size = [], 0, 0
+    if rows:
+        yield pa.Table.from_batches(held)
+
+
+def in_files(tables: Iterable[pa.Table]) -> Iterator[Iterator[pa.Table]]:
+    """Tables dealt out, in their order, to files of about a million rows; those of a file are to be taken before the next file is."""
+    rows = 0
+
+    def file(table: pa.Table) -> int:
+        nonlocal rows
+        rows += len(table)
+        return (rows - 1) // _ROWS_PER_FILE
+
+    return (some for _, some in itertools.groupby(tables, file))

@@ -1,0 +1,283 @@
+"""Reads a source once: refuses what is bad, and spills the rest by partitions of its hash space.
+
+What must be compared with something else (ids with ids, sequences with what is stored) is dealt out by hash, so that memory is bounded by
+a partition and not by the source. Every step goes over parts of the source or over partitions: here, or as tasks of a cluster (`spread`),
+when `folder` lies where all of it can write.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dnafeat import pseudonyms as keyhash
+from dnafeat import sequence as dna
+from dnafeat import storage
+from dnafeat.cluster.spread import Each, here
+from dnafeat.errors import UsageError
+from dnafeat.sources import reader as sources
+from dnafeat.spill import Spill
+from dnafeat.store import digests
+from dnafeat.store.digests import id_partition, netstring
+from dnafeat.store.schema import arrow_schema
+
+# Bytes of the unpacked source that a partition may hold, and the same of a source that is worth spreading.
+_PARTITION_BYTES, _LARGE_PARTITION_BYTES = 16 * 2**20, 64 * 2**20
+_LARGE = 2**30
+# Of a part that is read at a time.
+_PART_BYTES = 128 * 2**20
+_TEXT_KEPT = 10_000
+
+SEQUENCE_SCHEMA = pa.schema([("sequence_digest", pa.string()), ("sequence", pa.large_binary())])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checks:
+    """When an entry is refused."""
+
+    alphabet: bytes = dna.UNAMBIGUOUS
+    max_n_share: float = 1.0
+    min_bases: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discretion:
+    """What of the people in a source is not to be stored.
+
+    Attributes
+    ----------
+    columns : tuple of str
+        Keys, or `sequence_id`, whose values are hashed.
+    salt : bytes
+    keep_text : bool
+        Whether rejects have the text of refused entries.
+    keyed_digests : bool
+        Whether digests of sequences are salted, too.
+    """
+
+    columns: tuple[str, ...] = ()
+    salt: bytes = b""
+    keep_text: bool = True
+    keyed_digests: bool = False
+
+    def applied(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Entries with pseudonyms in these columns."""
+        for name in self.columns:
+            column = keyhash.hashed(batch[name], self.salt)
+            batch = batch.set_column(batch.schema.get_field_index(name), batch.schema.field(name), column)
+        return batch
+
+
+@dataclass
+class Intake:
+    """What one pass over a source gave.
+
+    Attributes
+    ----------
+    entries : Spill
+        Accepted entries by hash of `sequence_id`, or in their order: sequence_id, sequence_digest, file, row, keys.
+    sequences : Spill
+        Their sequences by range of digest, duplicates still in: sequence_digest, sequence.
+    rejects : Spill
+        Refused entries: file, row, sequence_id, reason, text.
+    keys : list of str
+    fingerprint : str
+        Of id, digest or reason, and keys of all entries, whatever their order: SHA-256 of the sum of their SHA-256.
+    """
+
+    entries: Spill
+    sequences: Spill
+    rejects: Spill
+    keys: list[str]
+    fingerprint: str
+
+    @property
+    def read(self) -> int:
+        return self.entries.rows + self.rejects.rows
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How the parts of a source are read: `folder` is where they are spilled."""
+
+    layout: sources.Layout
+    checks: Checks
+    folder: str
+    partitions: int
+    by_id: bool
+    discretion: Discretion
+
+    @property
+    def entry_schema(self) -> pa.Schema:
+        named = [("sequence_id", pa.string()), ("sequence_digest", pa.string()), ("file", pa.string()), ("row", pa.int64())]
+        return pa.schema(named + [(key, pa.string()) for key in self.layout.keys])
+
+
+def is_large(layout: sources.Layout) -> bool:
+    """Whether a source is worth spreading over tasks."""
+    return layout.unpacked > _LARGE
+
+
+def take_in(
+    layout: sources.Layout,
+    checks: Checks,
+    folder: Path | str,
+    *,
+    by_id: bool = True,
+    discretion: Discretion | None = None,
+    each: Each = here,
+) -> Intake:
+    """Reads, normalises, validates, digests and spills a source. `folder` is an empty one for the spill files.
+
+    Without `by_id` the accepted entries are one partition, in the order of the source. Raises UsageError where `discretion` names a
+    column that the source does not have, or one that is hashed under another salt.
+    """
+    discretion = discretion or Discretion()
+    if strange := [name for name in discretion.columns if name not in ("sequence_id", *layout.keys)]:
+        raise UsageError(
+            f"hash_keys names {strange[0]!r}, which the source does not have: its keys are {', '.join(['sequence_id', *layout.keys])}"
+        )
+    size = _LARGE_PARTITION_BYTES if is_large(layout) else _PARTITION_BYTES
+    partitions = min(digests.MAX_PARTITIONS, -(-layout.unpacked // size)) or 1
+    reading = _Reading(layout, checks, str(folder), partitions, by_id, discretion)
+    parts = sources.portions(layout, _PART_BYTES)
+    found = each(functools.partial(_take_in_part, reading), parts, "reading the source")
+    entries, sequences, rejects, sums = zip(*found, strict=True)
+    fingerprint = hashlib.sha256(json.dumps(layout.keys).encode())
+    fingerprint.update(np.sum(sums, axis=0, dtype=np.uint64).astype("<u8").tobytes())
+    return Intake(
+        Spill.together(entries), Spill.together(sequences), Spill.together(rejects), layout.keys, fingerprint.hexdigest()
+    )
+
+
+def _take_in_part(reading: _Reading, part: Sequence[sources.Portion]) -> tuple[Spill, Spill, Spill, np.ndarray]:
+    """Entries, sequences and rejects of a part as in `Intake`, and its share of the fingerprint."""
+    folder, keys, partitions = storage.join(reading.folder, uuid.uuid4().hex), reading.layout.keys, reading.partitions
+    reject_fields = [arrow_schema("rejects").field(name) for name in ("file", "row", "sequence_id", "reason", "text")]
+    entries = Spill(folder, "entries", reading.entry_schema, partitions if reading.by_id else 1)
+    sequences = Spill(folder, "sequences", SEQUENCE_SCHEMA, partitions)
+    rejects = Spill(folder, "rejects", pa.schema(reject_fields))
+    fingerprint, limits = np.zeros(4, np.uint64), asdict(reading.checks)
+    salt = reading.discretion.salt if reading.discretion.keyed_digests else b""
+    for batch in sources.read_portions(reading.layout, part):
+        batch = reading.discretion.applied(batch)
+        letters = batch["sequence"].to_pylist()
+        faults = [fault or dna.problem(one, **limits) for fault, one in zip(batch["problem"].to_pylist(), letters, strict=True)]
+        names = ["" if fault else dna.digest(one, salt) for fault, one in zip(faults, letters, strict=True)]
+        fingerprint += entry_sums(batch, keys, [fault or name for fault, name in zip(faults, names, strict=True)])
+        good = pa.array([fault is None for fault in faults])
+        if not all(fault is None for fault in faults):
+            rejects.add(_refused(batch, faults, letters if reading.discretion.keep_text else None, rejects.schema))
+            batch = batch.filter(good)
+            names = [name for name in names if name]
+        digest_column = pa.array(names, pa.string())
+        columns = [batch["sequence_id"], digest_column, batch["file"], batch["row"], *(batch[key] for key in keys)]
+        places = id_partition(batch["sequence_id"], partitions) if reading.by_id else None
+        entries.add(pa.RecordBatch.from_arrays(columns, schema=entries.schema), places)
+        by_digest = digests.partition(digests.to_numpy(digest_column), partitions)
+        sequences.add(
+            pa.RecordBatch.from_arrays([digest_column, batch["sequence"].cast(pa.large_binary())], schema=SEQUENCE_SCHEMA),
+            by_digest,
+        )
+    for spill in (entries, sequences, rejects):
+        spill.close()
+    return entries, sequences, rejects, fingerprint
+
+
+def entry_sums(batch: pa.RecordBatch, keys: Sequence[str], outcome: list[str]) -> np.ndarray:
+    """The sum of the entries' SHA-256, (4,) uint64 that run over: the same however the source is cut, ordered and dealt out."""
+    columns = [batch["sequence_id"], pa.array(outcome, pa.string()), *(batch[key] for key in keys)]
+    rows = pc.binary_join_element_wise(*(netstring(column) for column in columns), "").cast(pa.binary())
+    hashed = b"".join(hashlib.sha256(row).digest() for row in rows.to_pylist())
+    return np.frombuffer(hashed, "<u8").reshape(-1, 4).sum(axis=0, dtype=np.uint64)
+
+
+def _refused(batch: pa.RecordBatch, faults: list[str | None], letters: list[bytes] | None, schema: pa.Schema) -> pa.RecordBatch:
+    at = [i for i, fault in enumerate(faults) if fault is not None]
+    text = [None if letters is None else (letters[i] or b"")[:_TEXT_KEPT].decode("utf-8", "replace") for i in at]
+    chosen = batch.take(pa.array(at, pa.int64()))
+    reason = pa.array([faults[i] for i in at], pa.string())
+    columns = [chosen["file"], chosen["row"], chosen["sequence_id"], reason, pa.array(text, pa.string())]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+Double = tuple[str, str, int, str, int]
+_DOUBLES_TOLD = 1000
+
+
+def duplicate_ids(intake: Intake, each: Each = here) -> list[Double]:
+    """Ids that stand more than once in a run: (sequence_id, first file, first row, this file, this row) for each further place.
+
+    The first 1,000 of them.
+    """
+    found = each(_doubles, intake.entries.each(), "comparing ids")
+    return [double for some in found for double in some][:_DOUBLES_TOLD]
+
+
+def _doubles(entries: Spill) -> list[Double]:
+    table = entries.table().select(["sequence_id", "file", "row"])
+    counted = pc.value_counts(table["sequence_id"].combine_chunks())
+    doubled = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
+    places: dict[str, tuple[str, int]] = {}
+    found: list[Double] = []
+    for row in table.filter(pc.is_in(table["sequence_id"], value_set=doubled)).to_pylist() if len(doubled) else ():
+        name, place = row["sequence_id"], (row["file"], row["row"])
+        if name in places:
+            found.append((name, *places[name], *place))
+        else:
+            places[name] = place
+    return found[:_DOUBLES_TOLD]
+
+
+def without(intake: Intake, names: Sequence[str], reason: str, folder: Path | str, each: Each = here) -> Intake:
+    """The intake with all entries of some sequences, given by digest, among its rejects."""
+    leave_out = functools.partial(_without_part, pa.array(names, pa.string()), reason, str(folder), intake.rejects.schema)
+    entries = each(leave_out, intake.entries.each(), "leaving out entries")
+    sequences = each(leave_out, intake.sequences.each(), "leaving out sequences")
+    rejects = Spill.together([intake.rejects, *(refused for _, refused in entries)])
+    left, letters = (Spill.in_a_row([kept for kept, _ in found]) for found in (entries, sequences))
+    return Intake(left, letters, rejects, intake.keys, intake.fingerprint)
+
+
+def _without_part(out: pa.Array, reason: str, folder: str, reject_schema: pa.Schema, spill: Spill) -> tuple[Spill, Spill]:
+    """What is left of a partition of entries or sequences, and the entries left out as refused ones."""
+    folder = storage.join(folder, uuid.uuid4().hex)
+    left, rejects = Spill(folder, "left", spill.schema), Spill(folder, "rejects", reject_schema)
+    for batch in spill.batches():
+        named = pc.is_in(batch["sequence_digest"], value_set=out)
+        left.add(batch.filter(pc.invert(named)))
+        taken = batch.filter(named)
+        if "sequence_id" in taken.schema.names:
+            why, nothing = pa.array([reason] * len(taken), pa.string()), pa.nulls(len(taken), pa.string())
+            columns = [taken["file"], taken["row"], taken["sequence_id"], why, nothing]
+            rejects.add(pa.RecordBatch.from_arrays(columns, schema=rejects.schema))
+    left.close()
+    rejects.close()
+    return left, rejects
+
+
+def as_rejects(double: Sequence[Double], folder: Path | str, schema: pa.Schema) -> Spill:
+    """Duplicate ids, as `duplicate_ids` gives them, as refused entries."""
+    rejects = Spill(folder, "duplicates", schema)
+    rows = [
+        {
+            "file": file,
+            "row": row,
+            "sequence_id": name,
+            "reason": f"sequence_id stands already at {first_file}:{first_row}",
+            "text": None,
+        }
+        for name, first_file, first_row, file, row in double
+    ]
+    rejects.add(pa.RecordBatch.from_pylist(rows, schema=schema))
+    rejects.close()
+    return rejects

@@ -1,0 +1,91 @@
+"""A night: brings one source into the store under one version, and moves a channel there once nothing would be missing for its readers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+
+from dnafeat.embed.config import EmbedConfig, NightlyConfig
+from dnafeat.embed.job import embed
+from dnafeat.embed.run import Summary
+from dnafeat.errors import ForgottenError
+from dnafeat.store.store import Store
+
+# Somebody who forgets subjects all night long should not keep the run from ending.
+_READINGS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Night(Summary):
+    """The summary of the run, and what became of the channel.
+
+    Attributes
+    ----------
+    channel : str
+    channel_version : str | None
+        What it points at now.
+    channel_moved : bool
+    channel_waits_for : tuple of str
+        Sources that the channel's version has and the new one lacks: until they are filled, too, the channel stays.
+    """
+
+    channel: str
+    channel_version: str | None
+    channel_moved: bool
+    channel_waits_for: tuple[str, ...]
+
+
+def nightly(config: NightlyConfig, *, show: bool = True, say: Callable[[str], None] = print) -> Night:
+    """Embeds what is new, and moves the channel when all is well.
+
+    A new model, adapter, pooling or window is a new version, filled beside the old one. Nothing that fails (a check of the audit, a
+    worker, storage) moves the channel.
+
+    Parameters
+    ----------
+    config : NightlyConfig
+    show : bool
+        Whether to draw progress on standard error.
+    say : callable
+        Takes a sentence about what is going on.
+
+    Raises
+    ------
+    DnafeatError
+        As `embed`.
+    """
+    own = EmbedConfig(**{f.name: getattr(config, f.name) for f in fields(EmbedConfig)})
+    for reading in range(_READINGS):
+        try:
+            summary = embed(own, show=show)
+            break
+        except ForgottenError as error:
+            if reading == _READINGS - 1:
+                raise
+            say(f"{error}; reading it again")
+    store = Store(config.store)
+    lacking = store.lacking(config.channel, summary.feature_version)
+    before = store.channels().get(config.channel)
+    moved = not lacking and before != summary.feature_version
+    if moved:
+        store.point(config.channel, summary.feature_version)
+    return Night(
+        **asdict(summary),
+        channel=config.channel,
+        channel_version=summary.feature_version if moved else before,
+        channel_moved=moved,
+        channel_waits_for=tuple(lacking),
+    )
+
+
+def describe_channel(night: Night) -> str:
+    """What became of the channel, in a sentence."""
+    if night.channel_moved:
+        return f"channel {night.channel} points at version {night.channel_version} now"
+    if night.channel_waits_for:
+        missing = ", ".join(night.channel_waits_for)
+        return (
+            f"channel {night.channel} stays at version {night.channel_version}, which also has {missing}: run those under the new version, "
+            f"or move it with `dnafeat publish`"
+        )
+    return f"channel {night.channel} points at this version already"

@@ -1,0 +1,244 @@
+"""The commits of a run, in their order: versions, features, rejects, sequences, and the runs row that publishes them.
+
+Delta commits one table at a time, so the last commit is the one that counts: readers take entries and vectors only as far as a row of
+`runs` says. Every commit is made from the snapshot that was checked (`Table.settle`).
+
+Two things may happen between the plan and the last commit that those checks do not see. Vectors may be taken out that the run counts on:
+after `sequences` names them, an empty commit to `features` seals that they are there. Whoever takes vectors out loads `features`, then
+looks what `sequences` names, then commits from the `features` it loaded: it either sees the names or is refused by the seal. And a subject
+may be forgotten that the run has read: who forgets leaves a count in `sequences` and `rejects`, and a run that began under another count
+commits to neither.
+"""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from dnafeat import storage
+from dnafeat.cluster.spread import Each, here
+from dnafeat.embed import changes
+from dnafeat.embed.intake import Intake
+from dnafeat.embed.plan import not_stored
+from dnafeat.errors import ConflictError, ForgottenError, UsageError
+from dnafeat.spill import Spill
+from dnafeat.store import digests
+from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.rewriting import forgotten
+from dnafeat.store.schema import arrow_schema
+from dnafeat.store.store import Store
+from dnafeat.store.table import Change, DataFile, Table
+
+# The application id under which `sequences` keeps the last run number it gave out.
+_NUMBER = "dnafeat/run_number"
+
+
+@dataclass
+class Publication:
+    """One attempt to publish a run. Make it before the source is read: a subject that is forgotten from then on is not brought back."""
+
+    store: Store
+    run_id: str
+    source_name: str
+    attempt: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _stored: tuple[str, int] | None = None
+    """Feature version, and the Delta version of `features` up to which nobody but this run has changed it since the plan."""
+    _forgotten: dict[str, int] = field(default_factory=dict)
+    _kept: Spill | None = None
+    """Digests of entries that a run in mode merge leaves as they are, by range."""
+    each: Each = here
+
+    def __post_init__(self) -> None:
+        self._forgotten = {table.name: forgotten(table.reload()) for table in (self.store.sequences, self.store.rejects)}
+
+    @property
+    def _app(self) -> str:
+        return f"dnafeat/{self.run_id}/{self.attempt}"
+
+    def commit_features(self, files: Sequence[DataFile], version: str, planned: int) -> list[DataFile]:
+        """Adds vector files to `features`, less the rows that somebody stored after Delta version `planned`.
+
+        Returns the files as they were committed.
+        """
+        table = self.store.features
+        self._stored = version, planned
+        committed, base = list(files), -1
+
+        def change() -> Change:
+            nonlocal committed, base
+            self._check_forgotten(self.store.sequences.reload())
+            base = table.version()
+            if base != planned:
+                committed = list(self._without_stored(committed, version))
+            return Change(added=committed)
+
+        if committed:
+            table.settle(self._app, change)
+        if base == planned:
+            # The commit was made from what was planned on, so that nothing came between.
+            self._stored = version, planned + 1
+        return committed
+
+    def _check_stored(self, intake: Intake) -> None:
+        """Raises ConflictError when vectors that the plan found stored are gone: somebody took them out meanwhile."""
+        if self._stored is None:
+            return
+        version, seen = self._stored
+        if self.store.features.version() == seen:
+            return
+        for spill in (intake.sequences, self._kept):
+            if gone := self._lacking(spill, version):
+                raise ConflictError(
+                    f"{gone} vectors that run {self.run_id} found in {self.store.features.uri} were taken out before it "
+                    f"could publish: send the run again"
+                )
+
+    def _lacking(self, spill: Spill | None, version: str) -> int:
+        """How many of the digests in a spill by range have no vectors of the version."""
+        if spill is None:
+            return 0
+        self.store.features.version()  # loads the snapshot, so that all look at one
+        return sum(self.each(functools.partial(_lacking, self.store, version), spill.each(), "looking for vectors"))
+
+    def _check_kept(self) -> None:
+        """Raises UsageError where a run in mode merge would leave entries that its version has no vectors of."""
+        lacking = self._lacking(self._kept, self._stored[0]) if self._stored else 0
+        if lacking:
+            raise UsageError(
+                f"source {self.source_name} has {lacking} sequences that this run does not read and that its version has no vectors of, so "
+                f"it cannot be merged: send a run with the whole source in mode replace"
+            )
+
+    def check_forgotten(self) -> None:
+        """Raises ForgottenError where something was forgotten since the run began."""
+        for table in (self.store.sequences, self.store.rejects):
+            self._check_forgotten(table.reload())
+
+    def _check_forgotten(self, table: Table) -> None:
+        if forgotten(table) != self._forgotten[table.name]:
+            raise ForgottenError(
+                f"something was forgotten in {self.store.uri} after run {self.run_id} had read its source: take it out of the source, "
+                f"if it still stands there, and send the run again"
+            )
+
+    def _without_stored(self, files: Iterable[DataFile], version: str) -> Iterator[DataFile]:
+        """The files, rewritten where somebody has stored some of their rows meanwhile; nothing is encoded again."""
+        table = self.store.features
+        for file in files:
+            first, last = file.minimum["sequence_digest"], file.maximum["sequence_digest"]
+            stored = list(self.store.stored_digests(version, first, last))
+            if not stored:
+                yield file
+                continue
+            missing = ~np.isin(vectorfiles.read_digests(table, file.path), np.concatenate(stored))
+            if missing.all():
+                yield file
+            elif missing.any():
+                receipt = vectorfiles.rewrite(table, [file], vectorfiles.keeping(missing), stem=self.run_id, version=version)
+                assert receipt is not None
+                yield receipt.file
+
+    def commit_rejects(self, rejects: Spill) -> None:
+        """Writes the refused entries to `rejects`."""
+        table = self.store.rejects
+        if not rejects.rows:
+            return
+        self._check_forgotten(table.reload())
+        schema, own = arrow_schema("rejects"), {"run_id": self.run_id, "source_name": self.source_name}
+
+        def refused(rows: pa.Table) -> pa.Table:
+            columns = [
+                pa.array([own[f.name]] * len(rows), f.type) if f.name in own else rows[f.name].combine_chunks() for f in schema
+            ]
+            return pa.Table.from_arrays(columns, schema=schema)
+
+        tables = map(refused, changes.chunks(rejects.batches()))
+        files = [table.write(rows, stem=self.run_id) for rows in changes.in_files(tables)]
+
+        def change() -> Change:
+            self._check_forgotten(table)
+            # What an attempt that died, one beside this, or a withdrawn one stored under the run's id is replaced.
+            kept, removed = [], []
+            for path in table.paths():
+                if pc.any(pc.equal(vectorfiles.read_columns(table, path, ["run_id"])["run_id"], self.run_id)).as_py():
+                    removed.append(path)
+                    rows = table.read_file(path)
+                    rows = rows.filter(pc.not_equal(rows["run_id"], self.run_id))
+                    kept += [table.write(rows, stem=f"kept-{uuid.uuid4().hex}")] if len(rows) else []
+            return Change(added=[*files, *kept], removed=removed)
+
+        try:
+            table.settle(self._app, change)
+        except ForgottenError:
+            # They may name whom the store is to forget.
+            for file in files:
+                storage.remove(storage.join(table.uri, file.path))
+            raise
+
+    def commit_sequences(self, intake: Intake, folder: Path | str, mode: str = "replace") -> tuple[int, int, int]:
+        """Brings the source's rows in `sequences` up to what was read, and takes a run number.
+
+        New and changed entries open a row, changed ones close theirs; unchanged ones are left alone. In mode `replace` the entries that
+        are gone close theirs, too; in mode `merge` they stay. The number is taken in the same commit, so that numbers and intervals have
+        one order however many runs publish at once.
+
+        Returns
+        -------
+        (run_number, opened, closed)
+        """
+        table = self.store.sequences
+        self._check_forgotten(table.reload())
+        self.store.features.reload()
+        self._check_stored(intake)
+        opened = closed = 0
+
+        def change() -> Change:
+            nonlocal opened, closed
+            self._check_forgotten(table)
+            table.add_string_columns(intake.keys)
+            number = (table.transaction(_NUMBER) or 0) + 1
+            paths = table.paths([("source_name", "=", self.source_name)])
+            difference = changes.compare(self.store, self.source_name, intake, paths, folder, mode, self.each)
+            self._kept = difference.kept
+            self.store.features.reload()
+            self._check_kept()
+            added, removed = changes.write(table, self.source_name, paths, difference, self.run_id, number, self.each)
+            opened, closed = difference.fresh.rows + difference.opening.rows, difference.closing.rows
+            return Change(added=added, removed=removed, transactions={_NUMBER: number}, number=number)
+
+        number = table.settle(self._app, change)
+        assert number is not None
+        self._seal(intake)
+        return number, opened, closed
+
+    def _seal(self, intake: Intake) -> None:
+        """Makes sure, once `sequences` names them, that all vectors are there: whoever takes some out from now on sees the names."""
+
+        def change() -> Change:
+            self._check_stored(intake)
+            return Change()
+
+        self.store.features.settle(f"{self._app}/seal", change)
+
+    def commit_run(self, row: dict) -> bool:
+        """Writes the row that publishes the run. False: another attempt under this run id has published it already."""
+        table = self.store.runs
+        file = table.write(pa.Table.from_pylist([row], schema=arrow_schema("runs")), stem=self.run_id)
+
+        def change() -> Change | None:
+            return None if len(table.read(["run_id"], ds.field("run_id") == self.run_id)) else Change(added=[file])
+
+        return table.settle(self._app, change) is not None
+
+
+def _lacking(store: Store, version: str, spill: Spill) -> int:
+    """How many of the digests in a partition have no vectors of the version."""
+    return int(not_stored(np.unique(digests.to_numpy(spill.table()["sequence_digest"])), store, version).sum())

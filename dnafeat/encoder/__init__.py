@@ -1,0 +1,1 @@
+"""Sequences to vectors: windows, packing, pooling, projection, version."""

@@ -1,0 +1,1 @@
+"""Architectures, tokenizers, checkpoints, adapters and kernels."""

@@ -1,0 +1,78 @@
+"""Checkpoint, adapter and projector that a configuration names."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from dnafeat.encoder.config import EncodingConfig
+from dnafeat.encoder.models.adapter import Adapter, resolve
+from dnafeat.encoder.models.checkpoint import Checkpoint
+from dnafeat.encoder.models.tokenizers import Tokenizer
+from dnafeat.encoder.projection import PROJECTOR_FILE, Projection, load_projector, read_projector
+from dnafeat.errors import CheckpointError, UsageError, one_line
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an encoder's files are on this machine, and what pins them: a checkpoint and the adapter on it, if any."""
+
+    checkpoint: Checkpoint
+    adapter: Adapter | None
+
+    @classmethod
+    def find(cls, config: EncodingConfig, pins: tuple[str | None, str | None] = (None, None)) -> Source:
+        return cls(*resolve(config.model, config.adapter, *pins))
+
+    @cached_property
+    def trained(self) -> dict[str, Any]:
+        """`dnafeat.json` of the fine-tuning run that made adapter or model; empty where it came from elsewhere."""
+        file = (self.adapter or self.checkpoint).folder / "dnafeat.json"
+        try:
+            values = json.loads(file.read_text()) if file.is_file() else {}
+        except ValueError as error:
+            raise CheckpointError(f"{file} is not valid JSON: {one_line(error)}") from error
+        base = values.get("base", {}).get("weights_sha256")
+        if self.adapter is not None and base not in (None, self.checkpoint.weights_sha256):
+            raise CheckpointError(
+                f"adapter {self.adapter.name} was trained on {values['base']['model']} with other weights than {self.checkpoint.name} has "
+                f"(sha256 {base[:12]}… and {self.checkpoint.weights_sha256[:12]}…)"
+            )
+        return values
+
+    def kmer(self, config: EncodingConfig) -> int:
+        """Length of the k-mers before BPE: as asked, else as it was trained. Raises UsageError where the two differ."""
+        before = self.trained.get("encoding", {}).get("kmer")
+        if config.kmer is not None and before is not None and config.kmer != before:
+            raise UsageError(
+                f"kmer is {config.kmer} and {(self.adapter or self.checkpoint).name} was trained with {before}: leave --kmer out"
+            )
+        return (before or 0) if config.kmer is None else config.kmer
+
+    def tokenizer(self, config: EncodingConfig) -> Tokenizer:
+        return self.checkpoint.tokenizer(self.kmer(config))
+
+    def special_tokens(self, config: EncodingConfig) -> bool:
+        """Whether mean and max count [CLS] and [SEP]: as asked, else as it was trained, else as the model's authors did."""
+        if config.special_tokens is not None:
+            return config.special_tokens
+        before = self.trained.get("encoding", {}).get("special_tokens")
+        return self.checkpoint.special_tokens_pooled if before is None else before
+
+    def projector(self, config: EncodingConfig) -> tuple[str, Projection]:
+        """The map to 512 dimensions and where it is from: as asked, else the one trained with it, else `random@0`."""
+        hidden = self.checkpoint.config().hidden_size
+        own = self.adapter or self.checkpoint
+        name = config.projector
+        if name is None:
+            name = own.name if (own.folder / PROJECTOR_FILE).is_file() else "random@0"
+        if name == own.name:
+            return name, read_projector(own.folder, hidden)
+        return name, load_projector(name, hidden)
+
+    @property
+    def pins(self) -> tuple[str | None, str | None]:
+        """Revisions of model and adapter: with them another process gets the same files, without asking over the network again."""
+        return self.checkpoint.revision, self.adapter.revision if self.adapter else None

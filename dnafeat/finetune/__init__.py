@@ -1,0 +1,1 @@
+"""Fine-tune an encoder on labelled sequences, and predict with the result."""

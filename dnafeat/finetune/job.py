@@ -1,0 +1,258 @@
+"""Fine-tuning: labelled sequences to an artifact, on Ray Train with any number of workers. The same command again goes on or is done."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dnafeat import sequence as dna
+from dnafeat import storage
+from dnafeat.encoder.models.tokenizers import Tokenizer
+from dnafeat.encoder.source import Source
+from dnafeat.errors import UsageError
+from dnafeat.finetune import artifact
+from dnafeat.finetune import splits as labelled
+from dnafeat.finetune.config import FinetuneConfig
+from dnafeat.finetune.labels import Labels
+from dnafeat.finetune.metrics import format_table
+from dnafeat.finetune.network import FineTuned, build, head_shape
+from dnafeat.finetune.per_base import token_classes
+from dnafeat.finetune.trainer import Data
+from dnafeat.finetune.worker import train_worker
+from dnafeat.provenance import digest_of, environment
+from dnafeat.training.artifact import base_name, trained_before
+from dnafeat.training.batches import Examples, truncate
+from dnafeat.training.run import fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Everything a run needs, checked before any worker starts.
+
+    Attributes
+    ----------
+    digest : str
+        Of the data, the base and the settings that shape what is learned: names the run.
+    notes : list of str
+        What a person should know of the data.
+    settings : dict
+        What the workers' loop takes.
+    """
+
+    source: Source
+    splits: Mapping[str, labelled.Split]
+    data: Data
+    max_tokens: int
+    truncated: Mapping[str, int]
+    digest: str
+    notes: list[str]
+    settings: Mapping[str, Any]
+
+
+def prepare(config: FinetuneConfig) -> Prepared:
+    """Reads and checks data, labels, base and settings. Raises UsageError for what is wrong, in one sentence."""
+    source = Source.find(config.encoding())
+    found = source.checkpoint
+    if source.adapter is not None:
+        raise UsageError(f"model {config.model} is an adapter: name the model it was made for, which is {found.name}")
+    tokenizer, shape = found.tokenizer(config.kmer or 0), found.config()
+    splits = _splits(config, tokenizer)
+    labels = _labels(config, splits)
+    settings = config.training(labels.task, shape.hidden_size)
+    if labels.task == "token":
+        asked = {"head": config.head != "linear", "pooling": config.pooling, "reverse_complement": config.reverse_complement}
+        for name in (name for name, given in asked.items() if given):
+            raise UsageError(f"{name} is for one label a sequence, and task token has one a base: leave it out")
+    max_tokens = _max_tokens(config, splits["train"], tokenizer, shape.positions)
+    examples, truncated = {}, {}
+    for name, split in splits.items():
+        examples[name], truncated[name] = _examples(config, split, labels, tokenizer, max_tokens, name == "train")
+    weights = labels.class_weights(examples["train"].targets) if config.class_weights else None
+    counted = found.special_tokens_pooled if config.special_tokens is None else config.special_tokens
+    # Here rather than in a worker: settings that do not fit end in a sentence.
+    build(source, config, labels)
+    data = Data(splits=examples, tokenizer=tokenizer, labels=labels, special_tokens=counted, class_weights=weights)
+    digest = digest_of(
+        {
+            **config.shaping(),
+            "learning_rate": settings["learning_rate"],
+            "max_tokens": max_tokens,
+            "data": {name: split.fingerprint for name, split in splits.items()},
+            "weights": found.weights_sha256,
+            "tokenizer": tokenizer.fingerprint,
+        }
+    )[:16]
+    notes = [*labelled.format_overlaps(labelled.overlaps(splits))]
+    for name, count in truncated.items():
+        if count:
+            notes.append(
+                f"{count:,} of {len(splits[name]):,} {name} sequences are longer than {max_tokens} tokens and lose their end: give "
+                f"--max-tokens to keep it"
+            )
+    return Prepared(
+        source=source,
+        splits=splits,
+        data=data,
+        max_tokens=max_tokens,
+        truncated=truncated,
+        digest=digest,
+        notes=notes,
+        settings=settings,
+    )
+
+
+def _splits(config: FinetuneConfig, tokenizer: Tokenizer) -> dict[str, labelled.Split]:
+    named = {"train": config.train, "dev": config.dev, "test": config.test}
+    options: dict[str, Any] = {
+        "label_column": config.label_column,
+        "sequence_column": config.sequence_column,
+        "iupac": config.iupac,
+        "min_bases": tokenizer.min_bases,
+    }
+    found = {name: labelled.read_split(name, file, **options) for name, file in named.items() if file is not None}
+    if "dev" not in found:
+        shares = {"train": 1.0, "dev": config.dev_share} | ({} if "test" in found else {"test": config.test_share})
+        shares["train"] -= sum(share for name, share in shares.items() if name != "train")
+        cut = labelled.random_splits(found.pop("train"), shares, seed=config.seed, stratify=config.task != "token")
+        found = {**cut, **found}
+    return {name: found[name] for name in named if name in found}
+
+
+def _labels(config: FinetuneConfig, splits: Mapping[str, labelled.Split]) -> Labels:
+    split = splits["train"]
+    lengths = [len(sequence) for sequence in split.sequences]
+    return Labels.fit(split.labels, config.task, split.place, lengths=lengths)
+
+
+def _max_tokens(config: FinetuneConfig, split: labelled.Split, tokenizer: Tokenizer, positions: int | None) -> int:
+    """The longest input, special tokens counted: as asked, else what the longest training sequence needs, up to 512."""
+    limit = positions or 512
+    if config.max_tokens is not None:
+        if positions is not None and config.max_tokens > positions:
+            raise UsageError(
+                f"max_tokens {config.max_tokens} is more than the {positions} positions of this model: give {positions} or less"
+            )
+        if config.max_tokens <= tokenizer.specials:
+            raise UsageError(
+                f"max_tokens {config.max_tokens} leaves no room beside the {tokenizer.specials} special tokens: give more"
+            )
+        return config.max_tokens
+    longest = int(np.diff(tokenizer.ragged(split.sequences).offsets).max()) + tokenizer.specials
+    return min(longest, limit)
+
+
+def _examples(
+    config: FinetuneConfig, split: labelled.Split, labels: Labels, tokenizer: Tokenizer, max_tokens: int, training: bool
+) -> tuple[Examples, int]:
+    capacity = max_tokens - tokenizer.specials
+    lengths = [len(sequence) for sequence in split.sequences]
+    targets: Any = labels.encode(split.labels, split.place, lengths=lengths)
+    if labels.task == "token":
+        return _token_examples(split, targets, tokenizer, capacity)
+    tokens, cut = truncate(tokenizer.ragged(split.sequences), capacity)
+    reverse = None
+    if training and config.reverse_complement:
+        turned = [dna.reverse_complement(sequence.encode()).decode() for sequence in split.sequences]
+        reverse, _ = truncate(tokenizer.ragged(turned), capacity)
+    return Examples(tokens, targets, reverse), int(cut.sum())
+
+
+def _token_examples(
+    split: labelled.Split, per_base: list[np.ndarray], tokenizer: Tokenizer, capacity: int
+) -> tuple[Examples, int]:
+    tokens, starts, stops = tokenizer.spans(split.sequences)
+    kept, cut = truncate(tokens, capacity)
+    classes, spans = [], []
+    for i, (a, b) in enumerate(itertools.pairwise(tokens.offsets)):
+        b = min(b, a + capacity)
+        classes.append(token_classes(per_base[i], starts[a:b], stops[a:b]))
+        spans.append(np.stack([starts[a:b], stops[a:b]], axis=1))
+    return Examples(kept, np.concatenate(classes), spans=np.concatenate(spans), per_base=per_base), int(cut.sum())
+
+
+def finetune(config: FinetuneConfig, *, show: bool = True, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Trains, or goes on with, the run that data, base and settings name, and writes its artifact.
+
+    Returns
+    -------
+    dict
+        The artifact's `dnafeat.json`: metrics of each split, measured in float32, steps, seconds, and whether it was there already
+        (`already_trained`).
+
+    Raises
+    ------
+    UsageError
+        Something is wrong with data, base or settings; no worker was started.
+    EncodingError
+        The workers failed more often than they may; the same command goes on from the last checkpoint.
+    """
+    prepared = prepare(config)
+    output = storage.absolute(config.output)
+    if known := trained_before(config.output, prepared.digest, prepared.notes, say):
+        return known
+    trained, result = fit(
+        train_worker,
+        {"config": config, "pins": prepared.source.pins, "settings": prepared.settings},
+        prepared.data,
+        config,
+        name=f"finetune-{prepared.digest}",
+        output=output,
+        told=f"{len(prepared.data.splits['train']):,} training sequences",
+        show=show,
+        say=say,
+    )
+    model: FineTuned = build(prepared.source, config, prepared.data.labels)
+    model.load_trainable(trained)
+    about = _about(config, prepared, result)
+    artifact.write(output, model, prepared.source, about, result)
+    return about | {"already_trained": False}
+
+
+def _about(config: FinetuneConfig, prepared: Prepared, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What `dnafeat.json` says."""
+    found, data = prepared.source.checkpoint, prepared.data
+    return {
+        "digest": prepared.digest,
+        "base": {
+            "model": base_name(found),
+            "revision": found.revision,
+            "weights_sha256": found.weights_sha256,
+            "hidden_size": found.config().hidden_size,
+        },
+        "method": config.method,
+        "head": None if data.per_token else head_shape(config, found.config().hidden_size, data.labels.width).to_dict(),
+        "labels": data.labels.to_dict(),
+        "encoding": {
+            "kmer": config.kmer or 0,
+            "window_tokens": prepared.max_tokens,
+            "truncate": True,
+            "special_tokens": data.special_tokens,
+            "precision": result["precision"],
+        },
+        "metrics": result["metrics"],
+        "rows": {name: len(split) for name, split in prepared.splits.items()},
+        "truncated": dict(prepared.truncated),
+        "fingerprints": {name: split.fingerprint for name, split in prepared.splits.items()},
+        "notes": prepared.notes,
+        "steps": result["steps"],
+        "best_step": result["best_step"],
+        "seconds": result["seconds"],
+        "workers": result["workers"],
+        "device": result["device"],
+        "config": json.loads(json.dumps(config.to_dict())),
+        "environment": environment(),
+    }
+
+
+def format_result(about: Mapping[str, Any], output: str) -> str:
+    """The artifact of a run in a few lines."""
+    done = "was trained already" if about["already_trained"] else f"{about['steps']:,} steps in {about['seconds']:.0f} s"
+    lines = [f"{output}: {about['method']} on {about['base']['model']}, {done}, best at step {about['best_step']:,}", ""]
+    lines += [format_table(about["metrics"]), ""]
+    lines += about["notes"]
+    return "\n".join(lines)

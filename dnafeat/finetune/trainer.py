@@ -1,0 +1,275 @@
+"""transformers' Trainer over global batches, with our losses, evaluation and checkpoints. No Ray."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from dnafeat.encoder.models.tokenizers import Tokenizer
+from dnafeat.finetune import metrics as scores
+from dnafeat.finetune.labels import Labels
+from dnafeat.finetune.network import FineTuned
+from dnafeat.finetune.per_base import base_values
+from dnafeat.training.batches import Batches, Collate, Examples, MicroBatches
+from dnafeat.training.checkpoints import BEST, known
+
+_NOW, _STATE = "trained.safetensors", "best.json"
+_EVALUATION_TOKENS = 16_384
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The splits as token ids, with what it takes to make batches and losses of them."""
+
+    splits: Mapping[str, Examples]
+    tokenizer: Tokenizer
+    labels: Labels
+    special_tokens: bool
+    class_weights: np.ndarray | None
+
+    @property
+    def per_token(self) -> bool:
+        return self.labels.task == "token"
+
+    def collate(self, split: str) -> Collate:
+        return Collate(self.splits[split], self.tokenizer, self.special_tokens, self.per_token)
+
+
+def losses(task: str, logits: Tensor, targets: Tensor, class_weights: Tensor | None) -> Tensor:
+    """The loss of each example, (rows,): cross-entropy (per token: its mean over labelled tokens), binary cross-entropy, squared error."""
+    if task == "multilabel":
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=class_weights).mean(1)
+    if task == "regression":
+        return (logits[:, 0] - targets) ** 2
+    if task == "token":
+        each = F.cross_entropy(logits.transpose(1, 2), targets, weight=class_weights, ignore_index=-100, reduction="none")
+        return each.sum(1) / (targets != -100).sum(1).clamp(min=1)
+    return F.cross_entropy(logits, targets, weight=class_weights, reduction="none")
+
+
+class _Echo(Dataset):
+    """The sampler gives choices and the collator takes them: the dataset between them hands them on."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, choice: Any) -> Any:
+        return choice
+
+
+class Draws(transformers.TrainerCallback):
+    """Lets what a step draws follow from the seed, the step and the worker's rank alone: a run that goes on draws as it would have."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        numbers = np.random.SeedSequence([args.seed, state.global_step, args.process_index])
+        # All of torch's generators, those of GPUs among them.
+        torch.manual_seed(int(numbers.generate_state(1, np.uint64)[0]))
+
+
+class Trainer(transformers.Trainer):
+    """transformers' Trainer with our batches, loss and evaluation, saving what is trained and nothing else.
+
+    The best state so far, by `metric` on dev, is kept beside the current one and in every checkpoint.
+    """
+
+    model: FineTuned
+    train_dataset: _Echo
+
+    def __init__(self, model: FineTuned, args: transformers.TrainingArguments, data: Data, settings: Mapping[str, Any]) -> None:
+        rows, dev = _Echo(len(data.splits["train"])), _Echo(len(data.splits["dev"]))
+        super().__init__(model=model, args=args, train_dataset=rows, eval_dataset=dev, callbacks=[Draws()])
+        self.data, self.settings = data, settings
+        # The batches' weights make the mean over the global batch already.
+        self.loss_is_scaled_for_ga = True
+        weights = data.class_weights
+        self.class_weights = None if weights is None else torch.tensor(weights).to(args.device)
+        self.best: dict[str, Any] = {"value": None, "step": 0, "worse_since": 0}
+        self.best_state: dict[str, Tensor] = {}
+
+    def get_train_dataloader(self) -> Batches:
+        examples, args = self.data.splits["train"], self.args
+        sampler = MicroBatches(
+            examples.lengths,
+            size=self.settings["batch_size"],
+            seed=self.settings["seed"],
+            rank=args.process_index,
+            world=args.world_size,
+            accumulate=args.gradient_accumulation_steps,
+            both_strands=examples.reverse is not None,
+        )
+        return Batches(self.train_dataset, batch_sampler=sampler, collate_fn=self.data.collate("train"))
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        logits = model(inputs["input_ids"], inputs["attention_mask"], inputs["content"])
+        each = losses(self.data.labels.task, logits.float(), inputs["targets"], self.class_weights)
+        loss = (each * inputs["weights"]).sum()
+        return (loss, logits) if return_outputs else loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        values = self.measure("dev", half=self.args.bf16)[0]
+        name = self.settings["metric"]
+        value = values[name]
+        if value is not None and (self.best["value"] is None or scores.better(name, value, self.best["value"])):
+            self.best = {"value": value, "step": self.state.global_step, "worse_since": 0}
+            self.best_state = self._state()
+        else:
+            self.best["worse_since"] += 1
+            if self.settings["patience"] and self.best["worse_since"] >= self.settings["patience"]:
+                self.control.should_training_stop = True
+        defined = {f"eval_{key}": number for key, number in values.items() if number is not None}
+        self.log(defined)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, defined)
+        return defined
+
+    def finals(self) -> dict[str, tuple[dict[str, float | None], np.ndarray]]:
+        """What `measure` gives for each split with the best state, or the last one where dev's metric was never defined.
+
+        In float32 however it was trained, without autocast and without TF32, so that the artifact, loaded in float32, gives these
+        logits on any hardware.
+        """
+        if not self.best_state:
+            self.best["step"], self.best_state = self.state.global_step, self._state()
+        self.model.load_trainable(self.best_state)
+        # PyTorch's default, unless the environment says otherwise.
+        torch.set_float32_matmul_precision("highest")
+        return {split: self.measure(split, half=False) for split in self.data.splits}
+
+    def measure(self, split: str, *, half: bool) -> tuple[dict[str, float | None], np.ndarray]:
+        """Loss and metrics of a split, and its logits in order, with autocast to bfloat16 if `half`.
+
+        Every worker computes a part and gets the whole.
+        """
+        logits = self._logits(split, half)
+        examples, labels = self.data.splits[split], self.data.labels
+        values: dict[str, float | None] = {"loss": self._loss(logits, examples)}
+        return values | scores.compute(labels, *self.scored(split, logits)), logits
+
+    def scored(self, split: str, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray | list[np.ndarray]]:
+        """Logits and targets as the metrics take them: per-token ones carried back to bases, NaN where no token covers one."""
+        examples = self.data.splits[split]
+        if examples.spans is None or examples.per_base is None:
+            return logits, examples.targets
+        pairs = itertools.pairwise(examples.tokens.offsets)
+        bases = [
+            base_values(logits[a:b], examples.spans[a:b, 0], examples.spans[a:b, 1], len(classes))
+            for (a, b), classes in zip(pairs, examples.per_base, strict=True)
+        ]
+        return np.concatenate(bases), examples.per_base
+
+    def _loss(self, logits: np.ndarray, examples: Examples) -> float | None:
+        """The mean over a split, None where it is not finite."""
+        weights = self.class_weights
+        if self.data.per_token:
+            each = F.cross_entropy(
+                torch.from_numpy(logits),
+                torch.tensor(examples.targets),
+                weight=None if weights is None else weights.cpu(),
+                ignore_index=-100,
+                reduction="none",
+            )
+            sums = np.add.reduceat(each.numpy(), examples.tokens.offsets[:-1])
+            return known(float((sums / examples.lengths).mean()))
+        each = losses(
+            self.data.labels.task,
+            torch.from_numpy(logits),
+            torch.tensor(examples.targets),
+            None if weights is None else weights.cpu(),
+        )
+        return known(float(each.mean()))
+
+    @torch.no_grad()
+    def _logits(self, split: str, half: bool) -> np.ndarray:
+        """Logits of a split in order: (n, width) float32, per-token tasks: (tokens, width)."""
+        examples, collate, model = self.data.splits[split], self.data.collate(split), self.model
+        was_training = model.training
+        model.eval()
+        order = np.argsort(-examples.lengths, kind="stable")
+        mine: list[tuple[np.ndarray, np.ndarray]] = []
+        for number, batch in enumerate(_by_tokens(order, examples.lengths)):
+            if number % self.args.world_size != self.args.process_index:
+                continue
+            inputs = self._prepare_inputs(collate([(int(i), 1.0, False) for i in batch]))
+            with torch.autocast(self.args.device.type, torch.bfloat16, enabled=half):
+                # By the class: accelerate puts its own autocast into the `forward` of the model it trains.
+                out = FineTuned.forward(model, inputs["input_ids"], inputs["attention_mask"], inputs["content"]).float().cpu()
+            if self.data.per_token:
+                mine += [(np.array([i]), rows[1 : 1 + examples.lengths[i]].numpy()) for i, rows in zip(batch, out, strict=True)]
+            else:
+                mine.append((batch, out.numpy()))
+        parts = [mine]
+        if self.args.world_size > 1:
+            parts = [[]] * self.args.world_size
+            torch.distributed.all_gather_object(parts, mine)
+        model.train(was_training)
+        found = [pair for part in parts for pair in part]
+        if self.data.per_token:
+            by_example = {int(i[0]): rows for i, rows in found}
+            return np.concatenate([by_example[i] for i in range(len(examples))])
+        whole = np.empty((len(examples), self.data.labels.width), np.float32)
+        for batch, rows in found:
+            whole[batch] = rows
+        return whole
+
+    def _state(self) -> dict[str, Tensor]:
+        return {name: value.detach().cpu().clone().contiguous() for name, value in self.model.trainable().items()}
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self._state(), folder / _NOW)
+        if self.best_state:
+            save_file(self.best_state, folder / BEST)
+        (folder / _STATE).write_text(json.dumps(self.best))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Keeps nothing: what a step draws follows from its number, see `Draws`."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        self.model.load_trainable(load_file(folder / _NOW))
+        if (folder / BEST).is_file():
+            self.best_state = load_file(folder / BEST)
+        self.best = json.loads((folder / _STATE).read_text())
+
+    def is_over(self, folder: Path) -> bool:
+        """Whether a checkpoint is that of a run which ended and was lost while it was measured; if so, takes up its state."""
+        state = transformers.TrainerState.load_from_json(str(folder / "trainer_state.json"))
+        self._load_from_checkpoint(str(folder))
+        patience = self.settings["patience"]
+        over = state.global_step >= self.args.max_steps or bool(patience and self.best["worse_since"] >= patience)
+        if over:
+            self.state = state
+        return over
+
+
+def _by_tokens(order: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    """Examples by falling length in batches of some thousand tokens."""
+    batches, i = [], 0
+    while i < len(order):
+        rows = max(1, _EVALUATION_TOKENS // int(lengths[order[i]] + 2))
+        batches.append(order[i : i + rows])
+        i += rows
+    return batches

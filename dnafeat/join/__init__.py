@@ -1,0 +1,1 @@
+"""Join DNA vectors with the vectors of other modalities."""

@@ -1,1 +1,0 @@
-"""Encoder architectures, one per file, and `checkpoint`, which finds, checks and loads their weights."""

@@ -1,0 +1,1 @@
+"""Turn files of brain-imaging embeddings into a table that join reads."""

@@ -1,0 +1,1 @@
+"""Pretrain a small encoder by masked-language modelling."""

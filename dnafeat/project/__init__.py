@@ -1,0 +1,1 @@
+"""Fit projections, and apply them to stored vectors."""

@@ -1,0 +1,1 @@
+"""Read files of sequences into one stream of entries."""

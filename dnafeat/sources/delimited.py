@@ -1,0 +1,266 @@
+"""CSV, TSV and Parquet tables into entries: one row, one entry."""
+
+from __future__ import annotations
+
+import heapq
+import io
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from dnafeat import storage
+from dnafeat.errors import UsageError, one_line
+from dnafeat.sequence import normalise
+from dnafeat.sources.entries import MAX_BYTES, MAX_ENTRIES, RAW_KEPT, Piece
+
+DELIMITERS = {"csv": ",", "tsv": "\t"}  # by kind of file; every other table is Parquet
+
+# A row has to fit a block. The file is read again with the next size when one does not; few files have such rows.
+BLOCKS = (1 << 20, 1 << 25, 1 << 30)
+
+_EMPTY = "Empty CSV file"  # pyarrow's words
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which columns of a table are what; `keys` are all that are neither the id nor the sequence, in the table's order.
+
+    Of a Parquet file `groups` are the bytes of its row groups, unpacked.
+    """
+
+    sequence_id: str | None
+    sequence: str
+    keys: tuple[str, ...]
+    groups: tuple[int, ...] = ()
+
+
+def columns(uri: str, kind: str, id_column: str | None, sequence_column: str | None) -> Columns:
+    """Reads the header of a table. Raises UsageError for columns that are missing, named twice, without a name or of no use."""
+    with storage.open_input(uri) as file:
+        if kind in DELIMITERS:
+            return columns_of(_csv_schema(file, uri, DELIMITERS[kind]), uri, id_column, sequence_column)
+        parquet = pq.ParquetFile(file)
+    groups = (parquet.metadata.row_group(i).total_byte_size for i in range(parquet.num_row_groups))
+    return replace(columns_of(parquet.schema_arrow, uri, id_column, sequence_column), groups=tuple(groups))
+
+
+def read_table(
+    uri: str, kind: str, here: Columns, keys: Sequence[str], label: str, groups: range | None = None
+) -> Iterator[Piece]:
+    """The rows of a table as entries, in order.
+
+    A row with too few or too many fields, without an id, or with an id or key that is not UTF-8 is an entry with a problem.
+
+    Parameters
+    ----------
+    here : Columns
+        As `columns` found them.
+    keys : sequence of str
+        The key columns of the run; those the table lacks are null.
+    label : str
+        The file's name in `<label>:<row>`, the id of a row when the table has no id column.
+    groups : range or None
+        These row groups of a Parquet file alone.
+    """
+    return (
+        _csv_rows(uri, DELIMITERS[kind], here, keys, label)
+        if kind in DELIMITERS
+        else _parquet_rows(uri, here, keys, label, groups)
+    )
+
+
+def columns_of(schema: pa.Schema, uri: str, id_column: str | None, sequence_column: str | None) -> Columns:
+    names: list[str] = schema.names
+    there = ", ".join(map(repr, names))
+    for at, name in enumerate(names):
+        if not name.strip():
+            raise UsageError(f"{uri}: column {at + 1} has no name; give it one, or take the column out (the columns are {there})")
+        if names.count(name) > 1:
+            raise UsageError(f"{uri}: two columns are named {name!r}; rename one of them")
+    sequence = _named(names, sequence_column, ("sequence", "seq"))
+    if sequence is None:
+        wanted = f"no column {sequence_column!r}" if sequence_column else "no column 'sequence' or 'seq'"
+        raise UsageError(f"{uri} has {wanted}; name the sequence column, which is one of {there}")
+    row_id = _named([name for name in names if name != sequence], id_column, ("sequence_id", "id"))
+    if id_column and row_id is None:
+        raise UsageError(f"{uri} has no id column {id_column!r}; name one of {there}")
+    for name in names:
+        _check_type(schema.field(name).type, name, uri, is_sequence=name == sequence)
+    return Columns(sequence_id=row_id, sequence=sequence, keys=tuple(n for n in names if n not in (row_id, sequence)))
+
+
+def _named(names: list[str], asked: str | None, usual: tuple[str, ...]) -> str | None:
+    """The column asked for, or the first of the usual names that is there: as it is written, else in any case."""
+    if asked is not None:
+        return asked if asked in names else None
+    exact = [name for name in usual if name in names]
+    loose = [name for wanted in usual for name in names if name.lower() == wanted]
+    return next(iter(exact + loose), None)
+
+
+def _check_type(kind: pa.DataType, name: str, uri: str, *, is_sequence: bool) -> None:
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if is_sequence:
+        if not (_is_text(value) or pa.types.is_null(value)):
+            raise UsageError(f"{uri}: the sequence column {name!r} holds {kind}, not text; name another column")
+    elif not _is_text(value):
+        try:
+            pa.array([], value).cast(pa.string())
+        except pa.ArrowException:
+            raise UsageError(f"{uri}: column {name!r} holds {kind}, which cannot be kept as text; take the column out") from None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    tests = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "fixed_size_binary")
+    return any(getattr(pa.types, f"is_{test}")(kind) for test in tests)
+
+
+def _csv_schema(file: IO[bytes], uri: str, delimiter: str) -> pa.Schema:
+    start = file.read(BLOCKS[0])
+    if len(start) == BLOCKS[0] and b"\n" not in start:
+        raise UsageError(f"{uri} has a header line of more than {BLOCKS[0]:,} bytes; is it a table with line ends?")
+    # Without the last line: a letter cut in two would not be UTF-8. A header needs its line end to be one.
+    lines = start[: start.rfind(b"\n") + 1] or start + b"\n"
+    try:
+        names = _open_csv(io.BytesIO(lines), delimiter, BLOCKS[0])[0].schema.names
+        return pa.schema([(name, pa.binary()) for name in names])
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise _explained(error, uri) from None
+
+
+def _open_csv(file: IO[bytes], delimiter: str, block: int) -> tuple[pa.csv.CSVStreamingReader, deque[Any]]:
+    """A reader of binary columns, and the queue in which it leaves the rows whose number of fields is wrong."""
+    invalid: deque[Any] = deque()
+
+    def skip(row: Any) -> str:
+        invalid.append(row)
+        return "skip"
+
+    # One thread: only then does the reader know the numbers of the rows it skips.
+    reader = pyarrow.csv.open_csv(
+        file,
+        pyarrow.csv.ReadOptions(use_threads=False, block_size=block),
+        pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
+        pyarrow.csv.ConvertOptions(default_column_type=pa.binary(), strings_can_be_null=False),
+    )
+    return reader, invalid
+
+
+def _csv_rows(uri: str, delimiter: str, here: Columns, keys: Sequence[str], label: str) -> Iterator[Piece]:
+    done = 0
+    for block in BLOCKS:
+        try:
+            with storage.open_input(uri) as file:
+                for piece in _csv_pieces(*_open_csv(file, delimiter, block), here, keys, label):
+                    if piece.row > done:
+                        done = piece.row
+                        yield piece
+            return
+        except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+            if _EMPTY in str(error):  # a header without a line end; that it is there `columns` has seen
+                return
+            if "straddl" not in str(error):  # what pyarrow says of a row that does not fit its block
+                raise _explained(error, uri) from None
+    raise UsageError(f"{uri} has a row of more than {BLOCKS[-1]:,} bytes; is a quote left open, or is it FASTA?")
+
+
+def _csv_pieces(
+    reader: pa.csv.CSVStreamingReader, invalid: deque[Any], here: Columns, keys: Sequence[str], label: str
+) -> Iterator[Piece]:
+    row = 1
+    for batch in reader:
+        rows: list[int] = []
+        skipped: list[Piece] = []
+        while len(rows) < batch.num_rows:
+            # The reader counts the header as row 1, and may be ahead of this batch.
+            if invalid and invalid[0].number - 1 == row:
+                skipped.append(_invalid_row(invalid.popleft()))
+            else:
+                rows.append(row)
+            row += 1
+        pieces = _pieces(batch, rows, here, keys, label)
+        yield from heapq.merge(pieces, skipped, key=lambda piece: piece.row) if skipped else pieces
+    yield from map(_invalid_row, invalid)
+
+
+def _invalid_row(row: Any) -> Piece:
+    problem = f"{row.actual_columns} fields in a row where the header has {row.expected_columns}"
+    return Piece(None, row.number - 1, row.text.encode()[:RAW_KEPT], problem)
+
+
+def _explained(error: Exception, uri: str) -> UsageError:
+    message = one_line(error)
+    if _EMPTY in message:
+        return UsageError(f"{uri} is empty: it has no header line")
+    # A row with a wrong number of fields comes as an error only when it is no UTF-8 and cannot be handed over.
+    if found := re.search(r"Row #(\d+): Expected \d+ columns", message):
+        return UsageError(f"{uri}, row {int(found[1]) - 1}, is not UTF-8 text; save the file as UTF-8")
+    if isinstance(error, UnicodeDecodeError):
+        return UsageError(f"{uri}: the header line is not UTF-8 text; save the file as UTF-8")
+    return UsageError(f"{uri} cannot be read as a table: {message}")
+
+
+def _parquet_rows(uri: str, here: Columns, keys: Sequence[str], label: str, some: range | None) -> Iterator[Piece]:
+    wanted = [here.sequence, *([here.sequence_id] if here.sequence_id else []), *here.keys]
+    with storage.open_input(uri) as file:
+        # Page by page: what is read ahead would be held until the file is closed.
+        parquet = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+        at = parquet.schema_arrow.names.index(here.sequence)
+        groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
+        # Column chunks are numbered by leaf; with nested columns refused a leaf is a column.
+        longest = max((g.column(at).total_uncompressed_size // max(g.num_rows, 1) for g in groups), default=0)
+        size = max(1, min(MAX_ENTRIES, MAX_BYTES // max(longest, 1)))
+        some = range(len(groups)) if some is None else some
+        row = 1 + sum(g.num_rows for g in groups[: some.start])
+        for batch in parquet.iter_batches(batch_size=size, row_groups=list(some), columns=wanted, use_threads=False):
+            yield from _pieces(batch, range(row, row + batch.num_rows), here, keys, label)
+            row += batch.num_rows
+
+
+def _pieces(batch: pa.RecordBatch, rows: Sequence[int], here: Columns, keys: Sequence[str], label: str) -> Iterator[Piece]:
+    problems: dict[int, str] = {}
+    values = [_texts(batch, key, problems) if key in here.keys else [None] * len(rows) for key in keys]
+    given = zip(*((value or None for value in column) for column in values), strict=True) if keys else ((),) * len(rows)
+    if here.sequence_id is None:
+        ids: list[str | None] = [f"{label}:{row}" for row in rows]
+    else:
+        ids = _texts(batch, here.sequence_id, problems)
+    sequences = _plain(batch, here.sequence).cast(pa.large_binary()).to_pylist()
+    for at, (name, row, raw, cells) in enumerate(zip(ids, rows, sequences, given, strict=True)):
+        problem = problems.get(at)
+        if problem is None and (not name or name.isspace()):
+            problem = f"the id column {here.sequence_id!r} is empty"
+        if problem is None:
+            yield Piece(name, row, normalise(raw or b""), None, False, cells)
+        else:
+            yield Piece(name or None, row, (raw or b"")[:RAW_KEPT], problem, False, cells)
+
+
+def _plain(batch: pa.RecordBatch, name: str) -> pa.Array:
+    array = batch.column(name)
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _texts(batch: pa.RecordBatch, name: str, problems: dict[int, str]) -> list[str | None]:
+    """A column as strings; cells that are not UTF-8 are null, and named in `problems` by their place in the batch."""
+    array = _plain(batch, name)
+    try:
+        texts: list[str | None] = pc.cast(array, pa.string()).to_pylist()
+        return texts
+    except pa.ArrowInvalid:
+        cells = array.cast(pa.large_binary()).to_pylist()
+    texts = []
+    for at, cell in enumerate(cells):
+        try:
+            texts.append(None if cell is None else cell.decode())
+        except UnicodeDecodeError:
+            texts.append(None)
+            problems[at] = f"column {name!r} is not UTF-8 text; save the file as UTF-8"
+    return texts

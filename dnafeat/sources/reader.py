@@ -1,0 +1,285 @@
+"""FASTA, FASTQ, CSV, TSV and Parquet files into one stream of entries, as record batches. The letters are not judged here."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import lzma
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from dnafeat import storage
+from dnafeat.errors import UsageError, one_line
+from dnafeat.sources.delimited import Columns, columns, read_table
+from dnafeat.sources.entries import FIXED, Piece, batches, schema, tiles, whole
+from dnafeat.sources.fasta import read_fasta, read_fastq
+
+# Names a key column cannot have: the store's own columns, and those of the batches that `read` yields.
+RESERVED = (
+    *FIXED,
+    *("source_name", "sequence_digest", "from_run", "until_run", "feature_version", "run_id"),
+    *("cls", "mean", "max", "projected", "bases", "tokens", "windows"),
+)
+
+_KINDS = {
+    "fasta": ("fa", "fasta", "fna", "ffn", "frn", "fas", "fsa", "mpfa"),
+    "fastq": ("fq", "fastq"),
+    "csv": ("csv",),
+    "tsv": ("tsv", "tab", "txt"),
+    "parquet": ("parquet", "pq"),
+}
+_BY_EXTENSION = {extension: kind for kind, extensions in _KINDS.items() for extension in extensions}
+_BY_FIRST_BYTES = {b">": "fasta", b"@": "fastq", b"PAR1": "parquet"}
+_RECORDS = {"fasta": read_fasta, "fastq": read_fastq}
+_PACKED = (".gz", ".bz2", ".xz")
+_UNPACKED = 4  # times the size of a packed file
+_AT_ONCE = 16  # headers that are read at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How files become entries. Raises UsageError for values that make no sense."""
+
+    id_column: str | None = None
+    """Table column with the ids. None: `sequence_id` or `id` when the table has one, else an id is `<file name>:<row>`."""
+
+    sequence_column: str | None = None
+    """Table column with the letters. None: `sequence` or `seq`, in upper or lower case."""
+
+    tile: int | None = None
+    """Bases. Records are cut into entries named `<record id>:<start>-<end>`, 0-based, half open. None: whole records."""
+
+    stride: int | None = None
+    """Bases from one tile's start to the next one's. None: `tile`, so that tiles neither overlap nor leave a gap."""
+
+    keys: bool = True
+    """Whether a table's other columns are read."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("tile", self.tile), ("stride", self.stride)):
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}; it is a number of bases, 1 or more")
+        if self.stride is not None and self.tile is None:
+            raise UsageError(f"stride is {self.stride}, but no tile is given; give its length too")
+        if self.id_column is not None and self.id_column == self.sequence_column:
+            raise UsageError(f"the id column and the sequence column are both {self.id_column!r}; name two columns")
+
+
+def expand(patterns: Sequence[str]) -> list[str]:
+    """The files behind paths, folders and globs: in the order given, sorted within each, each file once.
+
+    Files whose name starts with `.` or `_` (`_SUCCESS`, `.DS_Store`) count only when they are named themselves.
+    """
+    files: dict[str, None] = {}
+    for pattern in patterns:
+        found = storage.expand(pattern)
+        shown = [uri for uri in found if storage.name(uri)[0] not in "._" or storage.name(uri) == storage.name(pattern)]
+        if not shown:
+            raise UsageError(f"{pattern} has no file but those whose names start with '.' or '_'")
+        files.update(dict.fromkeys(shown))
+    return list(files)
+
+
+def key_columns(files: Sequence[str], options: ReadOptions) -> list[str]:
+    """Names of the columns that tables have besides id and sequence, in order of first appearance; reads headers alone.
+
+    Raises
+    ------
+    UsageError
+        A column that was asked for is not there, a key has a name in `RESERVED`, or two differ in case alone: Delta and the
+        SQL engines that read it do not tell such columns apart.
+    """
+    return look(files, options).keys
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What has been found out about files before their entries are read; can be sent to other processes.
+
+    Attributes
+    ----------
+    options : ReadOptions
+    kinds : dict of str to str
+        fasta, fastq, csv, tsv or parquet, by file, in order.
+    tables : dict of str to Columns
+        Of the files that are tables.
+    labels : dict of str to str
+        What a file is called in the ids of rows without one.
+    sizes : dict of str to int
+        Bytes of each file as it lies.
+    """
+
+    options: ReadOptions
+    kinds: dict[str, str]
+    tables: dict[str, Columns]
+    labels: dict[str, str]
+    sizes: dict[str, int]
+
+    @property
+    def keys(self) -> list[str]:
+        """As `key_columns`."""
+        return _key_columns(self.tables)
+
+    @functools.cached_property
+    def unpacked(self) -> int:
+        """Bytes of all files, unpacked and with every tile, about."""
+        return sum(portion.bytes for part in portions(self, sys.maxsize) for portion in part)
+
+
+class Portion(NamedTuple):
+    """A file, or some of the row groups of a Parquet file, and how many bytes that is, unpacked and with every tile, about."""
+
+    uri: str
+    bytes: int
+    groups: range | None = None
+
+
+def look(files: Sequence[str], options: ReadOptions) -> Layout:
+    """Reads the headers. Raises UsageError for what cannot be read, and as `key_columns`."""
+    files = list(dict.fromkeys(files))
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        kinds = dict(zip(files, pool.map(_kind, files), strict=True))
+        tables = [uri for uri, kind in kinds.items() if kind not in _RECORDS]
+        columns = dict(zip(tables, pool.map(lambda uri: _table(uri, kinds[uri], options), tables), strict=True))
+        sizes = dict(zip(files, pool.map(storage.size, files), strict=True))
+    _key_columns(columns)
+    return Layout(options, kinds, columns, _labels(files), sizes)
+
+
+def portions(layout: Layout, size: int) -> list[list[Portion]]:
+    """The files in their order as parts of about `size` bytes that can be read side by side.
+
+    Small files stand together, and the row groups of a Parquet file apart; a text file cannot be cut.
+    """
+    parts: list[list[Portion]] = [[]]
+    for uri in layout.kinds:
+        for one in _portions_of_file(layout, uri, size):
+            if parts[-1] and sum(other.bytes for other in parts[-1]) + one.bytes > size:
+                parts.append([])
+            parts[-1].append(one)
+    return parts
+
+
+def _portions_of_file(layout: Layout, uri: str, size: int) -> Iterator[Portion]:
+    packed, options = layout.sizes[uri], layout.options
+    tiled = max(1, options.tile // options.stride) if options.tile and options.stride else 1
+    if layout.kinds[uri] != "parquet":
+        yield Portion(uri, packed * tiled * (_UNPACKED if uri.lower().endswith(_PACKED) else 1))
+        return
+    groups = layout.tables[uri].groups
+    first = held = 0
+    for i, unpacked in enumerate(groups):
+        # In memory a dictionary's values stand out in full.
+        held += max(unpacked, _UNPACKED * packed // len(groups)) * tiled
+        if held >= size or i == len(groups) - 1:
+            yield Portion(uri, held, range(first, i + 1))
+            first, held = i + 1, 0
+
+
+def read(files: Sequence[str], options: ReadOptions) -> Iterator[pa.RecordBatch]:
+    """Entries of all files, file by file, in their order.
+
+    Yields
+    ------
+    pa.RecordBatch
+        At most 8,192 entries and 16 MiB of letters, but at least one entry. Columns: `sequence_id` string; `sequence`
+        large_binary, normalised letters; `file` string; `row` int64, 1-based, the line of a FASTA or FASTQ record's header or
+        the data row of a table (blank lines not counted); `problem` string, null unless the entry cannot be read, when
+        `sequence` is the beginning of what there is; then one nullable string for each of `key_columns`. An empty cell is null.
+
+    Raises
+    ------
+    UsageError
+        A file that cannot be read, or is of no known kind.
+    """
+    layout = look(files, options)
+    yield from read_portions(layout, [Portion(uri, 0) for uri in layout.kinds])
+
+
+def read_portions(layout: Layout, some: Sequence[Portion]) -> Iterator[pa.RecordBatch]:
+    """The same of some portions of the files."""
+    keys, options = layout.keys, layout.options
+    for uri, _, groups in some:
+        kind = layout.kinds[uri]
+        with _reading(uri):
+            records = kind in _RECORDS
+            pieces = (
+                _records(uri, kind) if records else read_table(uri, kind, layout.tables[uri], keys, layout.labels[uri], groups)
+            )
+            entries = whole(pieces) if options.tile is None else tiles(pieces, options.tile, options.stride or options.tile)
+            yield from batches(entries, uri, schema(keys))
+
+
+def _records(uri: str, kind: str) -> Iterator[Piece]:
+    with storage.open_input(uri) as file:
+        yield from _RECORDS[kind](file, uri)
+
+
+def _table(uri: str, kind: str, options: ReadOptions) -> Columns:
+    with _reading(uri):
+        table = columns(uri, kind, options.id_column, options.sequence_column)
+        return table if options.keys else replace(table, keys=())
+
+
+def _key_columns(tables: dict[str, Columns]) -> list[str]:
+    first: dict[str, tuple[str, str]] = {}  # by lower-case name: the name and the file it was first seen in
+    for uri, table in tables.items():
+        for key in table.keys:
+            if key.lower() in RESERVED:
+                raise UsageError(f"{uri}: the column name {key!r} is taken by the store's own columns; rename the column")
+            known, where = first.setdefault(key.lower(), (key, uri))
+            if known != key:
+                place = "the same file" if where == uri else where
+                raise UsageError(f"{uri}: column {key!r} and column {known!r} of {place} differ in case alone; rename one")
+    return [name for name, _ in first.values()]
+
+
+def _kind(uri: str) -> str:
+    """Which reader a file is for: by its extension, else by its first bytes."""
+    name = storage.name(uri).lower()
+    for packed in _PACKED:
+        name = name.removesuffix(packed)
+    kind = _BY_EXTENSION.get(PurePosixPath(name).suffix[1:])
+    if kind is not None:
+        return kind
+    with _reading(uri), storage.open_input(uri) as file:
+        start = file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
+    for mark, kind in _BY_FIRST_BYTES.items():
+        if start.startswith(mark):
+            return kind
+    known = "; ".join(f"{kind} ({', '.join('.' + e for e in extensions)})" for kind, extensions in _KINDS.items())
+    raise UsageError(
+        f"{uri} is of no kind that is read here, which are {known}, packed or not ({', '.join(_PACKED)}); rename the file"
+    )
+
+
+def _labels(files: Sequence[str]) -> dict[str, str]:
+    """Each file's name, with as many of its folders as tell it from the other files."""
+    parts = {uri: PurePosixPath(uri.removeprefix("file://")).parts for uri in files}
+    labels: dict[str, str] = {}
+    depth = 1
+    while len(labels) < len(parts):
+        tails = {uri: "/".join(p[-depth:]) for uri, p in parts.items()}
+        counts = Counter(tails.values())
+        for uri, tail in tails.items():
+            if counts[tail] == 1:
+                labels.setdefault(uri, tail)
+        depth += 1
+    return labels
+
+
+@contextlib.contextmanager
+def _reading(uri: str) -> Iterator[None]:
+    """Turns what goes wrong inside a file (damaged, cut off, out of reach) into one sentence."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
+        raise UsageError(f"{uri} cannot be read: {one_line(error)}") from error

@@ -1,0 +1,1 @@
+"""The feature store: Delta tables, reading, export, maintenance, erasure."""

@@ -1,0 +1,404 @@
+"""Takes a subject out of a store: `dnafeat forget --store S --where subject_id=S17`.
+
+Rows are taken out by rewriting the files that hold them, never by a predicate, which would stand in the log for as long as the log is
+kept. The replaced files lie there until `dnafeat maintain` deletes them, which it does at once and not after a week.
+
+What is done, in this order, and each step may be done again:
+
+1. A count is raised in the logs of `sequences` and `rejects`. A run that began before it can commit to neither any more, so that from
+   here on nobody brings the subject back; a run that began later has read a source without it (that is up to whoever calls this).
+2. The subject's rows of `sequences` are looked up: their ids, and those of their digests that no other entry names.
+3. `rejects`: refused entries that belong to the subject.
+4. Work shards under `work/`, and vector files that no commit names yet (`salvage`): the digests of step 2. What runs that are spread over
+   a cluster have spilled there while they plan goes as a whole: they are refused anyway, and it holds ids and keys.
+5. `sequences`: the subject's rows, in all intervals.
+6. `features`: the digests of step 2, in all versions.
+
+Why in this order. Steps 3 and 4 need what only `sequences` knows, so they come before 5: a call that ended in the middle is made good
+by sending it again. Step 6 comes after 5, since readers would otherwise meet entries without vectors. A call that ended between the two
+leaves vectors that no entry names, and no second call can find them; `maintain` collects them.
+
+Who else may be at work meanwhile:
+
+* A run that began before step 1. If it has committed to `sequences` already, its rows are found in step 2. If not, it is refused
+  there, or at `rejects` before: ForgottenError, exit code 3. What it adds to `features` before it is refused is named by no entry:
+  `maintain` collects it. Shards that step 4 has shortened fail its audit, and spills that are gone end it, which it tells as
+  ForgottenError, too. The file of refused entries that it has written and
+  cannot commit is deleted by the next `maintain`, or within a week where that came before.
+* A run that began between step 1 and step 5 is refused as well, since 3 and 5 raise the count once more: `maintain` looks at the count
+  to see which tables hold files to delete, and it may have been there in between.
+* A run that shares a sequence with the subject. Before its commit to `sequences` the digest is the subject's alone and goes; the run
+  notices when it looks whether its vectors are there (`publish`) and has to be sent again. After it the digest is named and stays: step 6
+  loads `features`, then looks at `sequences`, then commits from the `features` it loaded.
+* A run that is about to commit a file of step 4. Nothing would stop it from adding a file that is deleted. Therefore such a file is not
+  deleted here but removed in the log of its table, where it never was; a commit that adds a file which the log has as removed is
+  refused (`Table.settle`). The other rows of a vector file are written again for the next run to salvage.
+* `maintain`: whoever commits second finds the files of the first gone and looks again, or does nothing. What it had written it deletes.
+* A reader sees the rows of the snapshot it has loaded; `maintain` may delete the files under it, and it has to load again.
+* A second forget: the same, one after the other.
+
+What stays: names of runs, sources and files, in `runs`, `versions` and the logs. They are searched, and it is said where a value of the
+conditions stands there. Vectors of a run that died before it named a single entry cannot be told from any others; they are collected
+within a week. The log of `features` has the first and the last digest of every file, so that a digest of the subject's may stand there
+until the log entry expires (after 30 days, by Delta's default).
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dnafeat import pseudonyms as keyhash
+from dnafeat import storage
+from dnafeat.errors import StoreError, UsageError
+from dnafeat.spill import SUFFIX
+from dnafeat.store import digests
+from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.rewriting import BATCH_ROWS, DRAFTS, EVERY, NONE, Draft, patiently, raised, settle, take_vectors, without
+from dnafeat.store.schema import arrow_schema
+from dnafeat.store.store import Store
+from dnafeat.store.table import Change, DataFile, Table, write_parquet
+
+_OWN = ("source_name", "sequence_id", "sequence_digest")
+# What reading a file raises that is gone, or that nobody of ours has written.
+_UNREADABLE = (*storage.STORAGE_ERRORS, pa.ArrowException, KeyError, StoreError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What was taken out.
+
+    Attributes
+    ----------
+    store : str
+    where : Mapping[str, str]
+    entries : int
+        Rows of `sequences`, past ones counted.
+    rejects : int
+    vectors : int
+        Rows of `features`, over all versions.
+    work : int
+        Sequences in work shards.
+    uncommitted : int
+        Files that no commit had named.
+    notes : list of str
+        What is left to do, a sentence each.
+    """
+
+    store: str
+    where: Mapping[str, str]
+    entries: int
+    rejects: int
+    vectors: int
+    work: int
+    uncommitted: int
+    notes: list[str]
+
+
+def parse(conditions: Sequence[str]) -> dict[str, str]:
+    """`COLUMN=VALUE` texts as a mapping. Raises UsageError for one that is none, and for a column that comes twice."""
+    where: dict[str, str] = {}
+    for text in conditions:
+        column, equals, value = text.partition("=")
+        if not (column and equals and value):
+            raise UsageError(f"--where {text!r} is not COLUMN=VALUE: write for instance --where subject_id=S17")
+        if column in where:
+            raise UsageError(
+                f"--where names column {column!r} twice and an entry has one value of it: forget one after the other"
+            )
+        where[column] = value
+    return where
+
+
+def hidden(where: Mapping[str, str], salt_file: str, store: str) -> dict[str, str]:
+    """Conditions on keys that are hashed: their values as they stand in the store. Raises UsageError as `pseudonyms` does."""
+    salt = keyhash.read_salt(salt_file, store)
+    return {
+        column: value if column == "source_name" else next(keyhash.pseudonyms([value], salt)) for column, value in where.items()
+    }
+
+
+def forget(store: Store, where: Mapping[str, str]) -> Summary:
+    """Takes out the entries that meet all conditions, and what belongs to them alone. May be sent again whenever it ended.
+
+    Of the refused entries those go that have the name of such an entry, and those in which the value of a condition stands as a whole
+    word, that is, not between letters or digits: in their id, their text, their file's name or the reason. A condition on
+    `source_name` confines this to the source, and alone takes all of them.
+
+    In memory are the ids and digests of the entries that are taken out, and one file of vectors.
+
+    Parameters
+    ----------
+    store : Store
+    where : Mapping[str, str]
+        Values of `source_name`, `sequence_id`, `sequence_digest` or any key, as they stand in `sequences`.
+
+    Raises
+    ------
+    UsageError
+        No condition, or a column that `sequences` does not have.
+    StoreError, ConflictError
+        The store cannot be read or written, or too many others were writing it. The same command continues.
+    """
+    columns = [
+        name for name in store.sequences.reload().schema().names if name in _OWN or name not in arrow_schema("sequences").names
+    ]
+    if not where or not all(where.values()):
+        raise UsageError(f"say what to forget: --where COLUMN=VALUE, with a column among {', '.join(columns)}")
+    for name in where:
+        if name not in columns:
+            raise UsageError(
+                f"table sequences of {store.uri} has no column {name!r} to forget by: there are {', '.join(columns)}"
+            )
+    for table in (store.rejects, store.sequences):
+        _count(table)
+    with storage.reached(store.uri):
+        pairs, alone = patiently(lambda: _gather(store, where))
+        rejects, uncommitted = _take_rows(store.rejects, lambda rows: _refused(rows, where, pairs))
+        work = _take_work(store, alone)
+        uncommitted += _take_uncommitted(store, alone)
+        entries, more = _take_rows(store.sequences, lambda rows: _matches(rows, where))
+        vectors, _ = take_vectors(store, _within(alone), forgotten=True)
+        return Summary(
+            store=store.uri,
+            where=dict(where),
+            entries=entries,
+            rejects=rejects,
+            vectors=vectors,
+            work=work,
+            uncommitted=uncommitted + more,
+            notes=_notes(store, where),
+        )
+
+
+# -- steps -----------------------------------------------------------------------------------------------------------------
+
+
+def _count(table: Table) -> None:
+    settle(table, lambda _: Change(transactions=raised(table)))
+
+
+def _gather(store: Store, where: Mapping[str, str]) -> tuple[set[tuple[str, str]], np.ndarray]:
+    """The entries that meet the conditions: (source_name, sequence_id) pairs, and the sorted digests that no other entry names."""
+    columns = list(dict.fromkeys((*_OWN, *where)))
+    pairs: set[tuple[str, str]] = set()
+    names = [NONE]
+    for batch in store.sequences.reload().batches(columns, EVERY, [], BATCH_ROWS):
+        mine = batch.filter(pa.array(_matches(batch, where)))
+        pairs.update(zip(mine["source_name"].to_pylist(), mine["sequence_id"].to_pylist(), strict=True))
+        names.append(np.unique(digests.to_numpy(mine["sequence_digest"])))
+    wanted = np.unique(np.concatenate(names))
+    others = np.zeros(len(wanted), bool)
+    if len(wanted):
+        for batch in store.sequences.batches(columns, EVERY, [], BATCH_ROWS):
+            rest = batch.filter(pa.array(~_matches(batch, where)))
+            others[digests.present(wanted, digests.to_numpy(rest["sequence_digest"]))] = True
+    return pairs, wanted[~others]
+
+
+def _matches(rows: pa.Table | pa.RecordBatch, where: Mapping[str, str]) -> np.ndarray:
+    """The rows that meet all conditions, (rows,) bool."""
+    mask = np.ones(len(rows), bool)
+    for column, value in where.items():
+        mask &= pc.fill_null(pc.equal(rows[column], value), False).to_numpy(zero_copy_only=False)
+    return mask
+
+
+def _refused(rows: pa.Table, where: Mapping[str, str], pairs: set[tuple[str, str]]) -> np.ndarray:
+    """The refused entries that belong to the subject, (rows,) bool."""
+    both = zip(rows["source_name"].to_pylist(), rows["sequence_id"].to_pylist(), strict=True)
+    by_name = np.fromiter((pair in pairs for pair in both), bool, len(rows))
+    source = {column: value for column, value in where.items() if column == "source_name"}
+    values = [value for column, value in where.items() if column != "source_name"]
+    told = np.zeros(len(rows), bool) if values else np.ones(len(rows), bool)
+    for column in ("file", "sequence_id", "reason", "text"):
+        for value in values:
+            told |= _words(rows[column], value)
+    return by_name | (_matches(rows, source) & told)
+
+
+def _words(column: pa.ChunkedArray, value: str) -> np.ndarray:
+    """Which texts hold a value as a whole word, that is, not between letters or digits: (rows,) bool."""
+    found = pc.fill_null(pc.match_substring(column, value), False).to_numpy().copy()
+    word = re.compile(rf"(?<![^\W_]){re.escape(value)}(?![^\W_])")
+    for at in np.flatnonzero(found):
+        found[at] = word.search(column[int(at)].as_py()) is not None
+    return found
+
+
+def _take_rows(table: Table, goes: Callable[[pa.Table], np.ndarray]) -> tuple[int, int]:
+    """Takes rows out of an unpartitioned table, and out of the files that somebody is about to add to it.
+
+    Returns
+    -------
+    (rows, files)
+        Rows of the table, and files that were not part of it.
+    """
+    rows = files = 0
+
+    def change(draft: Draft) -> Change | None:
+        nonlocal rows, files
+        rows, added = 0, []
+        removed: list[str] = []
+        for path in table.paths():
+            gone, kept, runs = 0, 0, set()
+            for piece in table.pieces(path):
+                stays = pa.array(~goes(piece))
+                gone, kept = gone + len(stays) - stays.true_count, kept + stays.true_count
+                if table.name == "rejects":
+                    runs |= set(piece["run_id"].unique().to_pylist())
+            if not gone:
+                continue
+            rows, removed = rows + gone, [*removed, path]
+            if kept:
+                added.append(draft(table.write(_kept(table, path, goes), stem=_stem(runs))))
+        # Whole files: whoever wrote them began before this and has been refused by now, or would be.
+        others = [listed.path for listed in table.uncommitted() if _holds(table, listed.path, goes)]
+        files = len(others)
+        return Change(added=added, removed=removed + others, transactions=raised(table)) if removed or others else None
+
+    settle(table, change)
+    return rows, files
+
+
+def _stem(runs: set[str]) -> str:
+    """How the name of a rewritten file begins: with the run's id where all rows are of one, since a run that is sent again looks for
+    its refused entries by that, and otherwise with what is no run's."""
+    return runs.pop() if len(runs) == 1 else f"kept-{uuid.uuid4().hex}"
+
+
+def _kept(table: Table, path: str, goes: Callable[[pa.Table], np.ndarray]) -> Iterator[pa.Table]:
+    for piece in table.pieces(path):
+        if len(kept := piece.filter(pa.array(~goes(piece)))):
+            yield kept
+
+
+def _holds(table: Table, path: str, goes: Callable[[pa.Table], np.ndarray]) -> bool:
+    try:
+        return any(goes(piece).any() for piece in table.pieces(path))
+    except _UNREADABLE:
+        return False
+
+
+def _within(sorted_digests: np.ndarray) -> Callable[[DataFile], np.ndarray]:
+    """For a vector file, those digests that fall into its range."""
+
+    def inside(file: DataFile) -> np.ndarray:
+        # Files that another tool has rewritten may be without them.
+        first, last = file.minimum.get("sequence_digest", ""), file.maximum.get("sequence_digest", "~")
+        start, end = np.searchsorted(sorted_digests, first.encode()), np.searchsorted(sorted_digests, last.encode(), side="right")
+        return sorted_digests[start:end]
+
+    return inside
+
+
+def _take_uncommitted(store: Store, gone: np.ndarray) -> int:
+    """Has the vector files that no commit names, and that hold some of the digests, removed; their other rows are written anew.
+
+    Not those of a draft: they stand in the table too, whose owner makes another. A copy would be nobody's, and might hold what somebody
+    else, who has looked before it was there, is taking out.
+    """
+    table = store.features
+    rewritten: dict[str, DataFile | None] = {}
+    removed: list[str] = []
+
+    def change(_: Draft) -> Change | None:
+        nonlocal removed
+        removed = []
+        for listed in table.uncommitted():
+            version = listed.path.partition("/")[0].partition("=")[2]
+            receipt = vectorfiles.read_receipt(table, listed.path, listed.size, version)
+            try:
+                if receipt is None or not np.isin(vectorfiles.read_digests(table, listed.path), gone).any():
+                    continue
+                if listed.path not in rewritten:
+                    draft = storage.name(listed.path).startswith(DRAFTS)
+                    rewritten[listed.path] = None if draft else without(table, receipt.file, gone, "left")
+            except _UNREADABLE:
+                continue
+            removed.append(listed.path)
+        return Change(removed=removed, transactions=raised(table), rows_change=False) if removed else None
+
+    if len(gone):
+        settle(table, change)
+    for path, new in rewritten.items():
+        if path not in removed and new is not None:
+            # Somebody else has done it, and in this file might be what they have taken out.
+            storage.remove(storage.join(table.uri, new.path))
+    return len(removed)
+
+
+def _take_work(store: Store, gone: np.ndarray) -> int:
+    """Takes sequences out of the work shards of runs that are alive or dead, and away what these have spilled."""
+    rows = 0
+    folder = storage.join(store.uri, "work")
+    for listed in storage.listing(folder):
+        uri = storage.join(folder, listed.path)
+        if listed.path.endswith(SUFFIX):
+            storage.remove(uri)
+        if not listed.path.endswith(".parquet") or not len(gone):
+            continue
+        fs, path = storage.filesystem(uri)
+        try:
+            with fs.open(path, "rb") as file:
+                shard = pq.read_table(file)
+            stays = ~np.isin(digests.to_numpy(shard["sequence_digest"]), gone)
+        except _UNREADABLE:
+            # Its run has ended meanwhile, or it is none of ours.
+            continue
+        if stays.all():
+            continue
+        rows += int((~stays).sum())
+        if stays.any():
+            write_parquet(uri, [shard.filter(pa.array(stays))])
+        else:
+            storage.remove(uri)
+    return rows
+
+
+# -- what is said ----------------------------------------------------------------------------------------------------------
+
+
+def _notes(store: Store, where: Mapping[str, str]) -> list[str]:
+    notes = [
+        f"the replaced files are deleted by the next `dnafeat maintain --store {store.uri}`",
+        "the sources themselves must no longer hold it: the next run would bring it back",
+    ]
+    told_in = {"runs": ["run_id", "source_name", "config"], "versions": ["name", "lineage", "run_id"]}
+    for name, columns in told_in.items():
+        count = 0
+        for batch in Table(store.uri, name).batches(columns, EVERY, [], BATCH_ROWS):
+            told = [_words(pa.chunked_array([batch[column]]), value) for column in columns for value in where.values()]
+            count += int(np.any(told, axis=0).sum())
+        if count:
+            notes.append(f"{count} rows of table {name} name it as part of a source, file or run; such names are kept")
+    keeps = storage.keeps_old_versions(store.uri)
+    if keeps:
+        notes.append(
+            "the bucket keeps old versions of objects: the bytes stay until a lifecycle rule of the bucket deletes those"
+        )
+    elif keeps is None:
+        notes.append("the bucket does not tell whether it keeps old versions of objects; if it does, the bytes stay in those")
+    return notes
+
+
+def format_summary(summary: Summary) -> str:
+    """What was taken out and what is left to do, in a few lines."""
+    s = summary
+    conditions = " and ".join(f"{column}={value}" for column, value in s.where.items())
+    lines = [
+        f"forgotten: {s.entries:,} entries with {conditions}" if s.entries else f"no entry with {conditions} in {s.store}",
+        "",
+    ]
+    lines.append(f"  rejects   {s.rejects:,} refused entries")
+    lines.append(f"  features  {s.vectors:,} vectors that no other entry names")
+    if s.work or s.uncommitted:
+        lines.append(f"  unfinished runs  {s.work:,} sequences of their work, {s.uncommitted:,} of their files")
+    return "\n".join([*lines, "", *(f"note: {note}" for note in s.notes)])

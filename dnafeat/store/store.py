@@ -1,0 +1,329 @@
+"""A feature store: five Delta tables below one folder or prefix, and how they are read. Knows neither Ray nor torch."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from dnafeat import storage
+from dnafeat.errors import StoreError
+from dnafeat.store import digests
+from dnafeat.store.history import LISTED, AsOf, History
+from dnafeat.store.matrices import matrix as matrix
+from dnafeat.store.names import Names
+from dnafeat.store.reading import Reading, Where, chosen, load_entries, stood
+from dnafeat.store.schema import TABLES, arrow_schema
+from dnafeat.store.table import Change, Table
+from dnafeat.vectors import VECTORS, projection_name
+
+
+class Store:
+    """The store at a local folder or an `s3://` prefix. Nothing is read or made before it is needed."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = storage.absolute(uri)
+        self.features, self.sequences, self._versions, self.rejects, self.runs = (Table(self.uri, name) for name in TABLES)
+
+    def __repr__(self) -> str:
+        return f"Store({self.uri!r})"
+
+    def create(self) -> None:
+        """Makes the tables that are not there yet. Raises StoreError when the place cannot be written."""
+        storage.check_writable(self.uri)
+        for table in self.tables():
+            table.create()
+
+    def tables(self) -> tuple[Table, ...]:
+        """All five, each at its snapshot."""
+        return self.features, self.sequences, self._versions, self.rejects, self.runs
+
+    def exists(self) -> bool:
+        return self.runs.exists()
+
+    # -- what there is -------------------------------------------------------------------------------------------------
+
+    def history(self) -> History:
+        """The runs and the names of versions as they are now."""
+        runs = self.runs.reload().read(list(LISTED))
+        return History(self.uri, runs, self._versions.reload().read())
+
+    def versions(self) -> pa.Table:
+        """One row for each feature version that has a published run, oldest first.
+
+        Columns: `feature_version`, `names` (list of str), `model`, `adapter`, `precision`, `projection` (its name), `parent` (the
+        version that `cls`, `mean` and `max` are read from, or null), `channels` (list of str), `sources` (list of str), `sequences`
+        (rows of `read`), `recorded_at`, `lineage` (JSON).
+        """
+        history = self.history()
+        self.sequences.reload()
+        rows = []
+        for event in history.created():
+            version, lineage = event["feature_version"], json.loads(event["lineage"])
+            state = history.state(version)
+            rows.append(
+                {
+                    "feature_version": version,
+                    "names": history.names.names_of(version),
+                    "model": lineage["model"],
+                    "adapter": lineage["adapter"],
+                    "precision": lineage["precision"],
+                    "projection": projection_name(lineage),
+                    "parent": history.parent(version),
+                    "channels": history.names.pointing_at(version),
+                    "sources": sorted(state),
+                    "sequences": self.count_entries(state),
+                    "recorded_at": event["recorded_at"],
+                    "lineage": event["lineage"],
+                }
+            )
+        text = pa.string()
+        columns = {
+            "feature_version": text,
+            "names": pa.list_(text),
+            "model": text,
+            "adapter": text,
+            "precision": text,
+            "projection": text,
+            "parent": text,
+            "channels": pa.list_(text),
+            "sources": pa.list_(text),
+            "sequences": pa.int64(),
+            "recorded_at": pa.timestamp("us", "UTC"),
+            "lineage": text,
+        }
+        schema = pa.schema(list(columns.items()))
+        return pa.Table.from_pylist(rows, schema=schema)
+
+    def resolve(self, version: str | None = None) -> str:
+        """The feature version meant: a digest, a name (without its number: the highest), a channel, the beginning of a digest, or None.
+
+        The first of these that the text can be counts. None stands for the channel `production`, and without one for the only version
+        there is. Raises StoreError when nothing or more than one thing is meant, or a version whose runs have all been withdrawn.
+        """
+        return self.history().resolve(version)
+
+    def lineage(self, version: str) -> dict:
+        """What a version is made of, as it was recorded with it; empty where the store has no such version."""
+        return self.history().lineage(version)
+
+    def channels(self) -> dict[str, str]:
+        """For each channel, the version it points at."""
+        return self.history().names.channels
+
+    def lacking(self, channel: str, version: str) -> list[str]:
+        """Sources that the channel's version has and another lacks, sorted; none where the channel points nowhere."""
+        history = self.history()
+        now = history.names.channels.get(channel)
+        return sorted(set(history.filled_by(now)) - set(history.filled_by(version))) if now else []
+
+    def point(self, channel: str, version: str | None = None) -> str:
+        """Points a channel at a published version, and returns the version's digest. Raises StoreError for a name of versions."""
+        digest = self.resolve(version)
+        self.record_version(digest, event="channel", name=channel)
+        return digest
+
+    def name(self, name: str, version: str | None = None) -> tuple[str, str]:
+        """Gives a published version a name for good, and returns the name and the version's digest.
+
+        Parameters
+        ----------
+        name : str
+            Such as `promoter-lora@3`; without the number the next one is given, unless the version has the highest already.
+        version : str | None
+            As `resolve` takes it.
+
+        Raises
+        ------
+        StoreError
+            Another version has the name, or a channel has it.
+        """
+        digest = self.resolve(version)
+        return self.record_version(digest, event="name", name=name) or name, digest
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def read(
+        self,
+        version: str | None = None,
+        columns: Sequence[str] | None = None,
+        source: str | None = None,
+        as_of: AsOf | None = None,
+        where: Where | None = None,
+        run: str | int | None = None,
+    ) -> pa.Table:
+        """The entries of a version with their vectors.
+
+        Parameters
+        ----------
+        version : str | None
+            A version, a name or a channel, as they are named now; None: the channel `production`, or the only version there is.
+        columns : sequence of str | None
+            Any of cls, mean, max, projected, sequence_digest, bases, tokens, windows, run_id; vectors with plus signs between them,
+            as in `cls+mean`, come end to end as one column of that name; None: the stored vectors.
+        source : str | None
+            One source's name; None: all sources that have filled the version.
+        as_of : str | int | datetime.date | None
+            The state as it was when a run was published, by its id or number, or at a time: a datetime (without a zone: UTC), a date
+            (its end, UTC), or either in ISO format; None: the newest. Of each source its last published run up to then counts, less
+            what has been withdrawn or forgotten since.
+        where : mapping of str to str or sequence of str | None
+            Keys, or `sequence_id`, and the value or values that each may have: only such entries. Of the vectors only those files and
+            row groups are read in which one of theirs can stand.
+        run : str | int | None
+            A published run by its id or number: its version and its source, as of it. In place of version, source and as_of.
+
+        Returns
+        -------
+        pyarrow.Table
+            `sequence_id`, `source_name`, the keys of which any entry of the version had a value then, and `columns`, in no particular
+            order. A vector column is one array, a fixed-size list of float32; `dnafeat.matrix(table["mean"])` is its (n, width) NumPy
+            array, without a copy.
+
+        Raises
+        ------
+        StoreError
+            Something that was asked for is not there, nothing was published by then, or the store is damaged.
+        """
+        return self.reading(version, columns, source, as_of, where, run).table()
+
+    def scan(
+        self,
+        version: str | None = None,
+        columns: Sequence[str] | None = None,
+        source: str | None = None,
+        as_of: AsOf | None = None,
+        where: Where | None = None,
+        run: str | int | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """`read` in batches: ids and keys are held in memory, vectors pass through. At least one batch, which may be empty."""
+        return self.reading(version, columns, source, as_of, where, run).batches()
+
+    def reading(
+        self,
+        version: str | None = None,
+        columns: Sequence[str] | None = None,
+        source: str | None = None,
+        as_of: AsOf | None = None,
+        where: Where | None = None,
+        run: str | int | None = None,
+    ) -> Reading:
+        """What `read` would read now: the version, and its entries with ids and keys, whose vectors are still to be read."""
+        history = self.history()
+        if run is not None:
+            for name, value in (("version", version), ("source", source), ("as_of", as_of)):
+                if value is not None:
+                    raise StoreError(f"run {run!r} says which version, source and time are read: leave out {name} {str(value)!r}")
+            row = history.run(run)
+            version, source, as_of = row["feature_version"], row["source_name"], row["run_number"]
+        digest = history.resolve(version)
+        state = history.state(digest, as_of, source)
+        names = chosen(columns, digest, history.lineage(digest).get("vectors", list(VECTORS)))
+        # Loaded after `runs`, both tables hold at least what the published runs name.
+        self.features.reload()
+        self.sequences.reload()
+        whole = history.state(digest, as_of)
+        entries = load_entries(self.sequences, state, whole, where)
+        return Reading(self.features, digest, state, names, entries, parent=history.parent(digest))
+
+    # -- what the tables say -------------------------------------------------------------------------------------------
+
+    def count_entries(self, state: Mapping[str, int]) -> int:
+        """How many entries stood as of the given run of each source, at the present snapshot of `sequences`."""
+        batches = (
+            self.sequences.batches(["from_run"], stood(*at), [("source_name", "=", at[0])], 131_072) for at in state.items()
+        )
+        return sum(len(batch) for some in batches for batch in some)
+
+    def entry_digests(self, state: Mapping[str, int]) -> Iterator[np.ndarray]:
+        """The `sequence_digest` of each of these entries, in arrays of dtype S35."""
+        for at in state.items():
+            for batch in self.sequences.batches(["sequence_digest"], stood(*at), [("source_name", "=", at[0])], 131_072):
+                yield digests.to_numpy(batch["sequence_digest"])
+
+    def published_run(self, run_id: str) -> dict | None:
+        """The row of `runs` of that id, or None."""
+        rows = self.runs.reload().read(where=ds.field("run_id") == run_id).to_pylist()
+        return rows[0] if rows else None
+
+    def stored_digests(self, version: str, first: str, last: str) -> Iterator[np.ndarray]:
+        """Digests from `first` to `last` that have vectors of the version at the present snapshot, in arrays of dtype S35."""
+        name = "sequence_digest"
+        pruned_by = [("feature_version", "=", version), (name, ">=", first), (name, "<=", last)]
+        where = (ds.field("feature_version") == version) & (ds.field(name) >= first) & (ds.field(name) <= last)
+        for batch in self.features.batches([name], where, pruned_by, 131_072):
+            yield digests.to_numpy(batch[name])
+
+    def record_version(
+        self,
+        version: str,
+        *,
+        event: str,
+        name: str | None = None,
+        lineage: str | None = None,
+        run_id: str | None = None,
+        parent: str | None = None,
+    ) -> str | None:
+        """Appends an event to `versions`, and returns the name it has there.
+
+        A version is created once only, a run of one number withdrawn once only, and a name given once only. One that is created with a
+        parent and was there without gets the parent by an event of its own. Raises StoreError where that cannot be its parent.
+        """
+        table, given = self._versions, name
+
+        def change() -> Change | None:
+            nonlocal given
+            if event in ("name", "channel"):
+                assert name is not None
+                # Asked of the very snapshot that is committed from, so that no two versions get one name.
+                names = Names(self.uri, table.read())
+                if event == "channel":
+                    names.check_channel(name)
+                elif (given := names.new_name(version, name)) in names.given:
+                    return None
+            same = (ds.field("feature_version") == version) & (ds.field("event") == event)
+            if event == "withdrawn":
+                same &= ds.field("lineage") == lineage
+            kind = event
+            if event in ("created", "withdrawn") and len(table.read(["event"], same)):
+                if parent is None or not self.takes_parent(version, parent):
+                    return None
+                kind = "parent"
+            elif parent is not None:
+                self.takes_parent(version, parent)
+            # The latest event wins, whatever the clocks of two machines say.
+            last = pc.max(table.read(["recorded_at"])["recorded_at"]).as_py()
+            now = max(datetime.now(UTC), last + timedelta(microseconds=1)) if last else datetime.now(UTC)
+            row = {"feature_version": version, "event": kind, "name": given, "parent": parent, "recorded_at": now}
+            told = {"lineage": lineage if kind == event else None, "run_id": run_id}
+            rows = pa.Table.from_pylist([{**row, **told}], schema=arrow_schema("versions"))
+            return Change(added=[table.write(rows, stem=kind)])
+
+        table.settle(f"dnafeat/{uuid.uuid4().hex}", change)
+        return given
+
+    def takes_parent(self, version: str, parent: str) -> bool:
+        """Whether a version is without this parent, at the present snapshot of `versions`.
+
+        Raises StoreError where it cannot get it. One join must do to read a version: a parent has no parent.
+        """
+        rows = self._versions.read(["feature_version", "parent"]).to_pylist()
+        parents = {row["feature_version"]: row["parent"] for row in rows if row["parent"]}
+        if parents.get(version) == parent:
+            return False
+        remedy = "a version with a parent is nobody's parent: project from the one that holds the vectors"
+        if parent in parents or parent == version:
+            raise StoreError(f"version {parent} of {self.uri} has the parent {parents.get(parent, version)}: {remedy}")
+        if version in parents:
+            raise StoreError(
+                f"version {version} of {self.uri} has the parent {parents[version]}, and gets no other: project from that"
+            )
+        if children := sorted(child for child, its in parents.items() if its == version):
+            raise StoreError(f"version {version} of {self.uri} is the parent of {', '.join(children)}: {remedy}")
+        return True

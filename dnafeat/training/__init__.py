@@ -1,0 +1,1 @@
+"""What all training shares: run, checkpoints, batches, artifact files."""
