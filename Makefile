@@ -27,11 +27,11 @@ test: setup  ## Run the tests, two files at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 chaos: setup  ## Kill 30 nights at random moments, and try thousands of interleavings with faults (an hour or two; `make test` tries a few), and run the tests it leaves out
-	DNAFEAT_CHAOS_KILLS=30 DNAFEAT_CHAOS_SEQUENCES=3000 DNAFEAT_PROTOCOL_EXAMPLES=300 $(BIN)/python -m pytest -s --timeout 0 tests/test_chaos.py tests/test_protocol.py
+	DNAFEAT_CHAOS_KILLS=30 DNAFEAT_CHAOS_SEQUENCES=3000 DNAFEAT_PROTOCOL_EXAMPLES=300 $(BIN)/python -m pytest -s --timeout 0 tests/embed/test_chaos.py tests/embed/test_protocol.py
 	$(BIN)/python -m pytest -m slow
 
 scale: setup  ## Two nights of SCALE_ENTRIES made-up entries (50 million; 60 GB in SCALE_FOLDER, an hour), stage by stage
-	$(BIN)/python tests/scale.py --entries $(or $(SCALE_ENTRIES),50000000) --folder $(or $(SCALE_FOLDER),scale-store)
+	$(BIN)/python tests/support/scale.py --entries $(or $(SCALE_ENTRIES),50000000) --folder $(or $(SCALE_FOLDER),scale-store)
 
 bench: setup  ## Measure speed beside limits and peers, print the table, write bench.json (40 minutes; minutes with BENCH=--quick)
 	$(BIN)/python jobs/benchmark.py $(BENCH)

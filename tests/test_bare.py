@@ -45,7 +45,7 @@ def run(python: Path, code: str, *arguments: str) -> tuple[int, str, str]:
 
 
 def dnafeat_command(python: Path, *arguments: str) -> tuple[int, str, str]:
-    return run(python, "import sys; from dnafeat.cli import main; sys.exit(main(sys.argv[1:]))", *arguments)
+    return run(python, "import sys; from dnafeat.cli.main import main; sys.exit(main(sys.argv[1:]))", *arguments)
 
 
 def test_nothing_of_the_extras_is_there(python: Path) -> None:

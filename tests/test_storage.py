@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import pytest
 import s3fs
-from conftest import S3
+from s3 import S3
 
 from dnafeat import storage
 from dnafeat.errors import DnafeatError, StoreError, UsageError

@@ -14,7 +14,6 @@ from dnafeat.align.config import AlignConfig, ApplyConfig
 from dnafeat.bench.config import BenchmarkConfig
 from dnafeat.cli.options import given
 from dnafeat.embed.config import EmbedConfig, NightlyConfig
-from dnafeat.embed.run import describe_run
 from dnafeat.finetune.config import FinetuneConfig, PredictConfig
 from dnafeat.join.config import JoinConfig
 from dnafeat.partners.config import PartnerConfig
@@ -41,6 +40,7 @@ def _on_ray(job: Callable[[], T]) -> T:
 
 def run_embed(options: argparse.Namespace) -> int:
     from dnafeat.embed.job import embed
+    from dnafeat.embed.run import describe_run
 
     config = EmbedConfig.load(options.config, given(options, EmbedConfig))
     summary = _on_ray(lambda: embed(config))
@@ -53,6 +53,7 @@ def run_embed(options: argparse.Namespace) -> int:
 
 def run_nightly(options: argparse.Namespace) -> int:
     from dnafeat.embed.nightly import describe_channel, nightly
+    from dnafeat.embed.run import describe_run
 
     config = NightlyConfig.load(options.config, given(options, NightlyConfig))
     night = _on_ray(lambda: nightly(config))

@@ -53,11 +53,13 @@ from dnafeat.project.config import FitProjectorConfig, ProjectConfig
 _JOB_PACKAGES = (
     "huggingface_hub",
     "matplotlib",
+    "packaging",
     "peft",
     "ray",
     "safetensors",
     "scipy",
     "sklearn",
+    "threadpoolctl",
     "tokenizers",
     "torch",
     "tqdm",

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from typing import IO, Any
 
 from dnafeat.encoder.config import EncodingConfig
-from dnafeat.store.listings import format_versions
 
 
 def _selected(options: argparse.Namespace) -> dict[str, Any]:
@@ -93,6 +92,7 @@ def _files(options: argparse.Namespace) -> int:
 
 
 def _versions(options: argparse.Namespace) -> int:
+    from dnafeat.store.listings import format_versions
     from dnafeat.store.store import Store
 
     rows = Store(options.store).versions().to_pylist()

@@ -1,0 +1,337 @@
+"""Pretraining: a real Ray Train run on two workers, what it resumes, what it writes, and the pieces it is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+import dnafeat
+from dnafeat.encoder.models.base import Config
+from dnafeat.encoder.models.checkpoint import load_model
+from dnafeat.encoder.models.dnabert2 import DNABERT2
+from dnafeat.encoder.models.heads import MaskedLM
+from dnafeat.encoder.models.tokenizers import train_bpe
+from dnafeat.encoder.models.vocabularies import load
+from dnafeat.errors import UsageError
+from dnafeat.pretrain import corpus, heldout, masking, probe
+from dnafeat.pretrain import job as pretrain
+from dnafeat.pretrain.config import Options
+from dnafeat.sequence import reverse_complement
+
+LAMBDA = Path(dnafeat.__file__).parent / "bundled" / "data" / "lambda_NC_001416.fa.gz"
+PROMOTERS = LAMBDA.parent / "uci_promoters.csv"
+JOB = Path(__file__).parents[2] / "jobs" / "pretrain.py"
+RNG = np.random.default_rng(3)
+
+
+def random_dna(length: int) -> bytes:
+    return bytes(RNG.choice(list(b"ACGT"), length).tolist())
+
+
+def slow_shared(train: list[bytes], heldout: bytes, k: int) -> list[bool]:
+    words = {s[i : i + k] for stretch in train for s in (stretch, reverse_complement(stretch)) for i in range(len(s) - k + 1)}
+    covered = [False] * len(heldout)
+    for i in range(len(heldout) - k + 1):
+        if heldout[i : i + k] in words and b"N" not in heldout[i : i + k]:
+            covered[i : i + k] = [True] * k
+    return covered
+
+
+@pytest.mark.parametrize("k", [8, 30, 31])
+def test_shared_bases_equal_a_slow_search(k):
+    train = [random_dna(300), random_dna(200) + b"N" + random_dna(100), b"ACG"]
+    kept = random_dna(60) + train[0][50:130] + random_dna(40) + reverse_complement(train[1][150:260]) + b"NNN" + train[0][:20]
+    found = heldout.shared_bases(train, [kept, b"ACGT"], k)
+    assert found[0].tolist() == slow_shared(train, kept, k)
+    assert found[0].any()
+    assert not found[0].all()
+    assert found[1].tolist() == [False] * 4
+
+
+def test_tokens_that_touch_a_shared_base_are_not_scored():
+    shared = random_dna(40)
+    genomes = corpus.Genomes(
+        {"a": random_dna(500) + shared + random_dna(500)}, {"b": random_dna(100) + reverse_complement(shared) + random_dna(100)}
+    )
+    prepared = heldout.prepare(genomes, train_bpe([genomes.train["a"].decode()], 40))
+    ids, scored = prepared.heldout["b"]
+    starts, ends = corpus.token_spans(prepared.tokenizer, ids)
+    assert ends[-1] == 240
+    assert scored.tolist() == [not (s < 140 and e > 100) for s, e in zip(starts, ends, strict=True)]
+    assert prepared.excluded["b"] == pytest.approx(40 / 240)
+
+
+def test_flanks_and_table_are_what_the_letters_say():
+    letters = b"ACGTTGCANACG"
+    tokenizer = train_bpe(["ACGT"], 9)
+    ids, _ = corpus.tokenise(tokenizer, [letters])
+    keys = heldout.flanks(letters, *corpus.token_spans(tokenizer, ids))
+    padded = "AAA" + letters.decode().replace("N", "A") + "AAA"
+    assert keys.tolist() == [
+        int("".join(str("ACGT".index(c)) for c in padded[i : i + 3] + padded[i + 4 : i + 7]), 4) for i in range(12)
+    ]
+    baselines = heldout.fit_baselines(tokenizer, [b"AAACTTT" * 50])
+    assert np.allclose(baselines.table.sum(1), 1)
+    assert np.isclose(baselines.unigram.sum(), 1)
+    scores = baselines.score(
+        *(
+            x[3:4]
+            for x in (corpus.tokenise(tokenizer, [b"AAACTTT"])[0], heldout.flanks(b"AAACTTT", np.arange(7), np.arange(7) + 1))
+        )
+    )
+    assert scores["table_accuracy"] == 1
+    assert scores["table_loss"] < scores["unigram_loss"]
+
+
+def test_crops_stay_inside_stretches_and_reach_every_start():
+    stream, offsets = np.arange(20, dtype=np.uint16), np.array([0, 4, 5, 20])
+    rows = masking.crops(stream, offsets, 4, 4000, np.random.default_rng(0))
+    assert (np.diff(rows, axis=1) == 1).all()
+    starts, counts = np.unique(rows[:, 0], return_counts=True)
+    assert starts.tolist() == [0, *range(5, 17)]
+    assert counts.min() > 200
+    with pytest.raises(UsageError, match="no training stretch has 16 tokens"):
+        masking.crops(stream, offsets, 16, 1, np.random.default_rng(0))
+
+
+def test_masking_is_80_10_10_of_the_rate_and_spares_unknown_tokens():
+    rng = np.random.default_rng(0)
+    ids = rng.integers(5, 9, (2000, 100))
+    ids[:, 7] = 0
+    inputs, targets = masking.mask(ids, 0.15, 9, rng)
+    chosen = targets != -100
+    assert (chosen.sum(1) == 15).all()
+    assert not chosen[:, 7].any()
+    assert (targets[chosen] == ids[chosen]).all()
+    assert (inputs[~chosen] == ids[~chosen]).all()
+    assert (inputs[chosen] == corpus.MASK).mean() == pytest.approx(0.8, abs=0.01)
+    # 10 % stay, and a quarter of the 10 % random ones hit the same base.
+    assert (inputs[chosen] == ids[chosen]).mean() == pytest.approx(0.125, abs=0.01)
+    other = inputs[chosen & (inputs != corpus.MASK) & (inputs != ids)]
+    assert set(other.tolist()) == {5, 6, 7, 8}
+    inputs, targets = masking.mask(np.zeros((2, 50), np.int64), 0.15, 9, rng)
+    assert not inputs.any()
+    assert (targets == -100).all()
+
+
+def test_both_strands_are_true_reverse_complements():
+    assert corpus.both_strands([b"AACGN", b"T"]) == [b"AACGN", b"T", b"NCGTT", b"A"]
+
+
+def test_two_workers_see_the_batch_of_one():
+    job = {"seed": 1, "lengths": (16, 32), "batch_tokens": 256, "mask_rate": 0.2, "config": {"vocab_size": 9}, "shortened": None}
+    stream, offsets = RNG.integers(5, 9, 500).astype(np.uint16), np.array([0, 500])
+    for step in range(4):
+        whole = pretrain.training_batch(job, stream, offsets, step, 0, 1)
+        halves = [pretrain.training_batch(job, stream, offsets, step, rank, 2) for rank in (0, 1)]
+        for i in (0, 1):
+            assert torch.equal(whole[i][0::2], halves[0][i])
+            assert torch.equal(whole[i][1::2], halves[1][i])
+        assert (whole[0][:, 0] == 1).all()
+        assert (whole[0][:, -1] == 2).all()
+        assert whole[0].numel() == 256
+
+
+@pytest.mark.parametrize(("letters", "tokens"), [
+    ("ACGTTGCAAAC", ["ACG", "TTG", "CAA", "AC"]),
+    ("ACGTNTTTT", ["ACG", "T", "[UNK]", "TTT", "T"]),
+    ("RA", ["[UNK]", "A"]),
+])  # fmt: skip
+def test_kmers_are_cut_in_frame(letters, tokens):
+    tokenizer = corpus.kmer_tokenizer(3)
+    encoded = tokenizer.encode(letters)
+    assert encoded.tokens == ["[CLS]", *tokens, "[SEP]"]
+    starts, ends = corpus.token_spans(tokenizer, np.array(encoded.ids[1:-1]))
+    assert list(zip(starts, ends, strict=True)) == encoded.offsets[1:-1]
+
+
+def test_a_chromosome_keeps_its_frame_across_chunks():
+    letters, tokenizer = random_dna(25_000), corpus.kmer_tokenizer(3)
+    ids, offsets = corpus.tokenise(tokenizer, [letters])
+    assert offsets.tolist() == [0, 8334]
+    assert "".join(tokenizer.id_to_token(i) for i in ids).encode() == letters
+    assert (ids[:-1] >= 5 + 4 + 16).all()
+
+
+def test_the_last_kmer_of_a_crop_is_cut_short():
+    tokenizer = corpus.kmer_tokenizer(3)
+    short = corpus.shortened(tokenizer, 3)
+    names = [[tokenizer.id_to_token(i) for i in row] for row in short.tolist()]
+    assert names[tokenizer.token_to_id("GTA")] == ["G", "GT", "GTA"]
+    assert names[tokenizer.token_to_id("C")] == ["C", "C", "C"]
+    assert names[0] == ["[UNK]"] * 3
+    stream, _ = corpus.tokenise(tokenizer, [random_dna(3000)])
+    job = {
+        "seed": 1,
+        "lengths": (32,),
+        "batch_tokens": 6400,
+        "mask_rate": 0.2,
+        "config": {"vocab_size": 89},
+        "kmer": 3,
+        "shortened": short,
+    }
+    inputs, targets = pretrain.training_batch(job, stream, np.array([0, len(stream)]), 0, 0, 1)
+    last = torch.where(targets[:, -2] == -100, inputs[:, -2], targets[:, -2])
+    lengths = [len(tokenizer.id_to_token(i)) for i in last.tolist()]
+    assert min(lengths.count(n) for n in (1, 2, 3)) > 40
+
+
+def options(folder: Path, **changes) -> Options:
+    shape = {
+        "layers": 2,
+        "hidden": 32,
+        "heads": 2,
+        "intermediate": 32,
+        "batch_tokens": 1024,
+        "lengths": (32, 64),
+        "evaluate_every": 3,
+    }
+    name = next(iter(corpus.read_records([str(LAMBDA)])))
+    settings = {
+        "files": (str(LAMBDA),),
+        "holdout_interval": (f"{name}:10000-14000",),
+        "output": str(folder / "model"),
+        "storage": str(folder / "runs"),
+        "steps": 6,
+        "warmup_steps": 2,
+        "precision": "float32",
+    }
+    return Options(**(settings | shape | changes))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Options and numbers of a run on two workers."""
+    # Workers cannot import a test module: what is defined here travels whole.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    chosen = options(tmp_path_factory.mktemp("pretrain"), num_workers=2)
+    yield chosen, pretrain.run(chosen, probes=(str(PROMOTERS),), say=lambda line: None)
+    ray.shutdown()
+
+
+def prepared_like(chosen: Options) -> tuple[corpus.Genomes, heldout.Prepared]:
+    genomes = corpus.read_genomes(chosen.files, (), chosen.holdout_interval)
+    return genomes, heldout.prepare(genomes, pretrain.make_tokenizer(chosen, genomes))
+
+
+def test_a_run_on_two_workers_writes_what_it_trained(finished):
+    chosen, metrics = finished
+    folder = Path(chosen.output)
+    assert (metrics["training"]["steps"], metrics["training"]["workers"]) == (6, 2)
+    assert {p.name for p in folder.iterdir()} == {
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "metrics.json", "README.md",
+    }  # fmt: skip
+    assert json.loads((folder / "config.json").read_text())["architectures"] == ["BertForMaskedLM"]
+    (row,) = metrics["masked_lm"].values()
+    # Six steps teach nothing, but four bases cannot cost much more than ln 4 either.
+    assert 1.3 < row["loss"] < 2.3
+    assert row["tokens"] == 4000 // 254 * 254
+    assert "one-hot by position" in metrics["probes"]["uci_promoters.csv"]["accuracy"]
+    assert f"{row['loss']:.4f}" in (folder / "README.md").read_text()
+
+    # A finished run is not trained again, whatever the number of workers; what it wrote is its last state, rounded.
+    state = pretrain.fit(dataclasses.replace(chosen, num_workers=1), *prepared_like(chosen), say=lambda line: None)
+    assert (state["step"], state["workers"]) == (6, 2)
+    trained = MaskedLM(DNABERT2(Config(**state["config"]))).eval()
+    trained.load_state_dict({k: v.bfloat16().float() for k, v in state["model"].items()})
+    ids = torch.from_numpy(load(folder).ragged(["ACGTNACGT"]).ids.astype(np.int64))[None]
+    with torch.no_grad():
+        assert torch.equal(dnafeat.load_model(str(folder))(ids).last_hidden_state, trained.bert(ids).last_hidden_state)
+        assert torch.equal(load_model(str(folder), "masked-lm")(ids).logits, trained(ids).logits)
+
+
+class DyingStream:
+    """Token ids that fail the fifth time a batch is drawn from them, once."""
+
+    def __init__(self, stream: np.ndarray, marker: Path) -> None:
+        self.stream, self.marker, self.drawn = stream, marker, 0
+
+    def __getitem__(self, at: np.ndarray) -> np.ndarray:
+        self.drawn += 1
+        if self.drawn == 5 and not self.marker.exists():
+            self.marker.touch()
+            raise RuntimeError("this worker dies")
+        return self.stream[at]
+
+
+def test_a_run_that_dies_goes_on_and_ends_like_one_on_two_workers(tmp_path, finished):
+    chosen, metrics = finished
+    genomes, prepared = prepared_like(chosen)
+    marker = tmp_path / "died"
+    dying = dataclasses.replace(prepared, stream=DyingStream(prepared.stream, marker))
+    alone = dataclasses.replace(chosen, num_workers=1, storage=str(tmp_path / "runs"))
+    state = pretrain.fit(alone, genomes, dying, say=lambda line: None)
+    assert marker.exists()
+    # The first half was not repeated: its row of the history is there once.
+    assert [row["step"] for row in state["history"]] == [3, 6]
+    both = load_model(chosen.output, "masked-lm").state_dict()
+    for key, value in state["model"].items():
+        torch.testing.assert_close(value.bfloat16().float(), both[key], rtol=0.02, atol=1e-4)
+    heldout_losses = [
+        row[key] for row in (state["history"][-1], metrics["training"]["history"][-1]) for key in row if "heldout_loss" in key
+    ]
+    assert heldout_losses[0] == pytest.approx(heldout_losses[1], abs=1e-4)
+
+
+def test_a_card_is_written_again_without_training(tmp_path, finished):
+    chosen, metrics = finished
+    again = pretrain.run(dataclasses.replace(chosen, output=str(tmp_path / "copy")), card=chosen.output, say=lambda line: None)
+    assert again["masked_lm"] == metrics["masked_lm"]
+    assert again["training"] == metrics["training"]
+    assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (Path(chosen.output) / "model.safetensors").read_bytes()
+
+
+def test_the_run_name_tells_data_and_settings_and_not_machines(tmp_path):
+    chosen = options(tmp_path)
+    genomes = corpus.read_genomes(chosen.files, (), chosen.holdout_interval)
+    name = chosen.run_name(genomes)
+    assert dataclasses.replace(chosen, num_workers=2, storage="elsewhere").run_name(genomes) == name
+    assert dataclasses.replace(chosen, learning_rate=1e-3).run_name(genomes) != name
+    assert chosen.run_name(corpus.Genomes(genomes.train, {"other": b"ACGT"})) != name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([str(LAMBDA)], "needs at least one training record and something held out"),
+        (["nowhere.fa", "--holdout", str(LAMBDA)], "nowhere.fa does not exist"),
+        ([str(LAMBDA), "--holdout-interval", "chrX:0-10"], "no training record chrX"),
+        ([str(LAMBDA), "--holdout", str(LAMBDA), "--heads", "7"], "hidden 192 does not divide into 7 heads"),
+    ],
+)
+def test_the_job_says_in_one_sentence_what_is_wrong(tmp_path, arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pretrain.py", *arguments, "--output", str(tmp_path), "--card", "dnafeat-mini"])
+    assert runpy.run_path(str(JOB))["main"]() == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.startswith("pretrain: ")
+    assert said.count("\n") == 1
+
+
+def test_probes_keep_equal_sequences_and_reverse_complements_together():
+    data = probe.Labelled.of(["ACGTT", "aacgt", "ACGTT", "GGGGG", "CCCCC", "TTTTA"], ["a", "a", "b", "a", "a", "b"])
+    assert len(set(data.groups[:3])) == 1
+    assert data.groups[3] == data.groups[4]
+    assert (data.repeated, data.conflicting) == (3, 1)
+    many = probe.Labelled.of([random_dna(12).decode() for _ in range(60)] * 2, ["a", "b"] * 60)
+    for fit, test in probe.splits(many, seed=0):
+        assert not set(many.groups[fit]) & set(many.groups[test])
+
+
+def test_a_probe_reads_what_is_there_and_nothing_else():
+    sequences = [("ACG" if i % 2 else "TTT") + random_dna(17).decode() for i in range(120)]
+    data = probe.Labelled.of(sequences, ["b" if i % 2 else "a" for i in range(120)])
+    assert probe.accuracy(probe.one_hot(sequences), data, seed=0) > 0.95
+    shuffled = dataclasses.replace(data, labels=RNG.permutation(data.labels))
+    assert probe.accuracy(probe.one_hot(sequences), shuffled, seed=0) < 0.7
+    rows, words = probe.kmer_counts(["AAAN", "ACG"], 3).nonzero()
+    assert (rows.tolist(), words.tolist()) == ([0, 1], [0, 6])
