@@ -6,13 +6,19 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import counts
 import pytest
 import s3fs
+from hypothesis import settings
 from s3 import S3
 
 # Where there is no GPU its kernels are run by Triton's interpreter, which Triton must know of before it is imported.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A busy machine is no reason to fail, so that examples have no deadline.
+settings.register_profile("dnafeat", max_examples=counts.EXAMPLES, deadline=None)
+settings.load_profile("dnafeat")
 
 # Those that take a minute or more, the longest first: begun late, one of them would be what all wait for.
 _LONGEST = (
@@ -75,11 +81,23 @@ def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "store") if request.param == "local" else request.getfixturevalue("s3").uri()
 
 
-@pytest.fixture(scope="module")
-def two_cpus() -> Iterator[None]:
-    """Ray of a module's own, with two CPUs whatever the machine has; the jobs use the Ray that runs."""
+@pytest.fixture(scope="session")
+def ray_cache(s3_server: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where workers of the shared Ray keep the models that they fetch. The Ray itself ends with the session."""
+    yield tmp_path_factory.mktemp("cache")
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=128 * 2**20, log_to_driver=False)
-    yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def two_cpus(s3_server: S3, ray_cache: Path) -> None:
+    """The Ray of this pytest worker: two CPUs, shared by all tests that ask for it, with workers that find the S3 server.
+
+    Nothing stops it at a module's end; a module with a Ray of its own (`rays.own`) does, and the next one that asks starts it again.
+    """
+    import rays
+
+    with s3_server.found(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DNAFEAT_CACHE", str(ray_cache))
+        rays.shared()

@@ -45,7 +45,7 @@ def test_the_example_finds_what_was_planted_and_nothing_in_strangers(
     assert list(found["aligned"]["covariates"]["levels"]) == ["sex", "site"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_runs_as_it_stands_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["demo-align"]) == 0

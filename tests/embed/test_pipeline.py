@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+import rays
 from models import dna, random_folder
 
 from dnafeat import storage
@@ -37,20 +38,14 @@ from dnafeat.store.vector_files import Receipt, read_receipt
 from dnafeat.vectors import VECTORS
 
 
+pytestmark = pytest.mark.own_ray("has what it takes for a GPU, which all other tests would use")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def two_cpus() -> Iterator[None]:
-    """Ray of this module's own, with two CPUs and what it takes for a GPU, whatever the machine has."""
-    ray.init(
-        address="local",
-        num_cpus=2,
-        num_gpus=1,
-        resources={"accelerator_type:L4": 1},
-        include_dashboard=False,
-        object_store_memory=128 * 2**20,
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
+    """Ray with two CPUs and one GPU by its name."""
+    with rays.own(num_gpus=1, resources={"accelerator_type:L4": 1}):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 import torch
 from models import KMER_SPECIAL, bert_config, bert_state, dna, random_folder
 from s3 import S3
@@ -66,21 +65,10 @@ SEQUENCES = {f"s{i}": one for i, one in enumerate([*LETTERS, LETTERS[2].replace(
 DISTINCT, LONG = 6, 2
 
 
-@pytest.fixture(scope="module")
-def ray_of_two(s3_server: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Ray with two CPUs, whose workers find the S3 server; where they and this process are to keep what they fetch."""
-    cache = tmp_path_factory.mktemp("cache")
-    # Ray's workers have the environment that they were started in.
-    with s3_server.found(), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DNAFEAT_CACHE", str(cache))
-        ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=128 * 2**20, log_to_driver=False)
-    yield cache
-    ray.shutdown()
-
-
 @pytest.fixture
-def on_ray(ray_of_two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DNAFEAT_CACHE", str(ray_of_two))
+def on_ray(two_cpus: None, ray_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray, with its workers' cache of models for this process, too."""
+    monkeypatch.setenv("DNAFEAT_CACHE", str(ray_cache))
 
 
 @pytest.fixture(autouse=True)
