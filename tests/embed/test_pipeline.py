@@ -37,7 +37,6 @@ from dnafeat.store.table import Table
 from dnafeat.store.vector_files import Receipt, read_receipt
 from dnafeat.vectors import VECTORS
 
-
 pytestmark = pytest.mark.own_ray("has what it takes for a GPU, which all other tests would use")
 
 

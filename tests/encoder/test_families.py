@@ -14,6 +14,7 @@ import rays
 from models import bert_config, bert_state, dna, prokbert_config, prokbert_state, random_folder
 from s3 import S3
 from safetensors.torch import save_file
+from stores import fasta
 
 import dnafeat
 from dnafeat.cli.main import main
@@ -38,11 +39,6 @@ def kmer_folder(folder: Path, kind: str) -> Path:
     (folder / "tokenizer_config.json").write_text(json.dumps({"shift": 2, "kmer": 6} if kind == "prokbert" else {"max_len": 512}))
     save_file({key: value.clone() for key, value in draw(values).items()}, folder / "model.safetensors")
     return folder
-
-
-def fasta(file: Path, sequences: dict[str, str]) -> str:
-    file.write_text("".join(f">{name}\n{letters}\n" for name, letters in sequences.items()))
-    return str(file)
 
 
 def stored(store: str, column: str = "mean") -> dict[str, np.ndarray]:

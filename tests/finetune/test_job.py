@@ -26,22 +26,19 @@ import pytest
 import torch
 import transformers
 from accelerate.state import AcceleratorState
+from labelled import loaded
 from ray import train
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
 from dnafeat.cli.main import main
 from dnafeat.encoder.encoder import Encoder
-from dnafeat.encoder.models.adapter import attach, merge
-from dnafeat.encoder.models.checkpoint import load_encoder
-from dnafeat.encoder.source import Source
 from dnafeat.errors import EncodingError, UsageError
 from dnafeat.finetune import artifact, trainer
 from dnafeat.finetune import job as finetune
 from dnafeat.finetune.config import FinetuneConfig
 from dnafeat.finetune.job import prepare
 from dnafeat.finetune.metrics import METRICS
-from dnafeat.finetune.network import FineTuned
 from dnafeat.training import figures as report
 from dnafeat.training import run as trainrun
 from dnafeat.training.callbacks import Reports
@@ -168,19 +165,9 @@ def flags(values: dict[str, Any]) -> list[str]:
     return ["finetune", *(f"--{name.replace('_', '-')}={value}" for name, value in values.items())]
 
 
-def network(uri: str, *, merged: bool = True) -> FineTuned:
-    """What was trained, from nothing but the artifact."""
-    found = artifact.load(uri)
-    source = Source.find(found.encoding())
-    encoder = load_encoder(source.checkpoint)
-    if source.adapter is not None:
-        encoder = (merge if merged else attach)(encoder, source.adapter)
-    return FineTuned(encoder, found.head()).eval()
-
-
 def answers(uri: Path | str, data: trainer.Data, *, merged: bool = True) -> dict[str, np.ndarray]:
     """What an artifact answers for each split, one sequence at a time: (n, width)."""
-    model, found = network(str(uri), merged=merged), {}
+    model, found = loaded(str(uri), merged=merged), {}
     for split, examples in data.splits.items():
         collate, rows = data.collate(split), []
         for i in range(len(examples)):

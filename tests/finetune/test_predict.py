@@ -26,6 +26,7 @@ import torch
 from models import KMER_SPECIAL, bert_config, bert_state, dna, random_folder
 from s3 import S3
 from safetensors.torch import load_file, save_file
+from stores import fasta
 
 from dnafeat import spill
 from dnafeat.cli.main import main
@@ -188,11 +189,6 @@ def copied(made: Trained, folder: Path) -> Trained:
 
 def normal(letters: str) -> str:
     return letters.upper().replace("U", "T")
-
-
-def fasta(file: Path, sequences: dict[str, str]) -> str:
-    file.write_text("".join(f">{name}\n{letters}\n" for name, letters in sequences.items()))
-    return str(file)
 
 
 def run(made: Trained, folder: Path, sequences: dict[str, str] = SEQUENCES, **settings: Any) -> tuple[pa.Table, Summary]:

@@ -9,14 +9,14 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from files import parquet, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labelled import sentence
+from letters import other_strand
 from s3 import S3
 
 import dnafeat
@@ -25,28 +25,9 @@ from dnafeat.finetune.splits import SPLITS, Split, format_overlaps, overlaps, ra
 from dnafeat.store import digests
 
 UCI = str(Path(dnafeat.__file__).parent / "bundled" / "data" / "uci_splice.csv.gz")
-OTHER = dict(zip("ACGTNRYSWKMBDHV", "TGCANYRSWMKVHDB", strict=True))
 
 TEXT = "sequence,label\nACgu,yes\nAC GT,no\nGGCC, yes \nNNNN,\n"
 SEQUENCES, LABELS = ["ACGT", "ACGT", "GGCC", "NNNN"], ["yes", "no", "yes", None]
-
-
-def write(path: Path, content: str | bytes) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return str(path)
-
-
-def parquet(path: Path, **columns: Any) -> str:
-    pq.write_table(pa.table(columns), path)
-    return str(path)
-
-
-def sentence(source: str, **options: Any) -> str:
-    with pytest.raises(UsageError) as error:
-        read_split("train", source, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def split(rows: Sequence[tuple[str, str | None]], name: str = "all") -> Split:
@@ -54,10 +35,6 @@ def split(rows: Sequence[tuple[str, str | None]], name: str = "all") -> Split:
     count = len(rows)
     ids = [f"r{i}" for i in range(count)]
     return Split(name, [s for s, _ in rows], [y for _, y in rows], ids, [f"{name}.csv"] * count, list(range(1, count + 1)))
-
-
-def other_strand(sequence: str) -> str:
-    return "".join(OTHER[letter] for letter in reversed(sequence))
 
 
 def distinct(count: int, seed: int = 0) -> list[str]:

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from files import write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,12 +28,6 @@ from dnafeat.sources import delimited, entries
 from dnafeat.sources.entries import FIXED, Piece, tiles, whole
 from dnafeat.sources.fasta import read_fasta, read_fastq
 from dnafeat.sources.reader import RESERVED, ReadOptions, expand, key_columns, read
-
-
-def write(path: Path, content: str | bytes) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return str(path)
 
 
 def rows(files: str | list[str], **options: Any) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
-from stores import A, B, Entry, Run, expected, fill, in_order, rows
+from stores import A, B, Entry, Run, expected, fill, in_order, refused, rows
 
 from dnafeat.cli.main import main
 from dnafeat.errors import StoreError
@@ -27,12 +27,6 @@ FIRST = [Entry("a", "ACGT", {"subject": "s1"}), Entry("b", "ACGT", {"subject": "
 SECOND = [FIRST[0]._replace(sequence="TTTT"), FIRST[1]._replace(keys={"subject": "s9"}), Entry("d", "GGCC")]
 THIRD = [FIRST[0], SECOND[1]]
 OTHERS = [Entry("a", "CCCC", {"subject": "s3"})]
-
-
-def refused(error: pytest.ExceptionInfo[StoreError], *words: str) -> None:
-    text = str(error.value)
-    assert "\n" not in text
-    assert all(word in text for word in words), text
 
 
 @pytest.fixture

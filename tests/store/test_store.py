@@ -20,7 +20,22 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from oldstore import READS
-from stores import WIDTHS, A, B, Entry, Run, digest, expected, feature_rows, feature_version, fill, in_order, rows, vectors
+from stores import (
+    WIDTHS,
+    A,
+    B,
+    Entry,
+    Run,
+    digest,
+    expected,
+    feature_rows,
+    feature_version,
+    fill,
+    in_order,
+    refused,
+    rows,
+    vectors,
+)
 
 import dnafeat
 from dnafeat.cli.main import main
@@ -59,12 +74,6 @@ def two(tmp_path: Path) -> Store:
 def local(tmp_path: Path) -> Store:
     fill(str(tmp_path / "store"), ENTRIES, tmp_path)
     return Store(str(tmp_path / "store"))
-
-
-def refused(error: pytest.ExceptionInfo[StoreError], *words: str) -> None:
-    text = str(error.value)
-    assert "\n" not in text
-    assert all(word in text for word in words), text
 
 
 # what there is

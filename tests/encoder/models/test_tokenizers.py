@@ -19,6 +19,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from letters import words
 
 import dnafeat.encoder.models.tokenizers
 from dnafeat.encoder.models.tokenizers import KmerTokenizer, LibraryTokenizer, SpacedKmers, Tokenizer, Tokens, train_bpe
@@ -34,10 +35,6 @@ STRANGE = "ACGT" * 8 + "NNRYacgtU-*\n éЖ中"
 letters = st.text(alphabet="ACGT" * 6 + "N", max_size=60)
 strange = st.text(alphabet=STRANGE, max_size=60)
 Token = tuple[str, int, int]
-
-
-def words(k: int, order: str = "ACGT") -> list[str]:
-    return ["".join(word) for word in itertools.product(order, repeat=k)]
 
 
 def dnabert(k: int) -> list[str]:
