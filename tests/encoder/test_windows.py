@@ -16,6 +16,7 @@ from typing import Any
 import models
 import numpy as np
 import pytest
+from counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from letters import IUPAC, other_strand, words
@@ -135,7 +136,6 @@ def slow_windows(
 # Places alone.
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 200), max_size=8), st.integers(1, 50), st.data())
 def test_windows_own_every_place_once_and_keep_their_bounds(lengths: list[int], capacity: int, data: st.DataObject) -> None:
     overlap = data.draw(st.integers(0, capacity - 1))
@@ -213,7 +213,7 @@ def slowly(kind: Kind, sequences: Sequence[str], how: Cutting) -> list[tuple[int
 
 
 @pytest.mark.parametrize("name", KINDS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(20, 60))
 @given(data=st.data())
 def test_windows_are_those_of_the_definition(made: dict[str, Tokenizer], name: str, data: st.DataObject) -> None:
     kind = KINDS[name]
@@ -251,7 +251,7 @@ def test_a_sequence_of_which_either_strand_is_cut_is_cut(made: dict[str, Tokeniz
 
 
 @pytest.mark.parametrize("name", KINDS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(10, 30))
 @given(data=st.data())
 def test_the_strands_of_a_reverse_complement_are_the_same_ones_exchanged(
     made: dict[str, Tokenizer], name: str, data: st.DataObject
@@ -264,7 +264,6 @@ def test_the_strands_of_a_reverse_complement_are_the_same_ones_exchanged(
 
 
 @pytest.mark.parametrize(("name", "least"), [("kmers", 2), ("spaced", 4)])
-@settings(deadline=None)
 @given(sequences=texts(3, max_size=200), data=st.data())
 def test_windows_in_bases_own_every_kmer_once_where_they_share_enough(
     made: dict[str, Tokenizer], name: str, least: int, sequences: list[str], data: st.DataObject
@@ -277,7 +276,6 @@ def test_windows_in_bases_own_every_kmer_once_where_they_share_enough(
     assert owned == [[i for i, _, _ in KINDS[name].tokens(sequence)] for sequence in sequences]
 
 
-@settings(deadline=None)
 @given(texts(1, "ACGTN"), st.integers(1, 40), st.data())
 def test_windows_in_bases_own_every_single_base_once(
     made: dict[str, Tokenizer], sequences: list[str], bases: int, data: st.DataObject
@@ -286,7 +284,7 @@ def test_windows_in_bases_own_every_single_base_once(
     assert windows.tokens().tolist() == [len(sequence) for sequence in sequences]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=examples(15, 50))
 @given(data=st.data())
 def test_a_part_is_what_its_sequences_alone_give(made: dict[str, Tokenizer], data: st.DataObject) -> None:
     sequences, how = data.draw(texts(1)), data.draw(cuttings())

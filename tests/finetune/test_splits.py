@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from counts import examples
 from files import parquet, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -213,7 +214,6 @@ def test_fingerprint_stays_what_it_was() -> None:
     assert split([("ACGT", "1"), ("GG", None)]).fingerprint == hashlib.sha256(b"4:ACGT1:12:GG-").hexdigest()
 
 
-@settings(deadline=None)
 @given(st.lists(st.text("ACGTNRY", min_size=1, max_size=4), min_size=1, max_size=30))
 def test_groups_are_sequences_on_either_strand(sequences: list[str]) -> None:
     found = split([(s, None) for s in sequences]).groups
@@ -242,7 +242,7 @@ def labelled_rows(draw: st.DrawFn) -> list[tuple[str, str | None]]:
 SHARES = st.sampled_from([(0.7, 0.15, 0.15), (0.6, 0.2, 0.2), (1 / 3, 1 / 3, 1 / 3), (0.25, 0.5, 0.25)])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(40, 150))
 @given(labelled_rows(), SHARES, st.integers(0, 5), st.booleans())
 def test_random_splits(rows: list[tuple[str, str | None]], shares: tuple[float, float, float], seed: int, stratify: bool) -> None:
     whole = split(rows)
@@ -266,7 +266,7 @@ def test_random_splits(rows: list[tuple[str, str | None]], shares: tuple[float, 
         assert set(parts["train"].labels) == set(whole.labels)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(15, 50))
 @given(labelled_rows(), st.integers(0, 5), st.booleans(), st.randoms(use_true_random=False))
 def test_random_splits_do_not_depend_on_the_order_of_rows(
     rows: list[tuple[str, str | None]], seed: int, stratify: bool, rng: random.Random
@@ -415,7 +415,7 @@ def test_nothing_is_said_of_clean_splits() -> None:
     assert format_overlaps(overlaps({})) == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(25, 100))
 @given(st.lists(st.lists(st.tuples(st.text("ACG", min_size=1, max_size=2), st.sampled_from("xy")), max_size=12), max_size=3))
 def test_overlaps_are_what_counting_one_by_one_gives(rows: list[list[tuple[str, str | None]]]) -> None:
     parts = {name: split(one, name) for name, one in zip(SPLITS, rows, strict=False)}

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from s3 import S3
@@ -154,7 +155,7 @@ def test_a_few_small_files_are_not_worth_it(tmp_path: Path) -> None:
 SIZES = st.lists(st.tuples(st.integers(1, 130), st.integers(1, 100)), max_size=40)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(15, 50))
 @given(sizes=SIZES)
 def test_groups_are_neighbours_of_about_the_target_and_leave_nothing_to_group(sizes: list[tuple[int, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
