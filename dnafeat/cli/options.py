@@ -29,6 +29,8 @@ def add_options(parser: argparse.ArgumentParser, config: type[Settings]) -> None
             parser.add_argument(
                 d.flag, action="append" if positional else "extend", default=None, metavar="TEXT", help=text, **many
             )
+        elif d.kind is tuple and d.item is int:
+            parser.add_argument(d.flag, type=int, nargs="+", default=None, metavar="N", help=text)
         elif d.kind is tuple:
             parser.add_argument(d.flag, type=d.parse, default=None, metavar="A,B,…", help=text)
         elif d.kind is dict:
@@ -52,7 +54,7 @@ def _mapping(text: str) -> dict[str, Any]:
 
 def _default_note(d: Declared) -> str:
     shown = not d.required and d.default not in (None, False, ())
-    default = ",".join(d.default) if isinstance(d.default, tuple) else d.default
+    default = ",".join(map(str, d.default)) if isinstance(d.default, tuple) else d.default
     return f" (default: {default})" if shown else ""
 
 

@@ -274,7 +274,7 @@ def test_other_ways_to_read_give_the_parents_vectors_too(child: tuple[Store, str
 
     for vector, width in (("mean", 4), ("projected", 512), ("max+projected", 517)):
         joined = join(
-            JoinConfig(store=store.uri, on="subject_id", vector=vector, output=str(tmp_path / f"joined-{width}")), show=False
+            JoinConfig.make(store=store.uri, on="subject_id", vector=vector, output=str(tmp_path / f"joined-{width}")), show=False
         )
         assert (joined.width, joined.rows) == (width, 3)
     whole = {row["subject_id"]: row["dna"] for row in pq.read_table(next((tmp_path / "joined-4").rglob("*.parquet"))).to_pylist()}
@@ -350,8 +350,8 @@ def test_whoever_dies_anywhere_nothing_is_lost_or_made_twice(artifact: str, tmp_
 KILLED = """
 import sys
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.project import project
 from dnafeat.project.config import ProjectConfig
+from dnafeat.project.job import project
 real, done = vectorfiles.write, 0
 
 def write(*arguments, **options):
@@ -527,7 +527,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def embedded(source: str, store: str, model: str, **settings: Any) -> str:
-    config = EmbedConfig(sources=(source,), store=store, model=model, source_name="cohort", **settings)
+    config = EmbedConfig.make(sources=(source,), store=store, model=model, source_name="cohort", **settings)
     return embed(config, show=False).feature_version
 
 
