@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from models import dna, random_folder
+from places import s3_first
 from stores import Entry, Run, digest, every_row, fasta, rows, write_csv
 
 import dnafeat
@@ -148,7 +149,7 @@ def test_three_nights_over_tasks_leave_the_tables_that_one_process_leaves(store_
     assert {digest(one.sequence) for night in nights for one in night} == stored.keys()
 
 
-@pytest.mark.parametrize("store_uri", [pytest.param("local", marks=pytest.mark.long), "s3"], indirect=True)
+@s3_first
 def test_a_large_source_is_planned_by_tasks_and_nothing_of_it_stays(
     store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -329,6 +329,7 @@ def test_the_job_file_reads_and_writes_s3_with_ray_of_its_own(model: str, tmp_pa
     assert table.num_rows == 10
 
 
+@pytest.mark.long
 @pytest.mark.own_ray("the job file starts its own, and one of its workers is killed")
 def test_a_killed_encoder_costs_nothing_but_time_and_the_last_line_is_still_the_summary(model: str, tmp_path: Path) -> None:
     wanted = {f"s{i}": dna(300, seed=i) for i in range(3000)}

@@ -208,9 +208,11 @@ def without_space() -> type[EncodeShards]:
     ("actor", "says"),
     [
         (unloadable(), "2 processes in a row died before they began a shard, so the model cannot be loaded"),
-        (failing(ValueError("something is wrong\nand more of it")), "ValueError: something is wrong;"),
+        pytest.param(
+            failing(ValueError("something is wrong\nand more of it")), "ValueError: something is wrong;", marks=pytest.mark.long
+        ),
         (without_space(), "{store}/features cannot be written: [Errno 28] No space left on device;"),
-        (EncodeShards, "{work}/none.parquet cannot be read: "),
+        pytest.param(EncodeShards, "{work}/none.parquet cannot be read: ", marks=pytest.mark.long),
     ],
     ids=["unloadable", "failing", "without space", "unreadable"],
 )
@@ -246,6 +248,7 @@ def test_actors_ask_for_a_kind_of_gpu(settings: EncoderSettings, tmp_path: Path)
     assert row["asked"].to_pylist() == [["CPU", "GPU", "accelerator_type:L4"]]
 
 
+@pytest.mark.long
 def test_a_shard_that_ends_every_worker_of_another_kind_ends_the_run_and_is_named(
     settings: EncoderSettings, tmp_path: Path
 ) -> None:
@@ -263,6 +266,7 @@ def test_a_shard_that_ends_every_worker_of_another_kind_ends_the_run_and_is_name
         list(pipeline.run_shards(shards, settings, Answers, (), actors=1, gpus_per_actor=1, show=False))
 
 
+@pytest.mark.long
 def test_a_shard_whose_task_is_late_is_not_encoded_last(
     settings: EncoderSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +313,7 @@ def test_a_tokenising_task_is_sent_nothing_that_loads_torch(settings: EncoderSet
     assert done.stdout.split() == []
 
 
+@pytest.mark.long
 def test_a_node_with_other_versions_than_the_driver_is_told_once(
     settings: EncoderSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

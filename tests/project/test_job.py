@@ -321,7 +321,7 @@ def test_a_lost_vector_of_the_parent_is_damage_and_not_a_zero(child: tuple[Store
 # -- deaths ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["dies before", "dies after"])
+@pytest.mark.parametrize("kind", [pytest.param("dies before", marks=pytest.mark.long), "dies after"])
 def test_whoever_dies_anywhere_nothing_is_lost_or_made_twice(artifact: str, tmp_path: Path, kind: str) -> None:
     calls = 1
     while True:

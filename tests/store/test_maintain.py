@@ -19,6 +19,7 @@ import pytest
 from counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import local_first
 from s3 import S3
 from stores import STEPS, A, B, Entry, Run, digest, every_row, expected, feature_rows, fill, rows
 
@@ -203,6 +204,7 @@ def test_refused_entries_of_an_unpublished_run_are_still_replaced_when_it_is_sen
 # vectors that no entry names
 
 
+@local_first
 def test_vectors_of_a_dead_run_are_collected_after_a_week(store_uri: str, tmp_path: Path) -> None:
     fill(store_uri, entries(0, 4), tmp_path, shard_rows=1)
     dead = Run(store_uri, entries(2, 8), tmp_path, shard_rows=2).encode()
