@@ -74,7 +74,7 @@ def embedded(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     chosen = {name: settings[name] for name in ("store", "model", "num_actors", "shard_rows") if name in settings}
     vectors = tuple(settings.get("vectors", ("cls", "mean", "max", "projected")))
-    config = EmbedConfig.make(sources=(settings["source"],), vectors=vectors, **chosen)
+    config = EmbedConfig.make(sources=(settings["source"],), vectors=vectors, runner="ray", **chosen)
     with benchprocess.Workers() as workers:
         summary = embed(config, show=False)
         ended = time.time()
@@ -126,7 +126,7 @@ def bare(settings: Mapping[str, Any]) -> float:
 def _bare(model: str, sequences: Sequence[str], threads: int, gate: Any, answers: Any) -> None:
     import torch
 
-    from dnafeat.embed.actors import PIECE_ROWS
+    from dnafeat.embed.worker import PIECE_ROWS
     from dnafeat.encoder.encoder import Encoder
     from dnafeat.encoder.windows import cut
 

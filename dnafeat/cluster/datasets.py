@@ -14,8 +14,8 @@ import ray.data
 from tqdm import tqdm
 
 from dnafeat.cluster import session as cluster
+from dnafeat.cluster.bar import interval
 from dnafeat.cluster.observe import Job, told_in_records
-from dnafeat.cluster.progress import interval
 from dnafeat.cluster.spread import Each, Item, Result
 from dnafeat.errors import DnafeatError, EncodingError, one_line
 

@@ -9,8 +9,8 @@ from typing import Any
 import ray
 from tqdm import tqdm
 
+from dnafeat.cluster.bar import interval
 from dnafeat.cluster.observe import told_in_records
-from dnafeat.cluster.progress import interval
 from dnafeat.cluster.session import most
 from dnafeat.cluster.spread import Each, Item, Result
 from dnafeat.errors import EncodingError, one_line
