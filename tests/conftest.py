@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,22 +83,38 @@ def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def ray_cache(s3_server: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where workers of the shared Ray keep the models that they fetch. The Ray itself ends with the session."""
-    yield tmp_path_factory.mktemp("cache")
-    import ray
+def ray_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where workers of the shared Ray keep the models that they fetch."""
+    return tmp_path_factory.mktemp("cache")
 
-    ray.shutdown()
+
+@pytest.fixture(scope="session")
+def ray_address(s3_server: S3, ray_cache: Path) -> Iterator[str]:
+    """The Ray of this pytest worker, with two CPUs and with workers that find the S3 server."""
+    import rays
+
+    with contextlib.ExitStack() as environment:
+        environment.enter_context(s3_server.found())
+        environment.enter_context(pytest.MonkeyPatch.context()).setenv("DNAFEAT_CACHE", str(ray_cache))
+        running = contextlib.ExitStack()
+        address = running.enter_context(rays.shared())
+    with running:
+        yield address
+
+
+@pytest.fixture
+def two_cpus(ray_address: str) -> Iterator[None]:
+    """The shared Ray for a test: what it calls uses it."""
+    import rays
+
+    with rays.connected(ray_address):
+        yield
 
 
 @pytest.fixture(scope="module")
-def two_cpus(s3_server: S3, ray_cache: Path) -> None:
-    """The Ray of this pytest worker: two CPUs, shared by all tests that ask for it, with workers that find the S3 server.
-
-    Nothing stops it at a module's end; a module with a Ray of its own (`rays.own`) does, and the next one that asks starts it again.
-    """
+def two_cpus_throughout(ray_address: str) -> Iterator[None]:
+    """The shared Ray for a module, whose tests share its workers, too."""
     import rays
 
-    with s3_server.found(), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DNAFEAT_CACHE", str(ray_cache))
-        rays.shared()
+    with rays.connected(ray_address):
+        yield

@@ -32,7 +32,7 @@ from dnafeat.store.forget import forget
 from dnafeat.store.store import Store
 
 # Ray, because its tasks are what is tested.
-pytestmark = pytest.mark.usefixtures("two_cpus")
+pytestmark = pytest.mark.usefixtures("two_cpus_throughout")
 
 
 @pytest.fixture(autouse=True)

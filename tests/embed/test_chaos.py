@@ -45,7 +45,7 @@ SEED = int(
 )
 NIGHTS_A_STORE = 3
 # The actor that encodes, any other worker, the driver, and Ray's own process of its node; every third time a node of a cluster.
-VICTIMS = {"actor": "EncodeShards", "worker": "ray::", "driver": "", "raylet": "raylet/raylet"}
+VICTIMS = {"actor": "MapWorker", "worker": "ray::", "driver": "", "raylet": "raylet/raylet"}
 NODE = "node"
 REFUSED = {"id": "refused", "sequence": "ACGT-ACGT", "label": "?"}
 Source = list[dict[str, str]]
@@ -95,6 +95,7 @@ def settings(source: Path, store: str) -> dict[str, Any]:
         "model": "dnafeat-mini",
         "shard_rows": 150,
         "num_actors": 2,
+        "runner": "ray",
     }
 
 

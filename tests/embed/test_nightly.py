@@ -47,7 +47,7 @@ def ids(store: str, **selection: Any) -> set[str]:
     return set(dnafeat.Store(store).read(columns=["bases"], **selection)["sequence_id"].to_pylist())
 
 
-def test_three_nights_and_a_new_model(model: str, tmp_path: Path, two_cpus: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_three_nights_and_a_new_model(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = str(tmp_path / "store")
     flags = ["--store", store, "--source-name", "cohort", "--model", model]
     first = night(capsys, fasta(tmp_path / "a.fa", some(0, 6)), *flags)
@@ -79,7 +79,7 @@ def test_three_nights_and_a_new_model(model: str, tmp_path: Path, two_cpus: None
 
 
 def test_an_audit_that_fails_moves_nothing(
-    model: str, tmp_path: Path, two_cpus: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, source = str(tmp_path / "store"), fasta(tmp_path / "a.fa", some(0, 4))
     night(capsys, source, "--store", store, "--model", model)
@@ -100,7 +100,7 @@ def test_an_audit_that_fails_moves_nothing(
 
 
 def test_a_night_during_which_somebody_is_forgotten_reads_again(
-    model: str, tmp_path: Path, two_cpus: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, source = str(tmp_path / "store"), fasta(tmp_path / "a.fa", some(0, 4))
     real, readings = plan.subtract, []
@@ -131,7 +131,7 @@ def test_a_night_during_which_somebody_is_forgotten_reads_again(
 
 
 def test_an_unchanged_night_starts_no_ray_loads_no_model_and_writes_no_vectors(
-    model: str, tmp_path: Path, two_cpus: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, source = str(tmp_path / "store"), fasta(tmp_path / "a.fa", some(0, 6))
     night(capsys, source, "--store", store, "--model", model)
@@ -144,7 +144,6 @@ def test_an_unchanged_night_starts_no_ray_loads_no_model_and_writes_no_vectors(
     assert not list(Path(store).glob("work/*"))
 
 
-@pytest.mark.own_ray("the job file starts its own")
 def test_the_job_is_the_command(model: str, tmp_path: Path) -> None:
     """In a process of its own; a night that is published is not run again under its id."""
     store, source = str(tmp_path / "store"), fasta(tmp_path / "a.fa", some(0, 3))

@@ -1,4 +1,4 @@
-"""Every architecture through the whole job: real Ray, real tables, models from a folder and from S3."""
+"""Every architecture through the whole job: real tables, models from a folder and from S3."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def stored(store: str, column: str = "mean") -> dict[str, np.ndarray]:
     ids=str,
 )
 def test_stored_vectors_are_the_encoders_own(
-    tmp_path: Path, two_cpus: None, kind: str, settings: dict[str, Any], windowed: int, truncated: int
+    tmp_path: Path, kind: str, settings: dict[str, Any], windowed: int, truncated: int
 ) -> None:
     model = str(kmer_folder(tmp_path / "model", kind))
     source = fasta(tmp_path / "a.fa", SEQUENCES)
@@ -119,13 +119,14 @@ def test_a_version_keeps_the_vectors_it_was_made_with(tmp_path: Path, capsys: py
 
 
 @pytest.mark.long
+# On Ray, because actors could fetch the model where threads of the driver cannot but share it.
 @pytest.mark.own_ray("its workers do not find the S3 server")
 def test_a_model_on_s3_is_fetched_by_the_driver_and_not_again_by_its_actors(
     tmp_path: Path, s3_server: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DNAFEAT_CACHE", str(tmp_path / "cache"))
     uri, folder = s3_server.uri() + "-model", random_folder(tmp_path / "model")
-    settings = {"sources": (fasta(tmp_path / "a.fa", SEQUENCES),), "store": str(tmp_path / "store")}
+    settings = {"sources": (fasta(tmp_path / "a.fa", SEQUENCES),), "store": str(tmp_path / "store"), "runner": "ray"}
     # Workers of this Ray know neither the server nor its keys: what they encode with, they have from the cache of this machine.
     with rays.own(), s3_server.found():
         s3_server.client().put(f"{folder}/", uri, recursive=True)

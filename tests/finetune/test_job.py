@@ -137,7 +137,7 @@ class Local:
 
 
 @pytest.fixture
-def local(two_cpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Local:
+def local(two_cpus_throughout: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Local:
     return Local(tmp_path / "reported", monkeypatch)
 
 

@@ -29,7 +29,7 @@ from stores import fasta
 from dnafeat import spill
 from dnafeat.cli.main import main
 from dnafeat.cluster import session as cluster
-from dnafeat.embed import plan, runner
+from dnafeat.embed import plan
 from dnafeat.embed.intake import Checks, take_in
 from dnafeat.encoder.encoder import Encoder
 from dnafeat.errors import AuditError, CheckpointError, EncodingError, StoreError, StrictError, UsageError
@@ -72,8 +72,6 @@ def _in_this_process(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch
     if "on_ray" not in request.fixturenames:
         monkeypatch.setenv("DNAFEAT_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(plan, "_SHARD_MIN_ROWS", 2)
-        # Though a Ray of other tests may run.
-        monkeypatch.setattr(runner, "prefers_ray", lambda _: None)
 
 
 @pytest.fixture(scope="module")

@@ -532,7 +532,7 @@ def embedded(source: str, store: str, model: str, **settings: Any) -> str:
 
 
 def test_project_and_embed_make_the_same_version_and_the_same_numbers(
-    model: str, tmp_path: Path, two_cpus: None, capsys: pytest.CaptureFixture[str]
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A random, a fitted and a trained projection with z-scores; and nights under a child, whichever way they come."""
     store, source = str(tmp_path / "store"), fasta(tmp_path / "one.fa", SEQUENCES)
