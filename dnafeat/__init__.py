@@ -9,24 +9,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dnafeat.encoder.encoder import Encoder as Encoder
+    from dnafeat.encoder.engine import Encoder as Encoder
     from dnafeat.encoder.models.checkpoint import load_model as load_model
     from dnafeat.encoder.models.checkpoint import load_tokenizer as load_tokenizer
     from dnafeat.errors import DnafeatError as DnafeatError
-    from dnafeat.store.store import Store as Store
-    from dnafeat.store.store import matrix as matrix
+    from dnafeat.store.catalog import Store as Store
+    from dnafeat.store.catalog import matrix as matrix
     from dnafeat.store.stream import VectorStream as VectorStream
 
 __version__ = "0.1.0"
 
 _WHERE = {
     "DnafeatError": "dnafeat.errors",
-    "Encoder": "dnafeat.encoder.encoder",
-    "Store": "dnafeat.store.store",
+    "Encoder": "dnafeat.encoder.engine",
+    "Store": "dnafeat.store.catalog",
     "VectorStream": "dnafeat.store.stream",
     "load_model": "dnafeat.encoder.models.checkpoint",
     "load_tokenizer": "dnafeat.encoder.models.checkpoint",
-    "matrix": "dnafeat.store.store",
+    "matrix": "dnafeat.store.catalog",
 }
 __all__ = sorted(_WHERE)
 

@@ -26,7 +26,7 @@ from dnafeat.cluster.observe import Job
 from dnafeat.embed.plan import CHECK
 from dnafeat.embed.tokenise import Tokenised, TokeniserSettings, begun, compare_packages, reached
 from dnafeat.encoder.config import EncodingConfig
-from dnafeat.encoder.encoder import Begun, Encoder, one_behind
+from dnafeat.encoder.engine import Begun, Encoder, one_behind
 from dnafeat.errors import EncodingError
 from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.matrices import as_lists

@@ -21,9 +21,9 @@ from dnafeat.cluster.spread import Each
 from dnafeat.embed.intake import Intake
 from dnafeat.spill import Spill
 from dnafeat.store import digests
+from dnafeat.store.catalog import Store
 from dnafeat.store.digests import id_partition, netstring
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
 from dnafeat.store.table import DataFile, Table
 
 _ROWS_PER_FILE = 1_000_000

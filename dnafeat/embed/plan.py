@@ -23,7 +23,7 @@ from dnafeat.embed.intake import SEQUENCE_SCHEMA, Intake
 from dnafeat.embed.salvage import Claim, Salvage
 from dnafeat.spill import Spill
 from dnafeat.store import digests
-from dnafeat.store.store import Store
+from dnafeat.store.catalog import Store
 from dnafeat.store.table import write_parquet
 
 # Bytes of the packed sequences of partitions from which shards are cut together.

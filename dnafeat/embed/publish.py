@@ -32,9 +32,9 @@ from dnafeat.errors import ConflictError, ForgottenError, UsageError
 from dnafeat.spill import Spill
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.catalog import Store
 from dnafeat.store.rewriting import forgotten
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
 from dnafeat.store.table import Change, DataFile, Table
 
 # The application id under which `sequences` keeps the last run number it gave out.

@@ -35,10 +35,10 @@ from dnafeat.join.table import WORK, JoinedTable
 from dnafeat.provenance import digest_of
 from dnafeat.spill import Spill
 from dnafeat.store import digests, reading
+from dnafeat.store.catalog import Store
 from dnafeat.store.lookup import Lookup
 from dnafeat.store.replaced import ABOUT
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
 from dnafeat.vectors import VECTORS
 
 # Bytes of vectors that a partition of keys should hold, and of a join that is worth Ray's start.

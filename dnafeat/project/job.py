@@ -47,6 +47,7 @@ from dnafeat.provenance import digest_of
 from dnafeat.spill import Spill
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.catalog import Store
 from dnafeat.store.digests import id_partition
 from dnafeat.store.history import DEFAULT_CHANNEL, History
 from dnafeat.store.lookup import Lookup
@@ -54,7 +55,6 @@ from dnafeat.store.matrices import as_lists, matrix
 from dnafeat.store.names import split
 from dnafeat.store.reading import chosen, stood
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
 from dnafeat.store.table import Table, write_parquet
 from dnafeat.store.vector_files import Receipt
 from dnafeat.vectors import PROJECTED_WIDTH, VECTORS, describe_projection, parts

@@ -26,8 +26,8 @@ import pyarrow as pa
 
 from dnafeat import storage
 from dnafeat.errors import UsageError
+from dnafeat.store.catalog import Store
 from dnafeat.store.reading import Reading
-from dnafeat.store.store import Store
 from dnafeat.store.table import encode_parquet
 
 MANIFEST = "_manifest.json"

@@ -61,9 +61,9 @@ from dnafeat.errors import StoreError, UsageError
 from dnafeat.spill import SUFFIX
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.catalog import Store
 from dnafeat.store.rewriting import BATCH_ROWS, DRAFTS, EVERY, NONE, Draft, patiently, raised, settle, take_vectors, without
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
 from dnafeat.store.table import Change, DataFile, Table, write_parquet
 
 _OWN = ("source_name", "sequence_id", "sequence_digest")

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow.compute as pc
 
 from dnafeat.errors import StoreError
+from dnafeat.store.catalog import Store
 from dnafeat.store.history import described
-from dnafeat.store.store import Store
 from dnafeat.store.table import Change, Table, plain
 
 

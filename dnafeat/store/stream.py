@@ -20,11 +20,11 @@ from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from dnafeat.errors import UsageError
+from dnafeat.store.catalog import Store
 from dnafeat.store.history import AsOf
 from dnafeat.store.matrices import matrix
 from dnafeat.store.pieces import pieces, read_piece
 from dnafeat.store.reading import Where, is_vector
-from dnafeat.store.store import Store
 
 
 class VectorStream(IterableDataset):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dnafeat.bench import inputs as benchinputs
-from dnafeat.encoder.encoder import Encoder, Vectors
+from dnafeat.encoder.engine import Encoder, Vectors
 from dnafeat.encoder.models.checkpoint import find, load_encoder
 from dnafeat.encoder.windows import cut
 

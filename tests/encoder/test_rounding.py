@@ -13,7 +13,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dnafeat.encoder.encoder import Encoder, Vectors
+from dnafeat.encoder.engine import Encoder, Vectors
 from dnafeat.encoder.rounding import rounded
 from dnafeat.errors import UsageError
 from dnafeat.store.table import encode_parquet

@@ -35,7 +35,7 @@ from dnafeat.embed import pipeline, plan
 from dnafeat.embed.actors import EncoderSettings, ShardActor
 from dnafeat.embed.intake import Checks, take_in
 from dnafeat.embed.tokenise import Tokenised
-from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.windows import cut
 from dnafeat.errors import AuditError, CheckpointError, EncodingError, StoreError, StrictError, UsageError
 from dnafeat.finetune import artifact

@@ -23,8 +23,8 @@ from dnafeat.project.fit import Summary, fit_projector
 from dnafeat.project.statistics import Moments
 from dnafeat.pseudonyms import pseudonyms
 from dnafeat.store import lookup
+from dnafeat.store.catalog import Store
 from dnafeat.store.maintain import maintain
-from dnafeat.store.store import Store
 
 ROWS, WIDTH = 600, 40
 # The last hundred are nobody's training entries; two of the others share a sequence with another entry.

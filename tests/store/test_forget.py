@@ -25,11 +25,11 @@ from dnafeat.store import forget as module
 from dnafeat.store import maintain as maintenance
 from dnafeat.store import rewriting
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.catalog import Store
 from dnafeat.store.forget import forget, parse
 from dnafeat.store.maintain import maintain
 from dnafeat.store.rewriting import forgotten
 from dnafeat.store.schema import TABLES
-from dnafeat.store.store import Store
 from dnafeat.store.table import Change, Table
 
 KEYS = ["subject", "gene"]

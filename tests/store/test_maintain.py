@@ -27,9 +27,9 @@ from dnafeat.embed.publish import Publication
 from dnafeat.errors import ConflictError, StoreError
 from dnafeat.store import maintain as module
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.catalog import Store
 from dnafeat.store.maintain import maintain
 from dnafeat.store.schema import TABLES
-from dnafeat.store.store import Store
 from dnafeat.store.table import DataFile, Table
 from dnafeat.vectors import VECTORS
 

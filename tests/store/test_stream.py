@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 
 import dnafeat
 from dnafeat.errors import StoreError, UsageError
+from dnafeat.store.catalog import Store
 from dnafeat.store.rollback import rollback
-from dnafeat.store.store import Store
 from dnafeat.store.stream import VectorStream
 
 # 97 entries of 61 sequences; row groups of 4, files of 10.

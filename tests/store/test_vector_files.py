@@ -14,7 +14,7 @@ from stores import A, digest, feature_rows, vectors
 from dnafeat import storage
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.store import Store
+from dnafeat.store.catalog import Store
 from dnafeat.store.table import DataFile
 from dnafeat.store.vector_files import Receipt
 
