@@ -28,10 +28,11 @@ from dnafeat.embed.tokenise import Tokenised, TokeniserSettings, begun, compare_
 from dnafeat.encoder.config import EncodingConfig
 from dnafeat.encoder.engine import Begun, Encoder, one_behind
 from dnafeat.errors import EncodingError
+from dnafeat.parquet import write_parquet
 from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.matrices import as_lists
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.table import Table, write_parquet
+from dnafeat.store.table import Table
 
 PIECE_ROWS = 2048  # encoded and written at a time
 

@@ -33,9 +33,10 @@ from dnafeat.spill import Spill
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.catalog import Store
+from dnafeat.store.data_file import Change, DataFile
 from dnafeat.store.rewriting import forgotten
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.table import Change, DataFile, Table
+from dnafeat.store.table import Table
 
 # The application id under which `sequences` keeps the last run number it gave out.
 _NUMBER = "dnafeat/run_number"

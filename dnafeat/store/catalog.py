@@ -15,12 +15,13 @@ import pyarrow.dataset as ds
 from dnafeat import storage
 from dnafeat.errors import StoreError
 from dnafeat.store import digests
+from dnafeat.store.data_file import Change
 from dnafeat.store.history import LISTED, AsOf, History
 from dnafeat.store.matrices import matrix as matrix
 from dnafeat.store.names import Names
 from dnafeat.store.reading import Reading, Where, chosen, load_entries, stood
 from dnafeat.store.schema import TABLES, arrow_schema
-from dnafeat.store.table import Change, Table
+from dnafeat.store.table import Table
 from dnafeat.vectors import VECTORS, projection_name
 
 

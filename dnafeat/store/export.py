@@ -26,9 +26,9 @@ import pyarrow as pa
 
 from dnafeat import storage
 from dnafeat.errors import UsageError
+from dnafeat.parquet import encode_parquet
 from dnafeat.store.catalog import Store
 from dnafeat.store.reading import Reading
-from dnafeat.store.table import encode_parquet
 
 MANIFEST = "_manifest.json"
 _FILE_BYTES = 128_000_000

@@ -53,18 +53,19 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from dnafeat import parquet, storage
 from dnafeat import pseudonyms as keyhash
-from dnafeat import storage
 from dnafeat.errors import StoreError, UsageError
+from dnafeat.parquet import write_parquet
 from dnafeat.spill import SUFFIX
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.catalog import Store
+from dnafeat.store.data_file import Change, DataFile
 from dnafeat.store.rewriting import BATCH_ROWS, DRAFTS, EVERY, NONE, Draft, patiently, raised, settle, take_vectors, without
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.table import Change, DataFile, Table, write_parquet
+from dnafeat.store.table import Table
 
 _OWN = ("source_name", "sequence_id", "sequence_digest")
 # What reading a file raises that is gone, or that nobody of ours has written.
@@ -345,10 +346,8 @@ def _take_work(store: Store, gone: np.ndarray) -> int:
             storage.remove(uri)
         if not listed.path.endswith(".parquet") or not len(gone):
             continue
-        fs, path = storage.filesystem(uri)
         try:
-            with fs.open(path, "rb") as file:
-                shard = pq.read_table(file)
+            shard = parquet.read(uri)
             stays = ~np.isin(digests.to_numpy(shard["sequence_digest"]), gone)
         except _UNREADABLE:
             # Its run has ended meanwhile, or it is none of ours.

@@ -45,10 +45,12 @@ from dnafeat.spill import Spill
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.catalog import Store
+from dnafeat.store.data_file import Change, DataFile
 from dnafeat.store.retention import ABANDONED_AFTER, RETENTION
+from dnafeat.store.retry import again
 from dnafeat.store.rewriting import NONE, Draft, forgotten, patiently, settle, take_vectors
 from dnafeat.store.schema import TABLES
-from dnafeat.store.table import Change, DataFile, Table, again
+from dnafeat.store.table import Table
 
 # The application id under which a table keeps the count of `forgotten` up to which its replaced files were deleted.
 VACUUMED = "dnafeat/vacuumed"

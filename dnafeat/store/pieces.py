@@ -8,14 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from dnafeat import storage
+from dnafeat import parquet, storage
 from dnafeat.store import digests
+from dnafeat.store.data_file import DataFile
 from dnafeat.store.lookup import Assembly
 from dnafeat.store.matrices import end_to_end, fixed
 from dnafeat.store.reading import Entries, Reading, is_vector, stored
-from dnafeat.store.table import DataFile
 
 _AT_ONCE = 8  # files whose digests are read at a time
 
@@ -78,9 +77,7 @@ def _may_hold(file: DataFile, reading: Reading, version: str) -> bool:
 
 
 def _digests(uri: str) -> list[np.ndarray]:
-    fs, path = storage.filesystem(uri)
-    with storage.reached(uri), fs.open(path, "rb") as opened:
-        file = pq.ParquetFile(opened)
+    with storage.reached(uri), parquet.opened(uri) as file:
         groups = range(file.num_row_groups)
         return [digests.to_numpy(file.read_row_group(i, columns=["sequence_digest"])["sequence_digest"]) for i in groups]
 
@@ -107,7 +104,5 @@ def read_piece(piece: Piece, entries: Entries, columns: Sequence[str], *, thread
 
 def _group(uri: str, number: int, columns: Sequence[str], threads: bool) -> pa.RecordBatch:
     """A row group's columns, without those that its file does not have."""
-    fs, path = storage.filesystem(uri)
-    with storage.reached(uri), fs.open(path, "rb") as opened:
-        file = pq.ParquetFile(opened, pre_buffer=True)
+    with storage.reached(uri), parquet.opened(uri, pre_buffer=True) as file:
         return file.read_row_group(number, columns=list(columns), use_threads=threads).combine_chunks().to_batches()[0]

@@ -26,11 +26,12 @@ from dnafeat.store import maintain as maintenance
 from dnafeat.store import rewriting
 from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.catalog import Store
+from dnafeat.store.data_file import Change
 from dnafeat.store.forget import forget, parse
 from dnafeat.store.maintain import maintain
 from dnafeat.store.rewriting import forgotten
 from dnafeat.store.schema import TABLES
-from dnafeat.store.table import Change, Table
+from dnafeat.store.table import Table
 
 KEYS = ["subject", "gene"]
 S17 = {"subject": "S17"}

@@ -28,9 +28,10 @@ from dnafeat.errors import ConflictError, StoreError
 from dnafeat.store import maintain as module
 from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.catalog import Store
+from dnafeat.store.data_file import DataFile
 from dnafeat.store.maintain import maintain
 from dnafeat.store.schema import TABLES
-from dnafeat.store.table import DataFile, Table
+from dnafeat.store.table import Table
 from dnafeat.vectors import VECTORS
 
 KEYS = ["subject"]

@@ -29,7 +29,7 @@ IDS = sorted(entry.id for entry in ENTRIES)
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnafeat.store.table._ROW_GROUP", 4)
+    monkeypatch.setattr("dnafeat.parquet._ROW_GROUP", 4)
 
 
 def filled(uri: str, folder: Path) -> str:
