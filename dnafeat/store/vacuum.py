@@ -120,7 +120,10 @@ def abort_uploads(upkeep: Upkeep) -> int:
 
 
 def write_checkpoints(upkeep: Upkeep) -> int:
-    """Write checkpoints of long logs, and return how many; logs are counted as they were at the start, so that a dry run counts the same."""
+    """Write checkpoints of long logs, and return how many.
+
+    Logs are counted as they were at the start, so that a dry run counts the same.
+    """
     done = 0
     for name, table in upkeep.tables.items():
         logs = [storage.name(path) for path in upkeep.listed if path.startswith(f"{name}/_delta_log/")]

@@ -20,8 +20,8 @@ from dnafeat.errors import DnafeatError, UsageError
 from dnafeat.project import statistics as fitting
 from dnafeat.project.config import FitProjectorConfig
 from dnafeat.project.fit import Summary, fit_projector
-from dnafeat.project.statistics import Moments
 from dnafeat.pseudonyms import pseudonyms
+from dnafeat.statistics import Moments
 from dnafeat.store import lookup
 from dnafeat.store.catalog import Store
 from dnafeat.store.maintain import maintain
