@@ -26,7 +26,8 @@ from dnafeat.cluster.observe import Job
 from dnafeat.embed.plan import CHECK
 from dnafeat.embed.tokenise import Tokenised, TokeniserSettings, begun, compare_packages, reached
 from dnafeat.encoder.config import EncodingConfig
-from dnafeat.encoder.engine import Begun, Encoder, one_behind
+from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder.results import Begun, one_behind
 from dnafeat.errors import EncodingError
 from dnafeat.parquet import write_parquet
 from dnafeat.store import vector_files as vectorfiles

@@ -20,9 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from dnafeat.encoder.engine import Encoder, Vectors
+from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.packing import ROWS
 from dnafeat.encoder.projection import load_projector
+from dnafeat.encoder.results import Vectors
 from dnafeat.encoder.windows import cut
 from dnafeat.errors import CheckpointError, DnafeatWarning, UsageError
 from tests.encoder.test_windows import IUPAC, KINDS, Kind, kmers, reverse_complement, slow_windows, spaced, spans, words

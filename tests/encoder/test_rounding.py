@@ -13,7 +13,8 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dnafeat.encoder.engine import Encoder, Vectors
+from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder.results import Vectors
 from dnafeat.encoder.rounding import rounded
 from dnafeat.errors import UsageError
 from dnafeat.parquet import encode_parquet
