@@ -43,7 +43,7 @@ from dnafeat.finetune import job as finetune
 from dnafeat.finetune.config import FinetuneConfig, PredictConfig
 from dnafeat.finetune.network import FineTuned, build
 from dnafeat.finetune.per_base import base_values
-from dnafeat.finetune.predict import Summary, _in_order, predict
+from dnafeat.finetune.prediction import Summary, _in_order, predict
 from dnafeat.finetune.predictor import Predictor
 from dnafeat.finetune.trainer import Data
 from dnafeat.sources import reader as sources
