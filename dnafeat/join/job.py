@@ -20,7 +20,6 @@ from typing import Any
 
 import pyarrow as pa
 
-import dnafeat
 from dnafeat import pseudonyms as keyhash
 from dnafeat import storage
 from dnafeat.cluster.spread import Each, here
@@ -32,7 +31,7 @@ from dnafeat.join.rows import DnaSide
 from dnafeat.join.steps import Dealt, deal_entries, deal_partner, deal_vectors, own_spill, partner_schema, put_together
 from dnafeat.join.summary import Summary
 from dnafeat.join.table import WORK, JoinedTable
-from dnafeat.provenance import digest_of
+from dnafeat.provenance import __version__, digest_of
 from dnafeat.spill import Spill
 from dnafeat.store import digests, reading
 from dnafeat.store.catalog import Store
@@ -221,7 +220,7 @@ class _Join:
             "how": config.how,
             "keys_hashed_under": None if side.salt is None else keyhash.check(side.salt),
         }
-        about_us = {"features_version": side.store.features.version(), "dnafeat": dnafeat.__version__}
+        about_us = {"features_version": side.store.features.version(), "dnafeat": __version__}
         return {**inputs, **about_us, "made_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "inputs_digest": digest_of(inputs)}
 
     def widths(self) -> dict[str, int]:

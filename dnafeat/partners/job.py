@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dnafeat import __version__, storage
 from dnafeat import pseudonyms as keyhash
+from dnafeat import storage
 from dnafeat.partners.config import REGIONS, PartnerConfig
 from dnafeat.partners.files import find
 from dnafeat.partners.intake import Intake
 from dnafeat.partners.kinds import BRAINMT_WIDTH, SWIFT_WIDTHS
 from dnafeat.partners.output import Before, list_rejects, publish, rejects_uri
+from dnafeat.provenance import __version__
 
 
 @dataclass
