@@ -29,7 +29,7 @@ from dnafeat.join.config import DNA, GENE, LEVELS, JoinConfig, pairs
 from dnafeat.join.modalities import PartnerTable, open_partner, read_mapping
 from dnafeat.join.rows import DnaSide
 from dnafeat.join.steps import Dealt, deal_entries, deal_partner, deal_vectors, own_spill, partner_schema, put_together
-from dnafeat.join.summary import Summary
+from dnafeat.join.summary import JoinSummary
 from dnafeat.join.table import WORK, JoinedTable
 from dnafeat.provenance import __version__, digest_of
 from dnafeat.spill import Spill
@@ -46,7 +46,7 @@ _DIGEST_ROWS = 49_152  # entries of a partition of digests
 _NAMED = 5  # missing genes that are named
 
 
-def join(config: JoinConfig, *, show: bool = True) -> Summary:
+def join(config: JoinConfig, *, show: bool = True) -> JoinSummary:
     """Joins the vectors of a version with those of other modalities, and writes them as one more version of a Delta table.
 
     Parameters
@@ -93,11 +93,11 @@ class _Join:
         mappings = pairs(self.config.mapping, "mapping")
         return {name: read_mapping(name, uri, key=keys[name], on=self.config.on) for name, uri in mappings.items()}
 
-    def __call__(self) -> Summary:
+    def __call__(self) -> JoinSummary:
         lineage = self.lineage()
         if self.last is not None and self.last["inputs_digest"] == lineage["inputs_digest"]:
             told = {name: value for name, value in self.last["summary"].items() if name != "notes"}
-            return Summary(
+            return JoinSummary(
                 **{
                     **told,
                     "output": self.config.output,
@@ -147,7 +147,7 @@ class _Join:
         repeated = self.entries * others if self.config.level in ("sequence", "gene", "region") else 0
         return 4 * (dealt + repeated)
 
-    def run(self, lineage: dict[str, Any], each: Each, work: str) -> Summary:
+    def run(self, lineage: dict[str, Any], each: Each, work: str) -> JoinSummary:
         side = self.side
         partitions = min(digests.MAX_PARTITIONS, 1 + self.bytes() // _PARTITION_BYTES)
         ranges = min(digests.MAX_PARTITIONS, 1 + self.entries // _DIGEST_ROWS)
@@ -180,7 +180,7 @@ class _Join:
         version = self.output.commit(files, side.contract(names), told, self.attempt)
         self.output.sweep()
         seconds = round(time.monotonic() - self.clock, 3)
-        return Summary(**{**asdict(summary), "output_version": version, "seconds": seconds})
+        return JoinSummary(**{**asdict(summary), "output_version": version, "seconds": seconds})
 
     def deal(self, partner: PartnerTable, partitions: int, each: Each, work: str) -> Dealt:
         mapping = self.mappings[partner.name][0] if partner.name in self.mappings else None
@@ -261,7 +261,7 @@ class _Join:
                     f"the salt with --salt-file, which hashes those that are not"
                 )
 
-    def summary(self, dna: Dealt, partners: Sequence[Dealt], counts: Counter[str]) -> Summary:
+    def summary(self, dna: Dealt, partners: Sequence[Dealt], counts: Counter[str]) -> JoinSummary:
         """What came of it, without the version. Raises UsageError where nothing did."""
         config, notes = self.config, self.notes
         about = {}
@@ -292,7 +292,7 @@ class _Join:
             DNA: _left_out(dna.counts),
             **{p.name: _left_out(d.counts) for p, d in zip(self.partners, partners, strict=True)},
         }
-        return Summary(
+        return JoinSummary(
             output=config.output,
             output_version=-1,
             rows=counts["rows"],

@@ -70,7 +70,7 @@ _OWN = ("source_name", "sequence_id", "sequence_digest")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class ErasureSummary:
     """What was taken out.
 
     Attributes
@@ -122,7 +122,7 @@ def hidden(where: Mapping[str, str], salt_file: str, store: str) -> dict[str, st
     }
 
 
-def forget(store: Store, where: Mapping[str, str]) -> Summary:
+def forget(store: Store, where: Mapping[str, str]) -> ErasureSummary:
     """Takes out the entries that meet all conditions, and what belongs to them alone. May be sent again whenever it ended.
 
     Of the refused entries those go that have the name of such an entry, and those in which the value of a condition stands as a whole
@@ -163,7 +163,7 @@ def forget(store: Store, where: Mapping[str, str]) -> Summary:
         uncommitted += take_uncommitted(store, alone)
         entries, more = _take_rows(store.sequences, lambda rows: _matches(rows, where))
         vectors, _ = take_vectors(store, _within(alone), forgotten=True)
-        return Summary(
+        return ErasureSummary(
             store=store.uri,
             where=dict(where),
             entries=entries,
@@ -322,7 +322,7 @@ def _notes(store: Store, where: Mapping[str, str]) -> list[str]:
     return notes
 
 
-def format_summary(summary: Summary) -> str:
+def format_summary(summary: ErasureSummary) -> str:
     """What was taken out and what is left to do, in a few lines."""
     s = summary
     conditions = " and ".join(f"{column}={value}" for column, value in s.where.items())

@@ -36,7 +36,7 @@ from dnafeat.store.vacuum import abort_uploads, remove_abandoned, vacuum, write_
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class MaintenanceSummary:
     """What was done, or in a dry run would be.
 
     Attributes
@@ -69,7 +69,7 @@ class Summary:
     checkpoints: int
 
 
-def maintain(store: Store, *, dry_run: bool = False, now: datetime | None = None) -> Summary:
+def maintain(store: Store, *, dry_run: bool = False, now: datetime | None = None) -> MaintenanceSummary:
     """Collects, merges and deletes.
 
     Memory is bounded by one merged file and by the digests of vectors that are collected; the digests of all entries and vectors are
@@ -95,7 +95,7 @@ def maintain(store: Store, *, dry_run: bool = False, now: datetime | None = None
         raise StoreError(f"{store.uri} cannot be maintained: {one_line(error)}; send the same command again") from error
 
 
-def _maintained(upkeep: Upkeep) -> Summary:
+def _maintained(upkeep: Upkeep) -> MaintenanceSummary:
     """Take the steps in their order; each reads the state that the ones before it have left."""
     before = {name: {file.path: file.size for file, _ in files} for name, files in upkeep.files.items()}
     unnamed = patiently(lambda: find_unnamed(upkeep))
@@ -107,7 +107,7 @@ def _maintained(upkeep: Upkeep) -> Summary:
     uploads = abort_uploads(upkeep)
     if not upkeep.dry_run:
         upkeep.files = {name: table.reload().files() for name, table in upkeep.tables.items()}
-    return Summary(
+    return MaintenanceSummary(
         store=upkeep.store.uri,
         dry_run=upkeep.dry_run,
         files_before=sum(map(len, before.values())),
@@ -121,7 +121,7 @@ def _maintained(upkeep: Upkeep) -> Summary:
     )
 
 
-def format_summary(summary: Summary) -> str:
+def format_summary(summary: MaintenanceSummary) -> str:
     """What was done in a few lines."""
     s = summary
     lines = [f"{s.store}: what maintain would do (nothing was changed)" if s.dry_run else f"{s.store} is maintained", ""]

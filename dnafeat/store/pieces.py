@@ -20,7 +20,7 @@ _AT_ONCE = 8  # files whose digests are read at a time
 
 
 @dataclass(frozen=True)
-class Piece:
+class VectorPiece:
     """A row group of a file of `features`, and the number of entries whose vectors stand in it.
 
     `parents` are row groups, by file and number, with those vectors of its sequences that it may lack itself.
@@ -32,7 +32,7 @@ class Piece:
     parents: tuple[tuple[str, int], ...] = ()
 
 
-def pieces(reading: Reading) -> list[Piece]:
+def pieces(reading: Reading) -> list[VectorPiece]:
     """All that hold something, in the order of paths; reads the digests of files in whose range an entry lies, and no vectors.
 
     Raises StoreError unless each entry has its vectors once.
@@ -51,7 +51,7 @@ def pieces(reading: Reading) -> list[Piece]:
         reading.note(seen, at)
         if len(at):
             beside = np.unique(of_parent[digests.present(distinct, names)])
-            found.append(Piece(uri, number, len(at), tuple(parents[i] for i in beside if i >= 0)))
+            found.append(VectorPiece(uri, number, len(at), tuple(parents[i] for i in beside if i >= 0)))
     reading.check_all(seen)
     return found
 
@@ -82,7 +82,7 @@ def _digests(uri: str) -> list[np.ndarray]:
         return [digests.to_numpy(file.read_row_group(i, columns=["sequence_digest"])["sequence_digest"]) for i in groups]
 
 
-def read_piece(piece: Piece, entries: Entries, columns: Sequence[str], *, threads: bool = True) -> pa.Table:
+def read_piece(piece: VectorPiece, entries: Entries, columns: Sequence[str], *, threads: bool = True) -> pa.Table:
     """The entries that a piece serves with their columns, as `Store.read` has them, always in one order."""
     batch = _group(piece.uri, piece.group, stored(columns), threads)
     if piece.parents:

@@ -19,7 +19,7 @@ from dnafeat.encoder.projection import LinearMap, Projection, ZScore, load_proje
 from dnafeat.errors import DnafeatError, UsageError
 from dnafeat.project import statistics as fitting
 from dnafeat.project.config import FitProjectorConfig
-from dnafeat.project.fit import Summary, fit_projector
+from dnafeat.project.fit import FitSummary, fit_projector
 from dnafeat.pseudonyms import pseudonyms
 from dnafeat.statistics import Moments
 from dnafeat.store import lookup
@@ -63,7 +63,7 @@ def listed(tmp_path: Path) -> str:
     return str(file)
 
 
-def fitted(store: str, output: Path | str, **settings: Any) -> tuple[Summary, Projection]:
+def fitted(store: str, output: Path | str, **settings: Any) -> tuple[FitSummary, Projection]:
     summary = fit_projector(FitProjectorConfig(store=store, output=str(output), **settings), show=False)
     return summary, load_projector(str(output))
 
