@@ -78,6 +78,14 @@ class Encoder:
         # Batches for which memory did not suffice.
         self.halved = 0
 
+    def __repr__(self) -> str:
+        names, version = self.version.names, self.version
+        adapter = f", adapter={names['adapter']!r}" if names.get("adapter") else ""
+        return (
+            f"Encoder({names.get('model')!r}{adapter}, version={version.digest!r}, precision={version.precision!r}, "
+            f"hidden_size={self.hidden_size}, projection={self.projector.name!r}, device={str(self.device)!r})"
+        )
+
     @classmethod
     def from_pretrained(cls, model: str | None = None, adapter: str | None = None, **settings: Any) -> Encoder:
         """Loads an encoder.

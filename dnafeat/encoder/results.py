@@ -16,7 +16,7 @@ from dnafeat.errors import UsageError
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Vectors:
     """What `encode` returns, in input order.
 
@@ -43,6 +43,10 @@ class Vectors:
     truncated: np.ndarray
     needed: int
     computed: int
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {getattr(self, name).shape}" for name in ("cls", "mean", "max", "projected"))
+        return f"Vectors({shapes}; {int(self.tokens.sum()):,} tokens)"
 
     @property
     def padding_share(self) -> float:

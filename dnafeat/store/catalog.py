@@ -35,6 +35,25 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
 
+    def _repr_markdown_(self) -> str:
+        """What Jupyter shows: the versions with their names, channels and sources. Two small tables are read for it."""
+        try:
+            history = self.history()
+        except StoreError as error:
+            return str(error)
+        lines = [
+            f"**Store** `{self.uri}`",
+            "",
+            "| version | names | channels | model | sources |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for event in history.created():
+            version = event["feature_version"]
+            called = [", ".join(names) for names in (history.names.names_of(version), history.names.pointing_at(version))]
+            sources = f"{len(history.state(version)):,}"
+            lines.append("| " + " | ".join([f"`{version}`", *called, json.loads(event["lineage"])["model"], sources]) + " |")
+        return "\n".join(lines)
+
     def create(self) -> None:
         """Makes the tables that are not there yet. Raises StoreError when the place cannot be written."""
         storage.check_writable(self.uri)

@@ -927,3 +927,14 @@ def test_a_window_that_does_not_fit_alone_and_other_errors_go_on(folder: Path, m
     with pytest.raises(RuntimeError, match="something else"):
         encoder.encode(["ACGT" * 8] * 4)
     assert len(asked) == 1
+
+
+def test_an_encoder_and_its_vectors_show_what_they_are() -> None:
+    encoder = Encoder.from_pretrained()
+    assert repr(encoder) == (
+        "Encoder('dnafeat-mini', version='0185783863a65f42', precision='float32', hidden_size=192, projection='random@0', "
+        f"device='{encoder.device}')"
+    )
+    assert repr(encoder.encode(["ACGT", "ACGT"])).startswith(
+        "Vectors(cls (2, 192), mean (2, 192), max (2, 192), projected (2, 512); "
+    )

@@ -294,7 +294,18 @@ def test_batches_are_the_table_in_pieces(local: Store, tmp_path: Path, monkeypat
 def test_nothing_is_read_before_it_is_needed(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "no" / "store"))
     assert repr(store) == f"Store('{tmp_path}/no/store')"
+    assert store._repr_markdown_().startswith("there is no store at ")
     assert not (tmp_path / "no").exists()
+
+
+def test_jupyter_shows_the_versions(two: Store) -> None:
+    two.point("production", A.digest)
+    shown = two._repr_markdown_().splitlines()
+    assert shown[0] == f"**Store** `{two.uri}`"
+    assert {line.split(" | ")[0]: line.split(" | ")[2:] for line in shown[4:]} == {
+        f"| `{A.digest}`": ["production", "tests-1", "2 |"],
+        f"| `{B.digest}`": ["", "tests-2", "1 |"],
+    }
 
 
 def test_ids_and_keys_of_any_letters_come_back(store_uri: str, tmp_path: Path) -> None:

@@ -73,6 +73,14 @@ def test_batches_have_vectors_as_tensors_with_ids_and_keys_beside(store: str) ->
     assert sorted(ids(batches)) == IDS
 
 
+def test_a_stream_shows_what_it_reads(local: str) -> None:
+    stream = dnafeat.VectorStream(local, ["mean"], batch_size=10)
+    assert repr(stream) == (
+        f"VectorStream({local!r}, ['mean'], version={stream.version!r}, rows={len(ENTRIES)}, batch_size=10, shuffle=True, "
+        f"fingerprint={stream.fingerprint!r})"
+    )
+
+
 def test_the_order_comes_from_seed_and_epoch_alone(local: str) -> None:
     def order(epoch: int, **options: Any) -> list[str]:
         stream = VectorStream(local, ["mean"], batch_size=8, buffer_rows=16, **options)
