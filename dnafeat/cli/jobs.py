@@ -52,8 +52,8 @@ def run_embed(options: argparse.Namespace) -> int:
 
 
 def run_nightly(options: argparse.Namespace) -> int:
-    from dnafeat.embed.nightly import describe_channel, nightly
     from dnafeat.embed.run import describe_run
+    from dnafeat.embed.schedule import describe_channel, nightly
 
     config = NightlyConfig.load(options.config, given(options, NightlyConfig))
     night = _on_ray(lambda: nightly(config))
@@ -71,7 +71,7 @@ def run_finetune(options: argparse.Namespace) -> int:
 
 
 def run_predict(options: argparse.Namespace) -> int:
-    from dnafeat.finetune.predict import format_summary, predict
+    from dnafeat.finetune.prediction import format_summary, predict
 
     config = PredictConfig.load(options.config, given(options, PredictConfig))
     summary = _on_ray(lambda: predict(config))

@@ -40,7 +40,7 @@ def _read(options: argparse.Namespace) -> int:
 
     from dnafeat import storage
     from dnafeat.errors import StoreError, one_line
-    from dnafeat.store.store import Store
+    from dnafeat.store.catalog import Store
 
     batches = Store(options.store).scan(**_selected(options))
     first = next(batches)
@@ -62,8 +62,8 @@ def _read(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
+    from dnafeat.store.catalog import Store
     from dnafeat.store.export import export, format_summary
-    from dnafeat.store.store import Store
 
     summary = export(Store(options.store), options.output, **_selected(options))
     print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
@@ -72,8 +72,8 @@ def _export(options: argparse.Namespace) -> int:
 
 def _files(options: argparse.Namespace) -> int:
     from dnafeat import storage
+    from dnafeat.store.catalog import Store
     from dnafeat.store.file_list import file_list, format_files
-    from dnafeat.store.store import Store
 
     listed = file_list(Store(options.store), options.table, options.version)
     text = format_files(listed, options.json)
@@ -92,8 +92,8 @@ def _files(options: argparse.Namespace) -> int:
 
 
 def _versions(options: argparse.Namespace) -> int:
+    from dnafeat.store.catalog import Store
     from dnafeat.store.listings import format_versions
-    from dnafeat.store.store import Store
 
     rows = Store(options.store).versions().to_pylist()
     if options.json:
@@ -104,8 +104,8 @@ def _versions(options: argparse.Namespace) -> int:
 
 
 def _runs(options: argparse.Namespace) -> int:
+    from dnafeat.store.catalog import Store
     from dnafeat.store.listings import format_runs
-    from dnafeat.store.store import Store
 
     rows = Store(options.store).history().listing()
     print(json.dumps(rows, default=str) if options.json else format_runs(rows))
@@ -113,8 +113,8 @@ def _runs(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
+    from dnafeat.store.catalog import Store
     from dnafeat.store.drift import diff, format_drift
-    from dnafeat.store.store import Store
 
     drift = diff(Store(options.store), *options.versions)
     print(json.dumps(asdict(drift)) if options.json else format_drift(drift))
@@ -122,16 +122,16 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _rollback(options: argparse.Namespace) -> int:
+    from dnafeat.store.catalog import Store
     from dnafeat.store.rollback import format_rollback, rollback
-    from dnafeat.store.store import Store
 
     print(format_rollback(rollback(Store(options.store), options.run_id)))
     return 0
 
 
 def _publish(options: argparse.Namespace) -> int:
+    from dnafeat.store.catalog import Store
     from dnafeat.store.history import DEFAULT_CHANNEL
-    from dnafeat.store.store import Store
 
     store = Store(options.store)
     if options.name is not None:
@@ -144,8 +144,8 @@ def _publish(options: argparse.Namespace) -> int:
 
 
 def _maintain(options: argparse.Namespace) -> int:
+    from dnafeat.store.catalog import Store
     from dnafeat.store.maintain import format_summary, maintain
-    from dnafeat.store.store import Store
 
     summary = maintain(Store(options.store), dry_run=options.dry_run)
     print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
@@ -153,8 +153,8 @@ def _maintain(options: argparse.Namespace) -> int:
 
 
 def _forget(options: argparse.Namespace) -> int:
+    from dnafeat.store.catalog import Store
     from dnafeat.store.forget import forget, format_summary, hidden, parse
-    from dnafeat.store.store import Store
 
     where = parse(options.where)
     if options.salt_file:

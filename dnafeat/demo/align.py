@@ -21,7 +21,7 @@ from dnafeat.project.config import ProjectConfig
 from dnafeat.project.job import project
 from dnafeat.sources.bundled import LAMBDA
 from dnafeat.sources.reader import ReadOptions, read
-from dnafeat.store.store import Store, matrix
+from dnafeat.store.catalog import Store, matrix
 
 # RefSeq NC_001416, 0-based, half-open; N, cI, cro, cII, O and P (Daniels et al. 1983). Each is read as it stands on the forward strand.
 GENES = {

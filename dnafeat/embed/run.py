@@ -1,6 +1,6 @@
 """One run, from its source to the row in `runs` that publishes it: what `embed` and `project` have in common.
 
-A run is put together from what it fills (`RunSpec`), where its entries come from (`Entries`) and where its vectors come from
+A run is put together from what it fills (`RunSpec`), where its entries come from (`EntrySource`) and where its vectors come from
 (`VectorSource`). `carry_out` takes the steps in their order: read, plan, encode, audit, publish.
 """
 
@@ -30,8 +30,8 @@ from dnafeat.encoder.version import FeatureVersion
 from dnafeat.errors import AuditError, DnafeatError, EncodingError, StoreError, StrictError, UsageError
 from dnafeat.provenance import environment
 from dnafeat.settings import Settings
+from dnafeat.store.catalog import Store
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
 from dnafeat.store.vector_files import Receipt
 
 
@@ -162,7 +162,7 @@ class RunSpec:
         return str(self.settings.to_dict()["store"])
 
 
-class Entries(Protocol):
+class EntrySource(Protocol):
     """Where a run's entries come from."""
 
     def read(self, workspace: Workspace) -> Intake:
@@ -218,7 +218,7 @@ class Encoded:
         }
 
 
-def carry_out(spec: RunSpec, entries: Entries, vectors: VectorSource) -> RunSummary:
+def carry_out(spec: RunSpec, entries: EntrySource, vectors: VectorSource) -> RunSummary:
     """Carry out a run, once: nothing is published unless all of it is, and temporary files go however it ends.
 
     Raises
@@ -264,7 +264,7 @@ class _Steps:
         self.stages[name] = round(time.monotonic() - began, 3)
         self.job.record(f"{name} is done", seconds=self.stages[name])
 
-    def all(self, entries: Entries, vectors: VectorSource) -> RunSummary:
+    def all(self, entries: EntrySource, vectors: VectorSource) -> RunSummary:
         spec, workspace, publication = self.spec, self.workspace, self.publication
         store, version, digest = spec.store, spec.version, spec.version.digest
         self.job.record("run begins", store=store.uri, version=digest)
@@ -342,7 +342,7 @@ class _Steps:
         self.job.record("run is published", version=summary.feature_version, **{name: getattr(summary, name) for name in names})
 
     def without_refused(self, intake: Intake, encoded: Encoded) -> Intake:
-        """Entries whose sequences ended every worker that encoded them become rejects."""
+        """EntrySource whose sequences ended every worker that encoded them become rejects."""
         if not encoded.refused:
             return intake
         reason = "encoding it ended the worker process again and again"

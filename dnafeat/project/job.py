@@ -42,11 +42,13 @@ from dnafeat.encoder.projection import Projection, load_projector
 from dnafeat.encoder.rounding import rounded
 from dnafeat.encoder.version import FeatureVersion
 from dnafeat.errors import UsageError
+from dnafeat.parquet import write_parquet
 from dnafeat.project.config import ProjectConfig
 from dnafeat.provenance import digest_of
 from dnafeat.spill import Spill
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.catalog import Store
 from dnafeat.store.digests import id_partition
 from dnafeat.store.history import DEFAULT_CHANNEL, History
 from dnafeat.store.lookup import Lookup
@@ -54,8 +56,7 @@ from dnafeat.store.matrices import as_lists, matrix
 from dnafeat.store.names import split
 from dnafeat.store.reading import chosen, stood
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
-from dnafeat.store.table import Table, write_parquet
+from dnafeat.store.table import Table
 from dnafeat.store.vector_files import Receipt
 from dnafeat.vectors import PROJECTED_WIDTH, VECTORS, describe_projection, parts
 

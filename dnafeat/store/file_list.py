@@ -8,8 +8,8 @@ from typing import Any
 
 from dnafeat import storage
 from dnafeat.errors import UsageError
+from dnafeat.store.catalog import Store
 from dnafeat.store.retention import RETENTION
-from dnafeat.store.store import Store
 
 
 def file_list(store: Store, table: str = "features", version: str | None = None) -> dict[str, Any]:

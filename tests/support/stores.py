@@ -28,8 +28,8 @@ from dnafeat.embed.salvage import Salvage
 from dnafeat.encoder.version import FeatureVersion
 from dnafeat.sources.reader import ReadOptions, look
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.catalog import Store
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
 from dnafeat.vectors import VECTORS
 
 WIDTHS = {"cls": 3, "mean": 4, "max": 5, "projected": 6}

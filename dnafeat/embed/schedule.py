@@ -9,7 +9,7 @@ from dnafeat.embed.config import NightlyConfig
 from dnafeat.embed.job import embed
 from dnafeat.embed.run import RunSummary
 from dnafeat.errors import ForgottenError
-from dnafeat.store.store import Store
+from dnafeat.store.catalog import Store
 
 # Somebody who forgets subjects all night long should not keep the run from ending.
 _READINGS = 3
