@@ -40,7 +40,7 @@ def _on_ray(job: Callable[[], T]) -> T:
 
 def run_embed(options: argparse.Namespace) -> int:
     from dnafeat.embed.job import embed
-    from dnafeat.embed.run import describe_run
+    from dnafeat.embed.report import describe_run
 
     config = EmbedConfig.load(options.config, given(options, EmbedConfig))
     summary = _on_ray(lambda: embed(config))
@@ -52,7 +52,7 @@ def run_embed(options: argparse.Namespace) -> int:
 
 
 def run_nightly(options: argparse.Namespace) -> int:
-    from dnafeat.embed.run import describe_run
+    from dnafeat.embed.report import describe_run
     from dnafeat.embed.schedule import describe_channel, nightly
 
     config = NightlyConfig.load(options.config, given(options, NightlyConfig))

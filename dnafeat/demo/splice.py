@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from dnafeat.embed.config import EmbedConfig
 from dnafeat.embed.job import embed
-from dnafeat.embed.run import describe_run
+from dnafeat.embed.report import describe_run
 from dnafeat.finetune.config import FinetuneConfig
 from dnafeat.finetune.job import finetune, format_result, prepare
 from dnafeat.pretrain.probe import kmer_counts, one_hot

@@ -18,7 +18,8 @@ from dnafeat.cluster.observe import Job
 from dnafeat.embed import plan, runner
 from dnafeat.embed.config import EmbedConfig
 from dnafeat.embed.intake import Checks, Discretion, Intake, is_large, take_in
-from dnafeat.embed.run import Encoded, RunSpec, RunSummary, carry_out, new_run_id
+from dnafeat.embed.report import RunSummary
+from dnafeat.embed.run import Encoded, RunSpec, carry_out, new_run_id
 from dnafeat.embed.worker import EncoderSettings, EncodeShards, checked
 from dnafeat.embed.workspace import Workspace
 from dnafeat.encoder.describe import cutting, describe

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from dnafeat.embed.config import NightlyConfig
 from dnafeat.embed.job import embed
-from dnafeat.embed.run import RunSummary
+from dnafeat.embed.report import RunSummary
 from dnafeat.errors import ForgottenError
 from dnafeat.store.catalog import Store
 

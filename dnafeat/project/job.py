@@ -35,7 +35,8 @@ from dnafeat.cluster.spread import Each
 from dnafeat.embed import plan
 from dnafeat.embed.intake import SEQUENCE_SCHEMA, Intake, entry_sums
 from dnafeat.embed.plan import CHECK, Shard
-from dnafeat.embed.run import Encoded, RunSpec, RunSummary, carry_out, new_run_id
+from dnafeat.embed.report import RunSummary
+from dnafeat.embed.run import Encoded, RunSpec, carry_out, new_run_id
 from dnafeat.embed.worker import checked
 from dnafeat.embed.workspace import Workspace
 from dnafeat.encoder.projection import Projection, load_projector
