@@ -7,6 +7,7 @@ through [CLS], pooler and classifier; other methods and heads are settings, and 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from dnafeat.errors import DnafeatError, UsageError
 from dnafeat.finetune.config import FinetuneConfig
 from dnafeat.finetune.job import finetune
 
+_log = logging.getLogger(__name__)
 _SPLITS = ("train", "dev", "test")
 _PUBLISHED_TOKENS = "BPE, 4,096 entries"
 
@@ -84,7 +86,7 @@ def find(data: str, names: Iterable[str]) -> dict[str, str]:
 
 
 def run(
-    data: str, names: Iterable[str], output: str, settings: Mapping[str, Any], say: Callable[[str], None] = print
+    data: str, names: Iterable[str], output: str, settings: Mapping[str, Any], say: Callable[[str], None] = _log.info
 ) -> list[dict[str, Any]]:
     """Fine-tunes on each task, one artifact each below `output`, and returns the rows of the table.
 
