@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dnafeat import storage
 from dnafeat.bench import inputs as benchinputs
 from dnafeat.bench import process as benchprocess
 from dnafeat.bench.config import BenchmarkConfig
@@ -111,9 +112,7 @@ def benchmark(config: BenchmarkConfig, say: Callable[[str], None] = _log.info) -
 
 def _save(output: Path, rows: list[Row]) -> None:
     try:
-        whole = output.with_name(f".{output.name}.{os.getpid()}")
-        whole.write_text(to_json(rows))
-        whole.replace(output)
+        storage.write_whole(storage.absolute(str(output)), lambda file: file.write(to_json(rows).encode()))
     except OSError as error:
         raise UsageError(f"output {output} cannot be written: {error.strerror}") from error
 

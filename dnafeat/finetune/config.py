@@ -52,7 +52,7 @@ class FinetuneConfig(WorkersConfig):
     lora_targets: tuple[str, ...] | None = option(
         "modules with LoRA, with commas (else all that the architecture has)", None, shapes=True
     )
-    lora_options: dict[str, Any] | None = option(  # noqa: RUF009
+    lora_options: dict[str, Any] | None = option(
         'further fields of peft.LoraConfig as JSON, for instance {"use_rslora": true}', None, shapes=True
     )
     dropout: float = option("dropout in the head", 0.1, shapes=True)

@@ -17,6 +17,7 @@ from dnafeat.encoder.models.checkpoint import load_tokenizer
 from dnafeat.errors import DnafeatError, UsageError
 from dnafeat.finetune.config import FinetuneConfig
 from dnafeat.finetune.job import finetune
+from dnafeat.text import did_you_mean
 
 _log = logging.getLogger(__name__)
 _SPLITS = ("train", "dev", "test")
@@ -68,7 +69,9 @@ def find(data: str, names: Iterable[str]) -> dict[str, str]:
     asked = list(names)
     strange = [name for name in asked if name not in TASKS and name != "all"]
     if strange:
-        raise UsageError(f"there is no GUE task {strange[0]!r}: there are {', '.join(TASKS)}, and all")
+        raise UsageError(
+            f"there is no GUE task {strange[0]!r}: there are {', '.join(TASKS)}, and all{did_you_mean(strange[0], TASKS)}"
+        )
     found = {}
     for task in TASKS.values():
         if "all" not in asked and task.name not in asked:

@@ -39,6 +39,7 @@ from dnafeat.store.lookup import Lookup
 from dnafeat.store.replaced import ABOUT
 from dnafeat.store.schema import arrow_schema
 from dnafeat.store.store import Store
+from dnafeat.text import did_you_mean
 from dnafeat.vectors import VECTORS
 
 # Bytes of vectors that a partition of keys should hold, and of a join that is worth Ray's start.
@@ -324,7 +325,9 @@ def dna_side(config: JoinConfig, salt: bytes | None) -> DnaSide:
     genes = (GENE,) if config.genes is not None else ()
     for name in (config.on, *further, *genes):
         if name not in (*keys, "sequence_id"):
-            raise UsageError(f"the entries of {store.uri} have no key {name!r}: there are {', '.join(['sequence_id', *keys])}")
+            there = ["sequence_id", *keys]
+            hint = did_you_mean(name, there)
+            raise UsageError(f"the entries of {store.uri} have no key {name!r}: there are {', '.join(there)}{hint}")
     if config.on in further:
         raise UsageError(f"level {config.level} has the key {config.on!r} by itself: join on another, such as subject_id")
     if config.level == "sequence":

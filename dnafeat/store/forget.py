@@ -65,6 +65,7 @@ from dnafeat.store.rewriting import BATCH_ROWS, DRAFTS, EVERY, NONE, Draft, pati
 from dnafeat.store.schema import arrow_schema
 from dnafeat.store.store import Store
 from dnafeat.store.table import Change, DataFile, Table, write_parquet
+from dnafeat.text import did_you_mean
 
 _OWN = ("source_name", "sequence_id", "sequence_digest")
 # What reading a file raises that is gone, or that nobody of ours has written.
@@ -156,6 +157,7 @@ def forget(store: Store, where: Mapping[str, str]) -> Summary:
         if name not in columns:
             raise UsageError(
                 f"table sequences of {store.uri} has no column {name!r} to forget by: there are {', '.join(columns)}"
+                f"{did_you_mean(name, columns)}"
             )
     for table in (store.rejects, store.sequences):
         _count(table)
