@@ -88,8 +88,9 @@ class Declared:
     def parse(self, text: Any) -> Any:
         """Convert the text of a flag or of an environment variable; what cannot be converted stays text, which the checks refuse."""
         if self.kind is tuple:
-            single = self.positional or self.repeated
-            items = ([text] if single else _split(text)) if isinstance(text, str) else text
+            texts = [text] if isinstance(text, str) else text
+            whole = self.positional or self.repeated
+            items = [item for t in texts for item in ([t] if whole or not isinstance(t, str) else _split(t))]
             return tuple(_converted(item, self.item) for item in items)
         return _converted(text, self.kind)
 

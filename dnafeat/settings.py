@@ -211,9 +211,10 @@ class _Origin:
     def missing(self, d: Declared) -> str:
         if d.name not in self.flags:  # made in Python
             return f"{d.name} is missing"
-        ways = ["on the command line" if d.positional else f"as {d.flag}", f"in {self.file}" if self.file else ""]
-        ways.append(f"in the environment variable {d.env}" if d.env else "")
-        return f"{d.name} is missing: give it {' or '.join(way for way in ways if way)}"
+        ways = ["name it on the command line" if d.positional else f"give {d.flag}"]
+        ways += [f"add it to {self.file}"] if self.file else []
+        ways += [f"set {d.env}"] if d.env else []
+        return f"{d.name} is missing: {' or '.join(ways)}"
 
     def unknown(self, names: list[str], known: list[str]) -> str:
         close = {name: difflib.get_close_matches(name.replace("-", "_"), known, 1) for name in names}

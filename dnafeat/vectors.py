@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 from dnafeat.errors import UsageError
 
-VECTORS = ("cls", "mean", "max", "projected")
+Vector = Literal["cls", "mean", "max", "projected"]
+VECTORS: tuple[str, ...] = get_args(Vector)
 PROJECTED_WIDTH = 512
 
 VIEWS = ("cls", "mean", "max")
-STEPS = ("l2", "layernorm", "zscore")
+Step = Literal["l2", "layernorm", "zscore"]
+STEPS: tuple[str, ...] = get_args(Step)
 
 
 def parts(view: str) -> list[str]:

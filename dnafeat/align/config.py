@@ -1,84 +1,125 @@
-"""The configuration of alignment: what is joined, whom it is split by, what is fitted and measured."""
+"""Settings of alignment: what is joined, how subjects are split, what is trained and measured."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from dnafeat.join.config import JoinConfig, JoinInputs
-from dnafeat.settings import Settings, option, require
+from dnafeat.settings import Settings, option, part, require
 from dnafeat.training.config import WorkersConfig
-
-RESIDUALISED = ("both", "dna", "partner")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignConfig(WorkersConfig, JoinInputs):
-    """What `dnafeat align` and `jobs/align.py` do."""
+class AlignConfig(Settings, section="training"):
+    """Settings of `dnafeat align` and `jobs/align.py`."""
 
-    output: str = option("folder or s3:// prefix of the artifact; the joined table comes beside it, as OUTPUT.joined")
-    store: str | None = option("folder or s3:// prefix of the feature store", None)
-    on: str = option("key column of subjects, on which tables are joined", "subject_id")
-    joined: str | None = option("a table that `dnafeat join` wrote, in place of --store and --partner", None)
-    modality: str | None = option("which partner of --joined, where it has several", None)
+    output: str = option(
+        "artifact to write: folder or s3:// prefix; the joined table is written beside it, as OUTPUT.joined", section="output"
+    )
+    store: str | None = option("feature store: folder or s3:// prefix", None, section="input", env="DNAFEAT_STORE")
+    joined: str | None = option("table that `dnafeat join` wrote, instead of --store and --partner", None, section="input")
+    modality: str | None = option("partner of --joined to align with, if it has several", None, section="input")
+    inputs: JoinInputs = part(JoinInputs, on="subject_id")
     subjects: str | None = option(
-        "CSV, TSV, Parquet or Delta table with columns of subjects, keyed as --on (else the partner's own columns)", None
+        "CSV, TSV, Parquet or Delta table of subjects, keyed as --on (default: the partner's own columns)", None, section="input"
     )
     family_column: str | None = option(
-        "column of subjects that names their family: relatives stay on one side", None, shapes=True
+        "column of subjects with their family: relatives are kept in one split", None, section="input", shapes=True
     )
     covariates: tuple[str, ...] = option(
-        "columns of subjects whose effect is taken out of the vectors, with commas: age,sex,site,PC1", (), shapes=True
+        "columns of subjects whose effect is removed from the vectors, with commas: age,sex,site,PC1",
+        (),
+        section="input",
+        shapes=True,
     )
-    categorical: tuple[str, ...] = option("covariates that are names though they look like numbers", (), shapes=True)
-    residualise: str = option("what covariates are taken out of: both, dna or partner", "both", shapes=True)
-    drop_missing: bool = option("leave out subjects that lack a covariate, and count them", False, shapes=True)
-    pca: int | None = option("bring the DNA down to so many principal components of the training subjects", None, shapes=True)
-    phenotype: str | None = option("column of subjects that the probes tell: numbers, or texts", None, shapes=True)
-    dev_share: float = option("share of subjects that the best state is chosen by", 0.15, shapes=True)
-    test_share: float = option("share of subjects that are held out and measured", 0.2, shapes=True)
-    shuffle: bool = option("give every subject a stranger's partner vector: what is found then is chance", False, shapes=True)
-    dropout: float = option("dropout in both projectors", 0.4, shapes=True)
-    temperature: float = option("of the contrastive loss at the start; it is learned", 0.07, shapes=True)
-    epochs: int = option("passes over the training subjects", 200, shapes=True)
-    steps: int | None = option("optimiser steps, instead of --epochs", None, shapes=True)
+    categorical: tuple[str, ...] = option(
+        "covariates that are categories although they look like numbers, with commas", (), section="input", shapes=True
+    )
+    residualise: Literal["both", "dna", "partner"] = option(
+        "vectors from which covariates are removed", "both", section="input", shapes=True
+    )
+    drop_missing: bool = option("leave out subjects without a covariate, and count them", False, section="input", shapes=True)
+    pca: int | None = option(
+        "reduce DNA vectors to this many principal components of the training subjects",
+        None,
+        section="input",
+        shapes=True,
+        ge=1,
+    )
+    phenotype: str | None = option(
+        "column of subjects that the probes predict: numbers or texts", None, section="input", shapes=True
+    )
+    dev_share: float = option(
+        "share of subjects in the development split, which selects the best state", 0.15, section="input", shapes=True, gt=0, lt=1
+    )
+    test_share: float = option(
+        "share of subjects in the test split, which is measured", 0.2, section="input", shapes=True, gt=0, lt=1
+    )
+    shuffle: bool = option(
+        "pair every subject with the partner vector of another one, as a chance baseline", False, section="input", shapes=True
+    )
+    dropout: float = option("dropout in both projectors", 0.4, shapes=True, ge=0, lt=1)
+    temperature: float = option("initial temperature of the contrastive loss, which is learned", 0.07, shapes=True, ge=0.01, le=1)
+    epochs: int = option("passes over the training subjects", 200, shapes=True, ge=1)
+    steps: int | None = option("optimiser steps, instead of --epochs", None, shapes=True, ge=1)
     batch_size: int = option(
-        "subjects an optimiser step sees, over all workers: each is told apart from the others", 256, shapes=True
+        "subjects per optimiser step, over all workers: each is contrasted with the others", 256, shapes=True, ge=2
     )
-    learning_rate: float = option("peak learning rate", 3e-4, shapes=True)
-    weight_decay: float = option("AdamW's weight decay", 0.05, shapes=True)
-    warmup_steps: int = option("steps of rising learning rate, a tenth of all at most", 50, shapes=True)
-    eval_steps: int | None = option("steps from one evaluation and checkpoint to the next (else five epochs)", None, shapes=True)
-    patience: int = option("stop after so many evaluations without a better one; 0: never", 8, shapes=True)
-    permutations: int = option("shuffles of each permutation test", 999, shapes=True)
-    resamples: int = option("resamples of each bootstrap interval", 1000, shapes=True)
+    learning_rate: float = option("peak learning rate", 3e-4, shapes=True, gt=0)
+    weight_decay: float = option("weight decay of AdamW", 0.05, shapes=True, ge=0)
+    warmup_steps: int = option("warm-up steps, at most a tenth of all", 50, shapes=True, ge=0)
+    eval_steps: int | None = option(
+        "steps between evaluations, each with a checkpoint (default: five epochs)", None, shapes=True, ge=1
+    )
+    patience: int = option("stop after this many evaluations without improvement; 0: never", 8, shapes=True, ge=0)
+    permutations: int = option("shuffles of each permutation test", 999, shapes=True, ge=1)
+    resamples: int = option("resamples of each bootstrap interval", 1000, shapes=True, ge=1)
     sequences: str | None = option(
-        "the table that was embedded, with --on among its columns: tune the encoder, too, by LoRA, end to end", None, shapes=True
+        "the table that was embedded, with --on among its columns: also tune the encoder end to end, by LoRA",
+        None,
+        section="encoder",
+        shapes=True,
     )
-    model: str | None = option("with --sequences: the model of the store's version (else dnafeat-mini)", None, shapes=True)
-    adapter: str | None = option("with --sequences: the adapter of the store's version, which is trained on", None, shapes=True)
-    lora_rank: int = option("rank of fresh LoRA matrices", 8, shapes=True)
-    lora_alpha: int = option("LoRA's scale is this over the rank", 16, shapes=True)
+    model: str | None = option(
+        "with --sequences: the model of the store's version (default: dnafeat-mini)", None, section="encoder", shapes=True
+    )
+    adapter: str | None = option(
+        "with --sequences: the adapter of the store's version, which is trained further", None, section="encoder", shapes=True
+    )
+    lora_rank: int = option("rank of fresh LoRA matrices", 8, section="encoder", shapes=True, ge=1)
+    lora_alpha: int = option("numerator of LoRA's scale, lora_alpha / lora_rank", 16, section="encoder", shapes=True, ge=1)
     encoder_learning_rate: float | None = option(
-        "peak learning rate of the LoRA matrices (else 1e-4 times the square of 768 over the hidden size)", None, shapes=True
+        "peak learning rate of the LoRA matrices (default: 1e-4 times the square of 768 over the hidden size)",
+        None,
+        section="encoder",
+        shapes=True,
+        gt=0,
     )
-    seed: int = option("of split, order, dropout, fresh weights, shuffles and resamples", 0, shapes=True)
+    seed: int = option("seed of split, order, dropout, fresh weights, shuffles and resamples", 0, shapes=True, ge=0)
+    workers: WorkersConfig = part(WorkersConfig)
 
-    def __post_init__(self) -> None:
-        JoinInputs.__post_init__(self)
-        WorkersConfig.__post_init__(self)
+    @classmethod
+    def environment(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        # A joined table takes the place of the store.
+        return {} if given.get("joined") else super().environment(given)
+
+    def check(self) -> None:
+        inputs = self.inputs
         if self.joined is None:
             require(
                 self.store is not None,
-                "store is missing: say with --store and --partner NAME=URI what is aligned, or give a joined table with --joined",
+                "store is missing: give --store and --partner NAME=URI, or a joined table with --joined",
             )
             require(
-                len(self.partners) == 1,
-                f"partner names {len(self.partners)} modalities, and DNA is aligned with one: give --partner NAME=URI once",
+                len(inputs.partners) == 1,
+                f"partner names {len(inputs.partners)} modalities, and DNA is aligned with one: give --partner NAME=URI once",
             )
             require(self.modality is None, "modality is for a joined table with several partners: leave it out")
         else:
-            given = [name for name in ("store", "partner", "salt_file") if getattr(self, name)]
+            both = {"store": self.store, "partner": inputs.partner, "salt_file": inputs.salt_file}
+            given = [name for name, value in both.items() if value]
             require(
                 not given, f"joined is given and {given[0] if given else ''}, too: a joined table has its DNA and its partners"
             )
@@ -88,54 +129,31 @@ class AlignConfig(WorkersConfig, JoinInputs):
                 "model and adapter are for --sequences: the store has the vectors of its version",
             )
         else:
-            plain = self.level == "subject" and self.aggregate in (None, "mean") and self.vector == "mean" and self.genes is None
+            plain = inputs.level == "subject" and inputs.aggregate in (None, "mean")
             require(
-                plain,
+                plain and inputs.vector == "mean" and inputs.genes is None,
                 "sequences are encoded end to end into mean vectors of subjects: leave level, aggregate, vector and genes out",
             )
             dna = self.pca is not None or (bool(self.covariates) and self.residualise != "partner")
-            require(not dna, "end to end nothing is taken out of DNA vectors: say --residualise partner, and leave pca out")
-        require(self.residualise in RESIDUALISED, f"residualise {self.residualise!r} is none of {', '.join(RESIDUALISED)}")
-        strange = [name for name in self.categorical if name not in self.covariates]
-        require(not strange, f"categorical names {strange[0] if strange else ''!r}, which is no covariate")
+            require(not dna, "end to end nothing is removed from DNA vectors: give --residualise partner, and leave pca out")
+        unknown = [name for name in self.categorical if name not in self.covariates]
+        require(not unknown, f"categorical names {unknown[0] if unknown else ''!r}, which is no covariate")
         require(len(set(self.covariates)) == len(self.covariates), "covariates names one twice: leave one out")
-        for name in (
-            "epochs",
-            "batch_size",
-            "pca",
-            "steps",
-            "eval_steps",
-            "permutations",
-            "resamples",
-            "lora_rank",
-            "lora_alpha",
-        ):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"{name} {value} is too few: give 1 or more")
-        require(self.batch_size > 1, "batch_size 1 leaves nobody to tell a subject apart from: give 2 or more")
-        for name in ("patience", "warmup_steps", "weight_decay", "seed"):
-            require(getattr(self, name) >= 0, f"{name} {getattr(self, name)} is less than none")
-        require(0 <= self.dropout < 1, f"dropout {self.dropout} is no share: give a number from 0 to below 1")
-        require(0.01 <= self.temperature <= 1, f"temperature {self.temperature} is out of bounds: give 0.01 to 1")
-        require(self.learning_rate > 0, f"learning_rate {self.learning_rate} learns nothing: give more than 0")
-        for name in ("dev_share", "test_share"):
-            require(0 < getattr(self, name) < 1, f"{name} {getattr(self, name)} is no share: give a number between 0 and 1")
-        require(self.dev_share + self.test_share < 1, "dev_share and test_share leave nobody to train on")
+        require(
+            self.dev_share + self.test_share < 1, "dev_share and test_share leave nobody to train on: give less than 1 together"
+        )
 
     @property
     def shares(self) -> dict[str, float]:
-        """Of the sides of the split."""
+        """Shares of the splits."""
         return {"dev": self.dev_share, "test": self.test_share, "train": 1 - self.dev_share - self.test_share}
 
     def join(self, output: str) -> JoinConfig:
         """The join that brings the modalities together."""
-        names = JoinInputs.__dataclass_fields__
-        return JoinConfig(
-            **{name: getattr(self, name) for name in names}, store=self.store or "", output=output, replace_widths=True
-        )
+        return JoinConfig(inputs=self.inputs, store=self.store or "", output=output, replace_widths=True)
 
     def training(self) -> dict[str, Any]:
-        """What the workers' loop takes."""
+        """The settings of the workers' loop."""
         names = (
             *("seed", "dropout", "temperature", "epochs", "steps", "batch_size", "learning_rate", "weight_decay"),
             *("warmup_steps", "eval_steps", "patience"),
@@ -144,14 +162,16 @@ class AlignConfig(WorkersConfig, JoinInputs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApplyConfig(Settings):
-    """What `dnafeat align-apply` does."""
+class ApplyConfig(Settings, section="input"):
+    """Settings of `dnafeat align-apply`."""
 
-    artifact: str = option("folder or s3:// prefix that `dnafeat align` wrote", positional=True)
+    artifact: str = option("artifact that `dnafeat align` wrote: folder or s3:// prefix", positional=True)
     joined: str = option("table that `dnafeat join` wrote with the same --level, --aggregate, --genes and partner; any --how")
-    output: str = option("Parquet file to write")
-    subjects: str | None = option("table with the covariates of subjects (else the partner's own columns)", None)
-    prepared: bool = option("write the vectors before projection, too: covariates taken out, z-scored, as components", False)
+    output: str = option("Parquet file to write", section="output")
+    subjects: str | None = option("table with the covariates of subjects (default: the partner's own columns)", None)
+    prepared: bool = option(
+        "also write the vectors before projection: covariates removed, z-scored, as components", False, section="output"
+    )
     salt_file: str | None = option(
-        "file with the salt under which keys are hashed, for a table of subjects that has them plain", None
+        "file with the salt of the hashed keys, for a table of subjects with plain keys", None, section="privacy"
     )

@@ -79,7 +79,7 @@ def read_letters(config: AlignConfig, keys: Sequence[str], source: Source, on: s
     assert config.sequences is not None
     files = sources.expand([config.sequences])
     tokenizer = source.tokenizer(encoding(config))
-    salt = keyhash.read_salt(config.salt_file) if config.salt_file else None
+    salt = keyhash.read_salt(config.inputs.salt_file) if config.inputs.salt_file else None
     place = {key: i for i, key in enumerate(keys)}
     known: dict[str, int] = {}
     pairs = []

@@ -130,8 +130,8 @@ def gather(config: AlignConfig, *, show: bool = True) -> Subjects:
     if uri is None:
         uri = f"{storage.absolute(config.output)}.joined"
         join(config.join(uri), show=show)
-        if config.salt_file:
-            salt = keyhash.read_salt(config.salt_file)
+        if config.inputs.salt_file:
+            salt = keyhash.read_salt(config.inputs.salt_file)
     table, name, about = read_joined(uri, config.modality)
     keys = one_array(table[about["on"]]).to_pylist()
     dna, partner = (matrix(fixed(one_array(table[column]))) for column in (DNA, name))

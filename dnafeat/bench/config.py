@@ -1,48 +1,52 @@
-"""The configuration of the benchmark: names of flags and of YAML settings, checked."""
+"""Settings of `dnafeat benchmark`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from dnafeat.settings import Settings, option, require
 
-# What of the table needs torch and transformers alone, and what needs the whole of dnafeat.
+Section = Literal["cpu", "gpu", "pipeline", "tokenising", "duplicates", "flat", "plan", "files", "read"]
+SECTIONS: tuple[str, ...] = get_args(Section)
+# These need torch and transformers only, the others the whole of dnafeat.
 BARE = ("cpu", "gpu")
-SECTIONS = (*BARE, "pipeline", "tokenising", "duplicates", "flat", "plan", "files", "read")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig(Settings):
-    """What `dnafeat benchmark` and `jobs/benchmark.py` do."""
+class BenchmarkConfig(Settings, section="input"):
+    """Settings of `dnafeat benchmark` and `jobs/benchmark.py`."""
 
     quick: bool = option(
-        "fewer repeats of smaller inputs: minutes on 2 cores; what a target names a size for has no target then", False
+        "fewer repeats on smaller inputs: minutes on 2 cores; targets that name an input size are not checked", False
     )
-    bare: bool = option(f"only {' and '.join(BARE)}, which need torch and transformers and neither Ray nor Delta", False)
-    only: tuple[str, ...] = option(f"sections to measure, with commas: {', '.join(SECTIONS)} (else all)", ())
-    output: str = option("file to write the rows to, as JSON", "bench.json")
+    bare: bool = option(f"measure only {' and '.join(BARE)}, which need torch and transformers but neither Ray nor Delta", False)
+    only: tuple[Section, ...] = option("sections to measure, with commas (default: all)", ())
+    output: str = option("JSON file to write the rows to", "bench.json", section="output")
     model: str | None = option(
-        "folder, bundled name or hub name of the encoder to measure (else one of DNABERT-2-117M's size with random weights)", None
+        "encoder to measure: folder, bundled name or hub name (default: one of DNABERT-2-117M's size with random weights)",
+        None,
+        section="encoder",
     )
     tokenizer: str | None = option(
-        "folder with the tokenizer.json that the random encoder is to have, such as DNABERT-2's (else BPE trained on the bundled genome, "
-        "with as many tokens to a sequence)",
+        "folder with the tokenizer.json of the random encoder, such as DNABERT-2's (default: BPE trained on the bundled genome, with as "
+        "many tokens per sequence)",
         None,
+        section="encoder",
     )
-    gue: str | None = option("folder with GUE's tasks, whose sequences are measured in place of the genome's tiles", None)
-    threads: int | None = option("threads of engine and peers on the CPU (else one for each core)", None)
+    gue: str | None = option("folder with GUE tasks, whose sequences replace tiles of the bundled genome", None)
+    threads: int | None = option(
+        "CPU threads of the engine and of its peers (default: one per core)", None, section="workers", ge=1
+    )
     folder: str | None = option(
-        "where stores and models are made meanwhile; the whole benchmark takes 20 GB there (else $TMPDIR)", None
+        "folder for temporary stores and models; the whole benchmark needs 20 GB (default: $TMPDIR)", None, section="output"
     )
 
-    def __post_init__(self) -> None:
-        strange = [name for name in self.only if name not in SECTIONS]
-        require(not strange, f"only names {', '.join(strange)}: there are {', '.join(SECTIONS)}")
+    def check(self) -> None:
         heavy = [name for name in self.only if name not in BARE]
         require(
             not (self.bare and heavy), f"bare leaves out {', '.join(heavy)}: they need Ray or Delta; leave out one of the two"
         )
-        require(self.threads is None or self.threads >= 1, f"threads {self.threads} is too few: give 1 or more")
         require(
             self.tokenizer is None or self.model is None,
             "tokenizer is for the random encoder, and model names another: leave out one",
@@ -50,5 +54,5 @@ class BenchmarkConfig(Settings):
 
     @property
     def sections(self) -> tuple[str, ...]:
-        """What is measured, in the table's order."""
+        """The sections to measure, in the table's order."""
         return tuple(name for name in SECTIONS if name in (self.only or SECTIONS) and (name in BARE or not self.bare))

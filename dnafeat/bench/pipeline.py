@@ -74,7 +74,7 @@ def embedded(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     chosen = {name: settings[name] for name in ("store", "model", "num_actors", "shard_rows") if name in settings}
     vectors = tuple(settings.get("vectors", ("cls", "mean", "max", "projected")))
-    config = EmbedConfig(sources=(settings["source"],), vectors=vectors, **chosen)
+    config = EmbedConfig.make(sources=(settings["source"],), vectors=vectors, **chosen)
     with benchprocess.Workers() as workers:
         summary = embed(config, show=False)
         ended = time.time()

@@ -54,7 +54,7 @@ def fill(config: EmbedConfig, vectors: Vectors, folder: Path, *, bases: int, tok
     rows : int
         Of a file at most.
     """
-    store, version = Store(config.store), describe(Source.find(config), config, gpu=False)
+    store, version = Store(config.store), describe(Source.find(config.encoding), config.encoding, gpu=False)
     store.create()
     intake = take_in(sources.look(list(config.sources), sources.ReadOptions()), Checks(), folder / "spills", each=each)
     make = functools.partial(_made_up, store, version.digest, vectors, bases, tokens, rows)

@@ -90,7 +90,7 @@ def planned(settings: Mapping[str, Any]) -> dict[str, list[float]]:
     folder.mkdir(parents=True)
     stored = round(_STORED * entries)
     files = [_entries(folder / "stored.fa", stored, 1), _entries(folder / "new.fa", entries - stored, 2)]
-    config = EmbedConfig(sources=(files[0],), store=str(folder / "store"), model=settings["model"], vectors=("mean",))
+    config = EmbedConfig.make(sources=(files[0],), store=str(folder / "store"), model=settings["model"], vectors=("mean",))
     version = _fill(config, folder, rows=100_000, bases=_BASES)
     seconds: dict[str, list[float]] = {"cpu": [], "reading": [], "wall": []}
     for i in range(settings["repeats"]):
@@ -112,7 +112,7 @@ def _fill(config: EmbedConfig, folder: Path, *, rows: int, bases: int, vectors: 
     from dnafeat.encoder.describe import describe
     from dnafeat.encoder.source import Source
 
-    version = describe(Source.find(config), config, gpu=False)
+    version = describe(Source.find(config.encoding), config.encoding, gpu=False)
     width = version.architecture["hidden_size"]
     benchstore.fill(
         config,
@@ -127,7 +127,7 @@ def _fill(config: EmbedConfig, folder: Path, *, rows: int, bases: int, vectors: 
 
 def _night(settings: Mapping[str, Any]) -> EmbedConfig:
     folder = Path(settings["folder"])
-    return EmbedConfig(
+    return EmbedConfig.make(
         sources=(str(folder / "night.fa"),),
         store=str(folder / "store"),
         model=settings["model"],
@@ -285,7 +285,7 @@ def read_store(settings: Mapping[str, Any]) -> dict[str, Any]:
     width = find(settings["model"]).config().hidden_size
     letters = [one.decode() for one in random_sequences(rows, 40)]
     source = benchinputs.fasta(folder / "read.fa", letters)
-    config = EmbedConfig(
+    config = EmbedConfig.make(
         sources=(source,), store=str(folder / "store"), model=settings["model"], vectors=("mean",), precision="float32"
     )
     _fill(config, folder, rows=40_000, bases=40, vectors=functools.partial(benchstore.gaussian, width))

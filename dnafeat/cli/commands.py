@@ -209,6 +209,23 @@ COMMANDS: tuple[Command, ...] = (
         start="dnafeat.cli.announce:predict",
     ),
     Command(
+        name="pretrain",
+        group="train",
+        summary="pretrain a small DNABERT-2 on genomes by masked-language modelling",
+        settings="dnafeat.pretrain.config:PretrainConfig",
+        job="dnafeat.cli.jobs:pretrain",
+        form="dnafeat.cli.jobs:format_pretrained",
+        examples=(
+            "pretrain ecoli.fna.gz saureus.fa.gz --holdout lambda.fa --output ./model",
+            "pretrain ecoli.fna.gz --holdout lambda.fa --card ./model --output ./model",
+        ),
+        about="The same command again resumes from the last checkpoint. With --card nothing is trained: a finished model is measured and "
+        "its card written.",
+        reads=("files", "holdout", "probe"),
+        needs=_TRAINS,
+        start="dnafeat.cli.announce:work",
+    ),
+    Command(
         name="fit-projector",
         group="train",
         summary="fit a map to 512 dimensions, such as principal components",
@@ -222,6 +239,7 @@ COMMANDS: tuple[Command, ...] = (
         about="Statistics are fitted on named training entries only. The artifact is for --projector.",
         reads=("train", "salt_file"),
         needs=_ENCODES,
+        start="dnafeat.cli.announce:work",
     ),
     Command(
         name="project",
@@ -236,6 +254,7 @@ COMMANDS: tuple[Command, ...] = (
         ),
         about="Makes a child version, of which only the column projected is written. Nothing is encoded.",
         needs=_ENCODES,
+        start="dnafeat.cli.announce:work",
     ),
     Command(
         name="align",
@@ -251,6 +270,7 @@ COMMANDS: tuple[Command, ...] = (
         about="Trains projectors of DNA and of another modality to one space of 512 dimensions, and measures them on held-out subjects.",
         reads=("subjects", "genes", "salt_file", "sequences"),
         needs=_TRAINS,
+        start="dnafeat.cli.announce:work",
     ),
     Command(
         name="align-apply",

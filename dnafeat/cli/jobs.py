@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dnafeat.align.config import AlignConfig
     from dnafeat.bench.config import BenchmarkConfig
     from dnafeat.finetune.config import FinetuneConfig, PredictConfig
+    from dnafeat.pretrain.config import PretrainConfig
 
 
 def nothing(result: Any) -> str:
@@ -52,7 +53,7 @@ def model_info(config: settings.ModelInfoConfig) -> Any:
     from dnafeat.encoder.config import EncodingConfig
     from dnafeat.encoder.info import model_info
 
-    return model_info(EncodingConfig(model=config.name, adapter=config.adapter, projector=config.projector))
+    return model_info(EncodingConfig.make(model=config.name, adapter=config.adapter, projector=config.projector))
 
 
 def format_night(night: Any) -> str:
@@ -75,6 +76,21 @@ def format_finetuned(about: Mapping[str, Any]) -> str:
     from dnafeat.finetune.job import format_result
 
     return format_result(about, about["artifact"])
+
+
+def pretrain(config: PretrainConfig) -> dict[str, Any]:
+    """`dnafeat pretrain`: the numbers of the model, and where it is."""
+    from dnafeat.cluster.session import start_ray
+    from dnafeat.pretrain.job import run
+
+    if config.card is None:
+        start_ray()
+    return {**run(config, card=config.card, probes=config.probe), "artifact": config.output}
+
+
+def format_pretrained(about: Mapping[str, Any]) -> str:
+    """A pretrained model in a line."""
+    return f"{about['artifact']}: the model, and its card in README.md"
 
 
 def align(config: AlignConfig, *, show: bool) -> dict[str, Any]:
@@ -100,7 +116,7 @@ def predict(config: PredictConfig, *, show: bool, stdout: IO[str]) -> Any:
     from dnafeat.finetune.predict import format_summary, predict
     from dnafeat.sources.reader import expand
 
-    kind = format_of(config.output, getattr(config, "format", None), stdout)
+    kind = format_of(config.output, config.format, stdout)
     # The job writes Parquet and replaces files: text and special files are made of a table beside.
     if kind == "parquet" and not is_special(config.output):
         return predict(config, show=show)

@@ -11,7 +11,7 @@ from dnafeat.settings import Declared, Settings, declared
 # Longer lists of choices stand in the text and not beside the flag.
 _CHOICES_WIDTH = 34
 # In the order of a help page.
-_SECTIONS = ("required", "input", "encoder", "head", "training", "output", "workers", "privacy", "advanced")
+_SECTIONS = ("required", "input", "join", "encoder", "training", "output", "workers", "privacy", "advanced")
 _METAVARS = {int: "N", float: "X", tuple: "A,B,…", dict: "JSON"}
 
 
@@ -52,7 +52,9 @@ def _flag(group: Any, d: Declared, positional: bool) -> None:
             d.flag, action="append" if positional else "extend", default=None, metavar=metavar, help=help_text(d), **many
         )
     else:
-        group.add_argument(d.flag, default=None, metavar=metavar_of(d), help=help_text(d))
+        # Numbers cannot be taken for files, so that several may follow a flag.
+        many = {"nargs": "+"} if d.kind is tuple and d.item is int else {}
+        group.add_argument(d.flag, default=None, metavar=metavar_of(d), help=help_text(d), **many)
 
 
 def metavar_of(d: Declared) -> str:
@@ -60,6 +62,8 @@ def metavar_of(d: Declared) -> str:
     choices = f"{{{','.join(map(str, d.choices))}}}"
     if d.choices and len(choices) <= _CHOICES_WIDTH and d.kind is not tuple:
         return choices
+    if d.kind is tuple and d.item is int:
+        return "N"
     if d.name in ("store", "output", "storage"):
         return "URI"
     if d.name.endswith("_file") or d.name in ("train", "dev", "test"):
@@ -92,4 +96,7 @@ def given(arguments: argparse.Namespace, settings: type[Settings]) -> dict[str, 
     What cannot be converted stays text, which the settings refuse together with all else that is wrong.
     """
     found = {d: getattr(arguments, d.name) for d in declared(settings)}
-    return {d.name: value if d.positional else d.parse(value) for d, value in found.items() if value not in (None, [])}
+    values = {d: value for d, value in found.items() if value not in (None, [])}
+    # Whole numbers may stand apart, or have commas between them.
+    joined = {d.name: ",".join(value) if d.kind is tuple and d.item is int else value for d, value in values.items()}
+    return {d.name: joined[d.name] if d.positional else d.parse(joined[d.name]) for d in values}

@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
 from dnafeat.cluster.attempts import Attempt, Attempts
+from dnafeat.cluster.counter import counter
 from dnafeat.cluster.observe import Job, told_in_records
 
 # What stands before a shard's name while it is tokenised.
@@ -123,11 +124,6 @@ def start(job: Job, shards: int) -> ray.actor.ActorHandle:
     return Progress.options(name=name, scheduling_strategy=here).remote(job, shards)  # type: ignore[attr-defined]
 
 
-def interval() -> float:
-    """Seconds between drawings: a log file gets a line now and then and not a bar that redraws itself."""
-    return 0.1 if os.isatty(2) else 15.0
-
-
 @contextlib.contextmanager
 def _repeated(look: Callable[[], None]) -> Iterator[None]:
     """Calls `look` now and then, from a thread, for as long as the block runs; what Ray cannot tell now is left for the next time."""
@@ -154,9 +150,7 @@ def shown(progress: ray.actor.ActorHandle, total: int, show: bool, job: Job) -> 
     told: set[str] = set()
     pace = _Pace()
     hidden = not show or told_in_records()
-    with tqdm(
-        total=total, desc="encoding", unit=" sequences", unit_scale=True, mininterval=interval(), smoothing=0.1, disable=hidden
-    ) as bar:
+    with counter(total=total, desc="encoding", unit="sequences", disable=hidden) as bar:
 
         def look() -> None:
             sequences, tokens, notes = cast(tuple[int, int, list[str]], ray.get(progress.read.remote()))
@@ -236,7 +230,7 @@ def steps_shown(progress: ray.actor.ActorHandle, show: bool, job: Job) -> Iterat
         yield
         return
     pace = _Pace()
-    with tqdm(total=None, desc="training", unit=" steps", mininterval=interval(), disable=told_in_records()) as bar:
+    with counter(total=None, desc="training", unit="steps", disable=told_in_records()) as bar:
 
         def look() -> None:
             step, total, values = cast(tuple[int, int, dict[str, float]], ray.get(progress.read.remote()))

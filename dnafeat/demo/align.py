@@ -71,7 +71,7 @@ def demo(folder: str, cohort: Cohort | None = None, say: Callable[[str], None] =
     sequences, brain = simulate(place, genes(), cohort)
     store = str(place / "store")
     embedding: dict[str, Any] = {"sources": (sequences,), "store": store, "source_name": "cohort"}
-    run = embed(EmbedConfig(**embedding))
+    run = embed(EmbedConfig.make(**embedding))
     say(f"2. dnafeat embed: {run.read:,} entries, {run.distinct:,} distinct sequences, {run.encoded:,} encoded now.\n")
     given = {
         "store": store,
@@ -101,7 +101,7 @@ def demo(folder: str, cohort: Cohort | None = None, say: Callable[[str], None] =
     artifact = str(place / "aligned")
     child = project(ProjectConfig(store=store, projector=artifact, version=run.feature_version))
     beside = {**embedding, "store": str(place / "store-embedded")}
-    again = embed(EmbedConfig(**beside, projector=artifact))
+    again = embed(EmbedConfig.make(**beside, projector=artifact))
     apart = _apart(Store(store), Store(beside["store"]), child.feature_version)
     say(
         f"5. dnafeat project --projector {artifact}: version {child.feature_version}, whose column projected is the\n   aligned space; "

@@ -53,14 +53,14 @@ def demo(store: str, say: Callable[[str], None] = _log.info) -> dict[str, Any]:
     say(
         "1. Fine-tuning dnafeat-mini on human splice junctions (UCI), with two workers: dnafeat finetune --train uci_splice.csv.gz\n"
     )
-    tuning = FinetuneConfig(train=SPLICE, output=artifact, num_workers=2, cpus_per_worker=1)
+    tuning = FinetuneConfig.make(train=SPLICE, output=artifact, num_workers=2, cpus_per_worker=1)
     about = finetune(tuning, say=lambda sentence: say(f"  {sentence}"))
     say("\n" + format_result(about, artifact).partition("\n\n")[2].rpartition("\n\n")[0] + "\n")
     say("2. Embedding phage lambda in pieces of 300 bases, and the junctions, by dnafeat-mini and by the fine-tuned adapter.\n")
     configs = (
-        EmbedConfig(sources=(LAMBDA,), store=store, source_name="lambda", tile=TILE, stride=TILE),
-        EmbedConfig(sources=(SPLICE,), store=store, source_name="uci-splice"),
-        EmbedConfig(sources=(SPLICE,), store=store, source_name="uci-splice", adapter=artifact),
+        EmbedConfig.make(sources=(LAMBDA,), store=store, source_name="lambda", tile=TILE, stride=TILE),
+        EmbedConfig.make(sources=(SPLICE,), store=store, source_name="uci-splice"),
+        EmbedConfig.make(sources=(SPLICE,), store=store, source_name="uci-splice", adapter=artifact),
     )
     summaries = []
     for config in configs:

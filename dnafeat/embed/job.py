@@ -17,7 +17,6 @@ from dnafeat.embed.actors import EncoderSettings, checked
 from dnafeat.embed.config import EmbedConfig
 from dnafeat.embed.intake import Checks, Discretion, Intake, is_large, take_in
 from dnafeat.embed.run import Encoded, Run, Summary
-from dnafeat.encoder.config import EncodingConfig
 from dnafeat.encoder.describe import cutting, describe
 from dnafeat.encoder.source import Source
 from dnafeat.encoder.version import FeatureVersion
@@ -64,9 +63,9 @@ class _Embedding(Run):
         self.config = config
         self.files = expand(config.sources)
         self.discretion = _discretion(config)
-        self.model = Source.find(config)
+        self.model = Source.find(config.encoding)
         version = _version(config, self.model)
-        self.tokenizer = self.model.tokenizer(config)
+        self.tokenizer = self.model.tokenizer(config.encoding)
         store = Store(config.store)
         store.create()
         _check_vectors(store, version, config)
@@ -94,20 +93,21 @@ class _Embedding(Run):
     def encode(self, wanted: plan.Work) -> Encoded:
         """Encodes the missing sequences, and a sample to compare; Ray is started only when there are any."""
         missing, config, version = wanted.missing, self.config, self.version
+        workers = config.actors
         if not missing.rows and not wanted.sample.rows:
             return Encoded([])
         cluster.start_ray()
-        gpus = cluster.gpus(0 if config.precision == "int8" else config.gpus_per_actor, config.accelerator_type)
-        actors = config.num_actors or cluster.default_actors(gpus, missing.rows)
+        gpus = cluster.gpus(0 if config.encoding.precision == "int8" else workers.gpus_per_actor, workers.accelerator_type)
+        actors = workers.num_actors or cluster.default_actors(gpus, missing.rows)
         hidden = version.architecture["hidden_size"]
         width = sum(PROJECTED_WIDTH if name == "projected" else hidden for name in config.vectors)
         # zstd packs rounded numbers, whose last 16 bits are 0, into half of their bytes.
         rows = config.shard_rows or plan.shard_rows(missing.rows, actors, row_bytes=(2 if version.rounding else 4) * width)
         shards = plan.cut_shards(missing, rows, self.work, self.each, None if config.shard_rows else actors)
         check = plan.cut_check(shards, wanted.sample, self.work)
-        self.model.projector(config)[1].keep(self.store.uri)
+        self.model.projector(config.encoding)[1].keep(self.store.uri)
         settings = EncoderSettings(
-            config=replace(_encoding(config), precision=version.precision),
+            config=config.encoding.replace(precision=version.precision),
             pins=self.model.pins,
             tokenizer=self.tokenizer,
             cutting=cutting(version, self.tokenizer),
@@ -124,7 +124,7 @@ class _Embedding(Run):
             run_id=self.run_id,
             actors=actors,
             gpus_per_actor=gpus,
-            accelerator_type=config.accelerator_type,
+            accelerator_type=workers.accelerator_type,
             show=self.show,
         )
         done = list(receipts)
@@ -133,11 +133,12 @@ class _Embedding(Run):
 
 def _version(config: EmbedConfig, source: Source) -> FeatureVersion:
     """The run's feature version, its precision resolved against the machines that will encode and not against this one."""
-    gpu = config.gpus_per_actor > 0 if config.gpus_per_actor is not None else None
+    gpus = config.actors.gpus_per_actor
+    gpu = gpus > 0 if gpus is not None else None
     if gpu is None and os.environ.get("RAY_ADDRESS"):
         cluster.start_ray()
         gpu = cluster.default_gpus() > 0
-    version = describe(source, config, gpu=gpu)
+    version = describe(source, config.encoding, gpu=gpu)
     return replace(version, names={**version.names, "vectors": list(config.vectors)})
 
 
@@ -145,10 +146,6 @@ def _discretion(config: EmbedConfig) -> Discretion:
     salt = keyhash.read_salt(config.salt_file, config.store) if config.salt_file else b""
     keep = config.salt_file is None if config.keep_rejected_text is None else config.keep_rejected_text
     return Discretion(columns=config.hash_keys, salt=salt, keep_text=keep, keyed_digests=config.keyed_digests)
-
-
-def _encoding(config: EmbedConfig) -> EncodingConfig:
-    return EncodingConfig(**config.encoding())
 
 
 def _check_vectors(store: Store, version: FeatureVersion, config: EmbedConfig) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
-from dnafeat.embed.config import EmbedConfig, NightlyConfig
+from dnafeat.embed.config import NightlyConfig
 from dnafeat.embed.job import embed
 from dnafeat.embed.run import Summary
 from dnafeat.errors import ForgottenError
@@ -57,16 +57,15 @@ def nightly(config: NightlyConfig, *, show: bool = True, say: Callable[[str], No
     DnafeatError
         As `embed`.
     """
-    own = EmbedConfig(**{f.name: getattr(config, f.name) for f in fields(EmbedConfig)})
     for reading in range(_READINGS):
         try:
-            summary = embed(own, show=show)
+            summary = embed(config.embed, show=show)
             break
         except ForgottenError as error:
             if reading == _READINGS - 1:
                 raise
             say(f"{error}; reading it again")
-    store = Store(config.store)
+    store = Store(config.embed.store)
     lacking = store.lacking(config.channel, summary.feature_version)
     before = store.channels().get(config.channel)
     moved = not lacking and before != summary.feature_version

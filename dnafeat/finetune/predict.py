@@ -224,8 +224,8 @@ def _answers(config: PredictConfig, predictor: Predictor, distinct: Spill, work:
     if not rows:
         return Answers(labels, names, np.empty(0, np.int64), logits, texts[0])
     cluster.start_ray()
-    gpus = cluster.gpus(config.gpus_per_actor, config.accelerator_type)
-    actors = config.num_actors or cluster.default_actors(gpus, rows)
+    gpus = cluster.gpus(config.actors.gpus_per_actor, config.actors.accelerator_type)
+    actors = config.actors.num_actors or cluster.default_actors(gpus, rows)
     about = Job(name="predict", run_id=storage.name(config.output))
     settings = replace(predictor.settings(config.precision, gpu=gpus > 0), job=about, packages=pins.installed())
     with _writing(config.output):
@@ -239,7 +239,7 @@ def _answers(config: PredictConfig, predictor: Predictor, distinct: Spill, work:
         own,
         actors=actors,
         gpus_per_actor=gpus,
-        accelerator_type=config.accelerator_type,
+        accelerator_type=config.actors.accelerator_type,
         show=show,
     )
     for batch in batches:

@@ -105,7 +105,7 @@ class Predictor:
         version = replace(self.version, precision=chosen)
         tokenizer = self.source.tokenizer(self.encoding)
         return EncoderSettings(
-            config=replace(self.encoding, precision=chosen),
+            config=self.encoding.replace(precision=chosen),
             pins=self.source.pins,
             tokenizer=tokenizer,
             cutting=cutting(version, tokenizer),

@@ -1,8 +1,26 @@
-"""Names of the tasks of fine-tuning and of the metrics each has. Apart, because a command line should not need scikit-learn."""
+"""Names of the tasks of fine-tuning and of the metrics of each. Apart, because a command line should not need scikit-learn."""
 
 from __future__ import annotations
 
-TASKS = ("binary", "multiclass", "multilabel", "regression", "token")
+from typing import Literal, get_args
+
+Task = Literal["binary", "multiclass", "multilabel", "regression", "token"]
+TASKS: tuple[str, ...] = get_args(Task)
+Metric = Literal[
+    "accuracy",
+    "auprc",
+    "auroc",
+    "f1",
+    "f1_micro",
+    "loss",
+    "mcc",
+    "pearson",
+    "precision",
+    "r2",
+    "recall",
+    "rmse",
+    "spearman",
+]
 _CLASSES = ("accuracy", "f1", "mcc", "precision", "recall", "auroc", "auprc")
 METRICS = {
     "binary": _CLASSES,

@@ -26,7 +26,7 @@ from dnafeat import storage
 from dnafeat.cluster.spread import Each, here
 from dnafeat.errors import UsageError
 from dnafeat.join import levels
-from dnafeat.join.config import DNA, GENE, LEVELS, JoinConfig, pairs
+from dnafeat.join.config import DNA, GENE, LEVELS, JoinConfig, JoinInputs, pairs
 from dnafeat.join.modalities import PartnerTable, open_partner, read_mapping
 from dnafeat.join.rows import DnaSide
 from dnafeat.join.steps import Dealt, deal_entries, deal_partner, deal_vectors, own_spill, partner_schema, put_together
@@ -73,18 +73,18 @@ class _Join:
 
     def __init__(self, config: JoinConfig, show: bool) -> None:
         self.clock = time.monotonic()
-        self.config, self.show = config, show
+        self.config, self.inputs, self.show = config, config.inputs, show
         self.output = JoinedTable(config.output)
         self.attempt = uuid.uuid4().hex[:16]
         salt = (
-            keyhash.read_salt(config.salt_file, config.store, config.output, *config.partners.values())
-            if config.salt_file
+            keyhash.read_salt(self.inputs.salt_file, config.store, config.output, *self.inputs.partners.values())
+            if self.inputs.salt_file
             else None
         )
         self.side = dna_side(config, salt)
-        if clash := set(self.side.keys) & set(config.partners):
+        if clash := set(self.side.keys) & set(self.inputs.partners):
             raise UsageError(f"partner {min(clash)!r} has the name of a key of the store's entries: give it another")
-        self.partners = [_partner(config, name, uri) for name, uri in config.partners.items()]
+        self.partners = [_partner(self.inputs, name, uri) for name, uri in self.inputs.partners.items()]
         self.mappings = self._mappings()
         self.last = self.output.last()
         self.notes: list[str] = []
@@ -92,8 +92,8 @@ class _Join:
 
     def _mappings(self) -> dict[str, tuple[pa.Table, str]]:
         keys = {partner.name: partner.key for partner in self.partners}
-        mappings = pairs(self.config.mapping, "mapping")
-        return {name: read_mapping(name, uri, key=keys[name], on=self.config.on) for name, uri in mappings.items()}
+        mappings = pairs(self.inputs.mapping, "mapping")
+        return {name: read_mapping(name, uri, key=keys[name], on=self.inputs.on) for name, uri in mappings.items()}
 
     def __call__(self) -> Summary:
         lineage = self.lineage()
@@ -127,7 +127,7 @@ class _Join:
     def spread(self, local: str) -> tuple[Each, str]:
         """How the steps go over their parts, and the folder in which they meet."""
         on_cluster = bool(os.environ.get("RAY_ADDRESS"))
-        wanted = self.config.ray if self.config.ray is not None else on_cluster or self.bytes() > _LARGE
+        wanted = self.inputs.ray if self.inputs.ray is not None else on_cluster or self.bytes() > _LARGE
         if not wanted:
             return here, local
         from dnafeat.cluster import session as cluster
@@ -146,7 +146,7 @@ class _Join:
         """Of the vectors that are dealt out, and of the rows that come of them."""
         others = sum(partner.width for partner in self.partners)
         dealt = self.entries * self.side.width + sum(partner.rows * partner.width for partner in self.partners)
-        repeated = self.entries * others if self.config.level in ("sequence", "gene", "region") else 0
+        repeated = self.entries * others if self.inputs.level in ("sequence", "gene", "region") else 0
         return 4 * (dealt + repeated)
 
     def run(self, lineage: dict[str, Any], each: Each, work: str) -> Summary:
@@ -201,23 +201,23 @@ class _Join:
             "runs": {source: {"run_id": side.run_ids[source], "run_number": number} for source, number in side.state.items()},
             # Maintenance makes another of it, but so does forgetting, after which the result is another.
             "sequences_version": side.store.sequences.version(),
-            "vector": config.vector,
+            "vector": self.inputs.vector,
             "width": self.widths()[DNA],
         }
         partners = []
         for partner in self.partners:
-            rule, _ = config.rule(partner.name)
+            rule, _ = self.inputs.rule(partner.name)
             about: dict[str, Any] = {**partner.lineage(), "reduce": rule}
-            if mapping := pairs(config.mapping, "mapping").get(partner.name):
+            if mapping := pairs(self.inputs.mapping, "mapping").get(partner.name):
                 about["mapping"] = {"uri": storage.absolute(mapping), "state": self.mappings[partner.name][1]}
             partners.append(about)
         inputs = {
             "dna": dna,
             "partners": partners,
-            "on": config.on,
-            "level": config.level,
-            "aggregate": None if config.level == "sequence" else config.aggregate or "mean",
-            "within": config.pooling if config.aggregate == "concat" else None,
+            "on": self.inputs.on,
+            "level": self.inputs.level,
+            "aggregate": None if self.inputs.level == "sequence" else self.inputs.aggregate or "mean",
+            "within": self.inputs.pooling if self.inputs.aggregate == "concat" else None,
             "genes": None if side.genes is None else list(side.genes),
             "how": config.how,
             "keys_hashed_under": None if side.salt is None else keyhash.check(side.salt),
@@ -227,7 +227,7 @@ class _Join:
 
     def widths(self) -> dict[str, int]:
         """Of each modality's vectors in the result."""
-        genes = len(self.side.genes or ()) if self.config.aggregate == "concat" else 1
+        genes = len(self.side.genes or ()) if self.inputs.aggregate == "concat" else 1
         return {DNA: self.side.width * genes, **{partner.name: partner.width for partner in self.partners}}
 
     def check_widths(self) -> None:
@@ -244,7 +244,7 @@ class _Join:
 
     def check_keys(self, dna: Dealt, partners: Sequence[Dealt]) -> None:
         """Raises UsageError where keys cannot meet: none in the store, or one side hashed and the other not."""
-        on, store = self.config.on, self.side.store.uri
+        on, store = self.inputs.on, self.side.store.uri
         if not dna.rows.rows:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in _left_out(dna.counts).items())
             raise UsageError(
@@ -270,18 +270,20 @@ class _Join:
         for partner, dealt in zip(self.partners, partners, strict=True):
             name = partner.name
             told = {word: counts[f"{name} {word}"] for word in ("keys", "matched", "several")}
-            about[name] = {"width": partner.width, "rows": partner.rows, **told, "reduce": config.rule(name)[0]}
+            about[name] = {"width": partner.width, "rows": partner.rows, **told, "reduce": self.inputs.rule(name)[0]}
             if not told["matched"]:
                 examples = f"{dealt.examples[0]!r} there" if dealt.examples else "none there has a key and a vector"
                 sentence = (
-                    f"no {config.on} of partner {name} has DNA ({examples}, {dna.examples[0]!r} in the store): are they of one key space, "
-                    f"or does it take a --mapping?"
+                    f"no {self.inputs.on} of partner {name} has DNA ({examples}, {dna.examples[0]!r} in the store): are they of one "
+                    f"key space, or does it take a --mapping?"
                 )
                 if config.how == "inner":
                     raise UsageError(sentence)
                 notes.append(sentence)
         if config.how == "inner" and not counts["rows"]:
-            raise UsageError(f"no {config.on} has all modalities, so that an inner join has no row: take --how left or outer")
+            raise UsageError(
+                f"no {self.inputs.on} has all modalities, so that an inner join has no row: take --how left or outer"
+            )
         if self.side.genes is not None:
             missing = [gene for gene in self.side.genes if not dna.counts[f"gene {gene}"]]
             if missing:
@@ -310,30 +312,30 @@ class _Join:
 
 def dna_side(config: JoinConfig, salt: bytes | None) -> DnaSide:
     """What of the store is joined. Raises StoreError and UsageError for what it does not have."""
-    store = Store(config.store)
+    inputs, store = config.inputs, Store(config.store)
     history = store.history()
-    version = history.resolve(config.version)
-    state = history.state(version, config.as_of, config.source)
+    version = history.resolve(inputs.version)
+    state = history.state(version, inputs.as_of, inputs.source)
     ids = {row["run_number"]: row["run_id"] for row in history.listing()}
-    columns = reading.chosen((config.vector,), version, history.lineage(version).get("vectors", list(VECTORS)))
+    columns = reading.chosen((inputs.vector,), version, history.lineage(version).get("vectors", list(VECTORS)))
     # Loaded after `runs`, both tables hold at least what the published runs name.
     store.features.reload().version()
     store.sequences.reload().version()
     own = arrow_schema("sequences").names
     keys = [name for name in store.sequences.schema().names if name not in own]
-    further = LEVELS[config.level]
-    genes = (GENE,) if config.genes is not None else ()
-    for name in (config.on, *further, *genes):
+    further = LEVELS[inputs.level]
+    genes = (GENE,) if inputs.genes is not None else ()
+    for name in (inputs.on, *further, *genes):
         if name not in (*keys, "sequence_id"):
             there = ["sequence_id", *keys]
             hint = did_you_mean(name, there)
             raise UsageError(f"the entries of {store.uri} have no key {name!r}: there are {', '.join(there)}{hint}")
-    if config.on in further:
-        raise UsageError(f"level {config.level} has the key {config.on!r} by itself: join on another, such as subject_id")
-    if config.level == "sequence":
+    if inputs.on in further:
+        raise UsageError(f"level {inputs.level} has the key {inputs.on!r} by itself: join on another, such as subject_id")
+    if inputs.level == "sequence":
         seen = reading.keys_with_values(store.sequences, state, keys)
         further = tuple(
-            name for name in ("source_name", "sequence_id", *keys) if name != config.on and (name in own or name in seen)
+            name for name in ("source_name", "sequence_id", *keys) if name != inputs.on and (name in own or name in seen)
         )
     parts = reading.stored(columns)
     widths = Lookup(store.features, version, history.parent(version)).widths(parts[1:])
@@ -344,20 +346,21 @@ def dna_side(config: JoinConfig, salt: bytes | None) -> DnaSide:
         version=version,
         state=state,
         run_ids={source: ids[number] for source, number in state.items()},
-        config=config,
-        width=sum(widths[part] for part in config.vector.split("+")),
+        inputs=inputs,
+        how=config.how,
+        width=sum(widths[part] for part in inputs.vector.split("+")),
         keys=further,
-        genes=None if config.genes is None else tuple(levels.read_genes(config.genes)),
+        genes=None if inputs.genes is None else tuple(levels.read_genes(inputs.genes)),
         salt=salt,
         parent=history.parent(version),
     )
 
 
-def _partner(config: JoinConfig, name: str, uri: str) -> PartnerTable:
-    key = pairs(config.key, "key").get(name, config.on)
-    version = pairs(config.partner_version, "partner_version").get(name)
-    vector = pairs(config.vector_column, "vector_column").get(name)
-    _, order = config.rule(name)
+def _partner(inputs: JoinInputs, name: str, uri: str) -> PartnerTable:
+    key = pairs(inputs.key, "key").get(name, inputs.on)
+    version = pairs(inputs.partner_version, "partner_version").get(name)
+    vector = pairs(inputs.vector_column, "vector_column").get(name)
+    _, order = inputs.rule(name)
     return open_partner(name, uri, key=key, vector=vector, order=order, version=None if version is None else int(version))
 
 

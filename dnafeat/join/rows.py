@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from deltalake import Schema
 
 from dnafeat.join import levels
-from dnafeat.join.config import DNA, GENE, LEVELS, JoinConfig
+from dnafeat.join.config import DNA, GENE, LEVELS, JoinInputs
 from dnafeat.join.levels import Groups
 from dnafeat.store.matrices import as_nullable_lists, one_array
 from dnafeat.store.schema import joined_schema, without_metadata
@@ -50,7 +50,8 @@ class DnaSide:
     version: str
     state: Mapping[str, int]
     run_ids: Mapping[str, str]
-    config: JoinConfig
+    inputs: JoinInputs
+    how: str
     width: int
     keys: tuple[str, ...]
     genes: tuple[str, ...] | None
@@ -60,10 +61,10 @@ class DnaSide:
     @property
     def by(self) -> tuple[str, ...]:
         """Columns whose values a row of the result has in common, before genes are put end to end."""
-        further = LEVELS[self.config.level]
-        if self.config.level == "sequence":
-            return (self.config.on, *self.keys)
-        return (self.config.on, *further, *((GENE,) if self.config.aggregate == "concat" else ()))
+        further = LEVELS[self.inputs.level]
+        if self.inputs.level == "sequence":
+            return (self.inputs.on, *self.keys)
+        return (self.inputs.on, *further, *((GENE,) if self.inputs.aggregate == "concat" else ()))
 
     def entry_columns(self) -> list[str]:
         """Columns of entries that are read: those of the groups, what orders their sums, and genes where some alone count."""
@@ -79,8 +80,8 @@ class DnaSide:
 
     def contract(self, partners: Sequence[str]) -> Schema:
         """Of the result."""
-        masked = [DNA] if self.config.aggregate == "concat" else []
-        return joined_schema(self.config.on, self.keys, [DNA, *partners], masked)
+        masked = [DNA] if self.inputs.aggregate == "concat" else []
+        return joined_schema(self.inputs.on, self.keys, [DNA, *partners], masked)
 
 
 class JoinedRows:
@@ -90,24 +91,24 @@ class JoinedRows:
         self, side: DnaSide, names: Sequence[str], dna: Groups, partners: Sequence[Groups], counts: Counter[str]
     ) -> None:
         self.side, self.names, self.dna, self.partners = side, names, dna, partners
-        on = side.config.on
+        on = side.inputs.on
         # A row is one group of DNA, or under concat the run of a key's genes: where it begins, and how many there are.
-        by = side.by[:-1] if side.config.aggregate == "concat" else side.by
-        whole = side.config.level != "sequence"
+        by = side.by[:-1] if side.inputs.aggregate == "concat" else side.by
+        whole = side.inputs.level != "sequence"
         self.first = levels.starts(dna.names, by) if whole else np.arange(len(dna.names))
         self.length = np.diff([*self.first, len(dna.names)]).astype(np.int64)
         keys = one_array(dna.names[on]).take(pa.array(self.first))
         found = [pc.index_in(keys, value_set=one_array(one.names["key"])) for one in partners]
         for name, at in zip(names, found, strict=True):
             counts[f"{name} matched"] = len(pc.unique(keys.filter(at.is_valid())))
-        if side.config.how == "inner":
+        if side.how == "inner":
             stays = np.ones(len(keys), bool)
             for at in found:
                 stays &= at.is_valid().to_numpy(zero_copy_only=False)
             self.first, self.length = self.first[stays], self.length[stays]
             keys, found = keys.filter(pa.array(stays)), [at.filter(pa.array(stays)) for at in found]
         self.with_dna = len(keys)
-        if side.config.how == "outer" and partners:
+        if side.how == "outer" and partners:
             known = one_array(dna.names[on])
             every = pa.concat_arrays([one_array(one.names["key"]) for one in partners]).unique()
             more = every.filter(pc.invert(pc.is_in(every, value_set=known)))
@@ -126,7 +127,7 @@ class JoinedRows:
 
     def pieces(self) -> Iterator[pa.Table]:
         """The rows in pieces of about 32 MB; one that has some with and some without DNA counts as both."""
-        genes = len(self.side.genes or ()) if self.side.config.aggregate == "concat" else 1
+        genes = len(self.side.genes or ()) if self.side.inputs.aggregate == "concat" else 1
         width = self.side.width * genes + sum(one.vectors.shape[1] for one in self.partners)
         step = max(1, _PIECE_BYTES // (4 * width))
         ends = sorted({*range(0, self.with_dna, step), self.with_dna, *range(self.with_dna, self.rows, step), self.rows})
@@ -134,7 +135,7 @@ class JoinedRows:
             yield self._piece(a, b)
 
     def _piece(self, a: int, b: int) -> pa.Table:
-        columns = {self.side.config.on: self.keys.slice(a, b - a), **self._dna(a, b)}
+        columns = {self.side.inputs.on: self.keys.slice(a, b - a), **self._dna(a, b)}
         for name, partner, found in zip(self.names, self.partners, self.found, strict=True):
             at = found.slice(a, b - a)
             has = at.is_valid()
@@ -152,7 +153,7 @@ class JoinedRows:
             return {name: nothing[name] for name in (*self.side.keys, DNA, "dna_mask") if name in nothing} | zero
         first, length = self.first[a:b], self.length[a:b]
         columns = {name: one_array(self.dna.names[name].take(pa.array(first))) for name in self.side.keys}
-        if self.side.config.aggregate == "concat":
+        if self.side.inputs.aggregate == "concat":
             vectors, mask = levels.concatenate(self.dna, first, length, self.side.genes or ())
             columns["dna_mask"] = as_nullable_lists(mask, None)
         else:

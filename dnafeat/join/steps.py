@@ -23,7 +23,7 @@ from dnafeat import pseudonyms as keyhash
 from dnafeat import storage
 from dnafeat.errors import UsageError
 from dnafeat.join import levels
-from dnafeat.join.config import GENE, JoinConfig
+from dnafeat.join.config import GENE, JoinInputs
 from dnafeat.join.levels import Groups
 from dnafeat.join.modalities import PartnerTable
 from dnafeat.join.rows import DnaSide, JoinedRows
@@ -89,7 +89,7 @@ def deal_entries(side: DnaSide, partitions: int, folder: str, path: str) -> Deal
         dealt.counts["read"] += len(rows)
         columns = [*side.entry_columns(), "sequence_digest"]
         kept = rows.select(list(dict.fromkeys([*columns, *side.by])))
-        for name in (side.config.on, *(key for key in side.by[1:] if side.config.level != "sequence")):
+        for name in (side.inputs.on, *(key for key in side.by[1:] if side.inputs.level != "sequence")):
             there = pc.fill_null(pc.not_equal(kept[name], ""), False)
             dealt.counts[f"without {name}"] += len(kept) - (pc.sum(there).as_py() or 0)
             kept = kept.filter(there)
@@ -99,10 +99,10 @@ def deal_entries(side: DnaSide, partitions: int, folder: str, path: str) -> Deal
             kept = kept.filter(asked)
             for one in pc.value_counts(one_array(kept[GENE])).to_pylist():
                 dealt.counts[f"gene {one['values']}"] += one["counts"]
-        keys = one_array(kept[side.config.on])
+        keys = one_array(kept[side.inputs.on])
         if side.salt is not None:
             keys = keyhash.hashed(keys, side.salt)
-            kept = kept.set_column(kept.column_names.index(side.config.on), side.config.on, keys)
+            kept = kept.set_column(kept.column_names.index(side.inputs.on), side.inputs.on, keys)
         dealt.saw(keys)
         for batch in kept.select(columns).cast(side.entry_schema()).combine_chunks().to_batches():
             dealt.rows.add(batch, digests.partition(digests.to_numpy(batch["sequence_digest"]), partitions))
@@ -123,14 +123,14 @@ def deal_vectors(side: DnaSide, partitions: int, folder: str, dealt: Spill, numb
     """Entries of a range of digests with their vectors, by key. `dealt` are those of all ranges."""
     entries = dealt.part(number, number + 1)
     spill = own_spill(folder, side.row_schema(), partitions)
-    columns = (side.config.vector, "bases")
+    columns = (side.inputs.vector, "bases")
     if entries.rows:
         rows = max(256, _READ_BYTES // (4 * side.width))
         found, at = Entries(entries.table()), (side.store.features, side.version, side.state)
         reading = Reading(*at, columns, found, piece_rows=rows, parent=side.parent)
         for batch in reading.batches():
-            arrays = [batch[name] for name in (*side.entry_columns(), "bases", side.config.vector)]
-            spill.add(pa.RecordBatch.from_arrays(arrays, schema=spill.schema), id_partition(batch[side.config.on], partitions))
+            arrays = [batch[name] for name in (*side.entry_columns(), "bases", side.inputs.vector)]
+            spill.add(pa.RecordBatch.from_arrays(arrays, schema=spill.schema), id_partition(batch[side.inputs.on], partitions))
     spill.close()
     return spill
 
@@ -197,12 +197,12 @@ def put_together(
     counts: Counter[str] = Counter()
     rows = dna.table()
     order = [name for name in ("source_name", "sequence_id") if name not in side.by]
-    one_by_one = side.config.level == "sequence"
-    groups = _each(rows, side.by) if one_by_one else levels.pool(rows, side.by, side.config.pooling, order)
+    one_by_one = side.inputs.level == "sequence"
+    groups = _each(rows, side.by) if one_by_one else levels.pool(rows, side.by, side.inputs.pooling, order)
     counts["sequences"], counts["dna keys"] = len(rows), len(levels.starts(groups.names, side.by[:1]))
     del rows
     reduced = [
-        _reduced(partner, spill.part(number, number + 1), side.config, counts)
+        _reduced(partner, spill.part(number, number + 1), side.inputs, counts)
         for partner, spill in zip(partners, others, strict=True)
     ]
     result = JoinedRows(side, [partner.name for partner in partners], groups, reduced, counts)
@@ -222,17 +222,17 @@ def _each(rows: pa.Table, by: Sequence[str]) -> Groups:
     return Groups(rows.select(list(by)), vectors, np.ones(len(rows), np.int64))
 
 
-def _reduced(partner: PartnerTable, spill: Spill, config: JoinConfig, counts: Counter[str]) -> Groups:
+def _reduced(partner: PartnerTable, spill: Spill, inputs: JoinInputs, counts: Counter[str]) -> Groups:
     """One row for each key of a partner."""
     rows = spill.table()
-    rule, _ = config.rule(partner.name)
+    rule, _ = inputs.rule(partner.name)
     order = [name for name in ("order", "file", "row") if name in rows.column_names]
     if rule == "refuse":
         groups = levels.pool(rows, ["key"], "first", order)
         if (double := np.flatnonzero(groups.rows > 1)).size:
             key = groups.names["key"][int(double[0])].as_py()
             raise UsageError(
-                f"partner {partner.name} has {groups.rows[double[0]]} rows for {config.on} {key!r}, and {len(double)} such keys or more: "
+                f"partner {partner.name} has {groups.rows[double[0]]} rows for {inputs.on} {key!r}, and {len(double)} such keys or more: "
                 f"say what becomes of them, as in --reduce {partner.name}=mean"
             )
     else:

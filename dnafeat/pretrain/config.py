@@ -1,102 +1,104 @@
-"""Settings of a pretraining run."""
+"""Settings of pretraining."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from dnafeat.errors import UsageError
-from dnafeat.pretrain import corpus
 from dnafeat.sequence import digest
+from dnafeat.settings import Settings, option, part, require
+from dnafeat.training.config import WorkersConfig
 
-_NOT_IDENTITY = (
-    *("files", "holdout", "holdout_interval", "output", "storage"),
-    *("num_workers", "cpus_per_worker", "compile", "evaluate_every"),
-)
+if TYPE_CHECKING:
+    from dnafeat.pretrain.corpus import Genomes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """What is trained on what. Raises UsageError for values that make no sense."""
+class PretrainConfig(Settings, section="training"):
+    """Settings of `dnafeat pretrain` and `jobs/pretrain.py`."""
 
-    files: tuple[str, ...]
-    """FASTA files to train on, packed or not."""
-    output: str
-    """Folder of the finished model."""
-    storage: str
-    """Folder or URI for checkpoints, seen by every worker."""
-    holdout: tuple[str, ...] = ()
-    """FASTA files that are only evaluated on."""
-    holdout_interval: tuple[str, ...] = ()
-    """Intervals `RECORD:START-END` of training records, 0-based and half open, that are only evaluated on."""
-    vocab_size: int = 9
-    """Entries of the tokenizer: 9 is single bases, more is BPE trained on the training part."""
-    kmer: int = 0
-    """Where not 0: tokens are non-overlapping words of that many bases (1 to 4), and `vocab_size` has no say."""
-    layers: int = 4
-    hidden: int = 192
-    heads: int = 6
-    intermediate: int = 512
-    dropout: float = 0.0
-    initializer_range: float = 0.02
-    """Standard deviation of the first weights. 0.02 suits 768 channels; narrow networks start better nearer 1/sqrt(hidden)."""
-    steps: int = 10_000
-    batch_tokens: int = 8192
-    """Tokens of one optimiser step, all workers together, [CLS] and [SEP] included."""
-    lengths: tuple[int, ...] = (64, 128, 256)
-    """Tokens of a crop; each step draws one length, so that nothing is padded."""
-    optimizer: str = "adamw"
-    """adamw for all weights, or muon (Jordan et al. 2024) for the matrices inside the layers and adamw for the rest."""
-    learning_rate: float = 2e-3
-    warmup_steps: int = 200
-    weight_decay: float = 0.01
-    mask_rate: float = 0.15
-    seed: int = 0
-    precision: str = "auto"
-    """Of the matrix products: float32, bfloat16, or auto, which is measured once on the first worker."""
-    compile: bool = False
-    """Compile each layer: faster after a minute or two, needs a C++ compiler on a CPU."""
-    evaluate_every: int = 500
-    """Steps between held-out losses and checkpoints."""
-    num_workers: int = 1
-    cpus_per_worker: int = 1
+    files: tuple[str, ...] = option("FASTA files to train on, compressed or not", section="input", positional=True)
+    output: str = option("folder of the finished model", section="output")
+    holdout: tuple[str, ...] = option(
+        "FASTA file that is only evaluated on; repeat for several", (), section="input", repeated=True
+    )
+    holdout_interval: tuple[str, ...] = option(
+        "RECORD:START-END, 0-based half-open: interval of a training record that is only evaluated on; repeat for several",
+        (),
+        section="input",
+        repeated=True,
+    )
+    vocab_size: int = option(
+        "tokens of the vocabulary; 9: single bases; more: BPE trained on the training split",
+        9,
+        section="encoder",
+        shapes=True,
+        ge=9,
+        le=65_536,
+    )
+    kmer: int = option(
+        "tokens are non-overlapping k-mers of this many bases, instead of --vocab-size; 0: they are not",
+        0,
+        section="encoder",
+        shapes=True,
+        ge=0,
+        le=4,
+    )
+    layers: int = option("transformer layers", 4, section="encoder", shapes=True, ge=1)
+    hidden: int = option("hidden size", 192, section="encoder", shapes=True, ge=1)
+    heads: int = option("attention heads", 6, section="encoder", shapes=True, ge=1)
+    intermediate: int = option("intermediate size of the feed-forward layers", 512, section="encoder", shapes=True, ge=1)
+    dropout: float = option("dropout of hidden states", 0.0, section="encoder", shapes=True, ge=0, lt=1)
+    initializer_range: float = option(
+        "standard deviation of initial weights; 0.02 suits 768 channels, narrow networks start better near 1/sqrt(hidden)",
+        0.02,
+        section="encoder",
+        shapes=True,
+        gt=0,
+    )
+    steps: int = option("optimiser steps", 10_000, shapes=True, ge=1)
+    batch_tokens: int = option("tokens per optimiser step, over all workers, [CLS] and [SEP] included", 8192, shapes=True, ge=1)
+    lengths: tuple[int, ...] = option(
+        "tokens of a crop; each step draws one of the lengths, so that nothing is padded", (64, 128, 256), shapes=True, ge=16
+    )
+    optimizer: Literal["adamw", "muon"] = option(
+        "muon (Jordan et al. 2024): for the matrices inside the layers, with adamw for other weights", "adamw", shapes=True
+    )
+    learning_rate: float = option("peak learning rate", 2e-3, shapes=True, gt=0, lt=1)
+    warmup_steps: int = option("warm-up steps", 200, shapes=True, ge=0)
+    weight_decay: float = option("weight decay", 0.01, shapes=True, ge=0)
+    mask_rate: float = option("share of masked tokens", 0.15, shapes=True, gt=0, lt=1)
+    seed: int = option("seed of initial weights, crops and masks", 0, shapes=True, ge=0)
+    precision: Literal["auto", "float32", "bfloat16"] = option(
+        "precision of the matrix products; auto: the faster one on the first worker", "auto", shapes=True
+    )
+    compile: bool = option(
+        "compile each layer: faster after a minute or two; needs a C++ compiler on a CPU", False, section="advanced"
+    )
+    evaluate_every: int = option("steps between held-out losses, each with a checkpoint", 500, ge=1)
+    card: str | None = option(
+        "folder of a finished model: train nothing, measure it and write its model card to --output", None, section="output"
+    )
+    probe: tuple[str, ...] = option(
+        "CSV with sequence,label to probe frozen vectors with, for the model card; repeat for several",
+        (),
+        section="input",
+        repeated=True,
+    )
+    workers: WorkersConfig = part(WorkersConfig, cpus_per_worker=1, max_failures=2, storage="runs")
 
-    def __post_init__(self) -> None:
-        sizes = (
-            "layers",
-            "hidden",
-            "heads",
-            "intermediate",
-            "steps",
-            "batch_tokens",
-            "evaluate_every",
-            "num_workers",
-            "cpus_per_worker",
+    def check(self) -> None:
+        require(bool(self.files), "name at least one FASTA file to train on")
+        require(self.hidden % self.heads == 0, f"hidden {self.hidden} does not divide into {self.heads} heads")
+        room = self.batch_tokens // self.workers.num_workers
+        require(
+            bool(self.lengths) and max(self.lengths) <= room,
+            f"lengths {self.lengths} must be at most {room} tokens, which is a worker's share of batch_tokens",
         )
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        if self.hidden % self.heads:
-            raise UsageError(f"hidden {self.hidden} does not divide into {self.heads} heads")
-        if not 9 <= self.vocab_size <= 65_536:
-            raise UsageError(f"vocab_size is {self.vocab_size}; it is 9 (single bases) to 65,536")
-        if not self.lengths or min(self.lengths) < 16 or max(self.lengths) > self.batch_tokens // self.num_workers:
-            raise UsageError(f"lengths {self.lengths} must lie between 16 and a worker's share of batch_tokens")
-        for name in ("mask_rate", "learning_rate"):
-            if not 0 < getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout is {self.dropout}; it is 0 or more, and less than 1")
-        if not 0 <= self.kmer <= 4:
-            raise UsageError(f"kmer is {self.kmer}; it is 1 to 4 bases, or 0 for a tokenizer of vocab_size entries")
-        if self.optimizer not in ("adamw", "muon"):
-            raise UsageError(f"optimizer is {self.optimizer!r}; it is adamw or muon")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise UsageError(f"precision is {self.precision!r}; it is auto, float32 or bfloat16")
 
-    def run_name(self, genomes: corpus.Genomes) -> str:
-        """Names the run by everything that changes its result; workers and folders do not."""
-        settings = {k: v for k, v in asdict(self).items() if k not in _NOT_IDENTITY}
-        data = [[name, digest(letters)] for part in (genomes.train, genomes.heldout) for name, letters in part.items()]
-        return "pretrain-" + hashlib.sha256(json.dumps([settings, data], sort_keys=True).encode()).hexdigest()[:12]
+    def run_name(self, genomes: Genomes) -> str:
+        """Name the run by everything that changes its result; workers and folders do not."""
+        data = [[name, digest(letters)] for split in (genomes.train, genomes.heldout) for name, letters in split.items()]
+        return "pretrain-" + hashlib.sha256(json.dumps([self.shaping(), data], sort_keys=True).encode()).hexdigest()[:12]

@@ -30,7 +30,7 @@ from dnafeat.encoder.models.heads import MaskedLM
 from dnafeat.encoder.models.tokenizers import train_bpe
 from dnafeat.pretrain import card as modelcard
 from dnafeat.pretrain import corpus
-from dnafeat.pretrain.config import Options
+from dnafeat.pretrain.config import PretrainConfig
 from dnafeat.pretrain.corpus import CLS, SEP
 from dnafeat.pretrain.heldout import Prepared, prepare
 from dnafeat.pretrain.masking import IGNORED, autocast, crops, faster_precision, framed, mask, masked_score
@@ -40,7 +40,7 @@ from dnafeat.training.run import last_checkpoint
 _STATE = "state.pt"
 
 
-def make_tokenizer(options: Options, genomes: corpus.Genomes) -> tokenizers.Tokenizer:
+def make_tokenizer(options: PretrainConfig, genomes: corpus.Genomes) -> tokenizers.Tokenizer:
     """Non-overlapping k-mers, or a BPE trained on at most 5 million bases of the training part and their other strand."""
     if options.kmer:
         return corpus.kmer_tokenizer(options.kmer)
@@ -160,7 +160,9 @@ def _scores(
     }
 
 
-def fit(options: Options, genomes: corpus.Genomes, prepared: Prepared, say: Callable[[str], None] = print) -> dict[str, Any]:
+def fit(
+    options: PretrainConfig, genomes: corpus.Genomes, prepared: Prepared, say: Callable[[str], None] = print
+) -> dict[str, Any]:
     """Trains, or goes on with, the run that `options` and the data name, and returns its last checkpoint's state, on the CPU."""
     # Here rather than in a worker, where it would end the run as a failure after several attempts.
     crops(prepared.stream, prepared.offsets, max(options.lengths) - 2, 1, np.random.default_rng(0))
@@ -170,25 +172,27 @@ def fit(options: Options, genomes: corpus.Genomes, prepared: Prepared, say: Call
         num_attention_heads=options.heads, intermediate_size=options.intermediate, hidden_dropout_prob=options.dropout,
         initializer_range=options.initializer_range,
     )  # fmt: skip
-    gpu = ray.cluster_resources().get("GPU", 0) >= options.num_workers
-    job = {**asdict(options), "config": asdict(shape), "threads": options.cpus_per_worker}
+    workers = options.workers
+    place = workers.storage or f"{options.output}.runs"
+    gpu = ray.cluster_resources().get("GPU", 0) >= workers.num_workers
+    job = {**options.to_dict(), "config": asdict(shape), "threads": workers.cpus_per_worker}
     job["shortened"] = corpus.shortened(prepared.tokenizer, options.kmer) if options.kmer else None
     # By reference: every node fetches the corpus once, and the settings stay small.
     job["data"] = ray.put((prepared.stream, prepared.offsets, prepared.heldout))
-    say(f"run {name} in {options.storage}: {options.num_workers} worker(s) on {'GPU' if gpu else 'CPU'}, {options.steps:,} steps")
+    say(f"run {name} in {place}: {workers.num_workers} worker(s) on {'GPU' if gpu else 'CPU'}, {options.steps:,} steps")
     trainer = ray.train.torch.TorchTrainer(
         _train_loop,
         train_loop_config=job,
         scaling_config=train.ScalingConfig(
-            num_workers=options.num_workers,
+            num_workers=workers.num_workers,
             use_gpu=gpu,
-            resources_per_worker={"CPU": options.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
+            resources_per_worker={"CPU": workers.cpus_per_worker} | ({"GPU": 1} if gpu else {}),
         ),
         run_config=train.RunConfig(
             name=name,
-            storage_path=storage.absolute(options.storage),
+            storage_path=storage.absolute(place),
             checkpoint_config=train.CheckpointConfig(num_to_keep=2),
-            failure_config=train.FailureConfig(max_failures=2),
+            failure_config=train.FailureConfig(max_failures=workers.max_failures),
         ),
     )
     with last_checkpoint(trainer) as folder:
@@ -197,7 +201,7 @@ def fit(options: Options, genomes: corpus.Genomes, prepared: Prepared, say: Call
 
 
 def run(
-    options: Options, *, card: str | None = None, probes: tuple[str, ...] = (), say: Callable[[str], None] = print
+    options: PretrainConfig, *, card: str | None = None, probes: tuple[str, ...] = (), say: Callable[[str], None] = print
 ) -> dict[str, Any]:
     """Reads, trains unless `card` names a finished model, writes the folder and its card, and returns the measured numbers.
 

@@ -1,4 +1,4 @@
-"""The settings of Ray Train's workers, the same for all that trains."""
+"""Settings of the workers of Ray Train, shared by all training commands."""
 
 from __future__ import annotations
 
@@ -13,27 +13,24 @@ _RATES_HIDDEN_SIZE = 768
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkersConfig(Settings):
-    """How many workers there are, what each holds, and where their checkpoints lie."""
+class WorkersConfig(Settings, section="workers"):
+    """Number of workers, the resources of each, and where checkpoints are kept."""
 
-    num_workers: int = option("data-parallel workers", 1)
-    min_workers: int | None = option("fewest workers to go on with when machines go away (else --num-workers)", None)
-    cpus_per_worker: int | None = option("CPUs a worker holds (else all there are, divided)", None)
-    gpus_per_worker: float | None = option("GPUs a worker holds; 0: none (else 1 where the cluster has any)", None)
-    max_failures: int = option("failures of workers after which the run is given up", 3)
-    storage: str | None = option("folder or s3:// prefix of checkpoints, seen by every worker (else OUTPUT.runs)", None)
+    num_workers: int = option("data-parallel workers", 1, ge=1)
+    min_workers: int | None = option("minimum workers to continue with after losing nodes (default: --num-workers)", None, ge=1)
+    cpus_per_worker: int | None = option("CPUs that each worker holds (default: all CPUs, shared equally)", None, ge=1)
+    gpus_per_worker: float | None = option(
+        "GPUs that each worker holds; 0: use CPUs (default: 1 if the cluster has GPUs)", None, ge=0
+    )
+    max_failures: int = option("worker failures after which the run stops", 3, ge=0)
+    storage: str | None = option(
+        "folder or s3:// prefix of checkpoints, which every worker can reach (default: OUTPUT.runs)", None
+    )
 
-    def __post_init__(self) -> None:
-        for name in ("num_workers", "min_workers", "cpus_per_worker"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"{name} {value} is too few: give 1 or more")
-        require(self.max_failures >= 0, f"max_failures {self.max_failures} is less than none")
+    def check(self) -> None:
         require(
             self.min_workers is None or self.min_workers <= self.num_workers,
             f"min_workers {self.min_workers} is more than num_workers {self.num_workers}",
-        )
-        require(
-            self.gpus_per_worker is None or self.gpus_per_worker >= 0, f"gpus_per_worker {self.gpus_per_worker} is less than none"
         )
 
 

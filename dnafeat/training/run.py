@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray import train
@@ -19,33 +19,16 @@ from dnafeat.cluster.progress import Steps, steps_shown
 from dnafeat.cluster.session import causes, default_cpus, default_gpus, start_ray
 from dnafeat.errors import EncodingError, UsageError, one_line
 from dnafeat.training.checkpoints import finished
-
-
-class Settings(Protocol):
-    """`WorkersConfig`, and the size of a batch."""
-
-    @property
-    def num_workers(self) -> int: ...
-    @property
-    def min_workers(self) -> int | None: ...
-    @property
-    def cpus_per_worker(self) -> int | None: ...
-    @property
-    def gpus_per_worker(self) -> float | None: ...
-    @property
-    def max_failures(self) -> int: ...
-    @property
-    def storage(self) -> str | None: ...
-    @property
-    def batch_size(self) -> int: ...
+from dnafeat.training.config import WorkersConfig
 
 
 def fit(
     worker: Callable[[dict[str, Any]], None],
     job: Mapping[str, Any],
     data: Any,
-    config: Settings,
+    config: WorkersConfig,
     *,
+    batch_size: int,
     name: str,
     output: str,
     told: str,
@@ -88,7 +71,7 @@ def fit(
     workers: Any = (config.min_workers, config.num_workers) if config.min_workers else config.num_workers
     say(
         f"run {name}: {told}, {config.num_workers} worker(s) on {'GPU' if gpus else 'CPU'}, batches of "
-        f"{config.batch_size}; checkpoints in {place}"
+        f"{batch_size}; checkpoints in {place}"
     )
     progress = Steps.remote()  # type: ignore[attr-defined]
     trainer = TorchTrainer(

@@ -405,7 +405,7 @@ def test_what_is_left_out_is_not_measured() -> None:
     [
         (["--only", "speed"], "only names speed: there are cpu, gpu, pipeline"),
         (["--bare", "--only", "cpu,read"], "bare leaves out read"),
-        (["--threads", "0"], "threads 0 is too few"),
+        (["--threads", "0"], "--threads 0 is too low: give 1 or more"),
         (["--model", "x", "--tokenizer", "y"], "leave out one"),
         (["--output", "nowhere/bench.json"], "output nowhere/bench.json cannot be written"),
         (["--folder", "nowhere"], "folder nowhere cannot be used"),

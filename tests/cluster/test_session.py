@@ -361,7 +361,7 @@ def test_the_groups_of_the_manifest_start_from_nothing_and_hold_as_many_encoders
     assert all(group["min_workers"] == 0 for group in groups.values())
     encoders = [name for name, group in groups.items() if group["resources"].get("GPU") == 1]
     assert [groups[name]["priority"] for name in encoders] == [10, 0]
-    assert check_night(night).num_actors == sum(groups[name]["max_workers"] for name in encoders)
+    assert check_night(night).embed.actors.num_actors == sum(groups[name]["max_workers"] for name in encoders)
     assert f"ray=={spec['rayVersion']}" in (ROOT / "constraints.txt").read_text().splitlines()
 
 

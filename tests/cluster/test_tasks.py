@@ -167,7 +167,9 @@ def test_a_large_source_is_planned_by_tasks_and_nothing_of_it_stays(
     model = str(random_folder(tmp_path / "tiny"))
     sequences = {f"s{i}": dna(30 + i, seed=i % 60) for i in range(90)}
     file = fasta(tmp_path / "a.fa", sequences)
-    config = EmbedConfig(sources=(file,), store=store_uri, model=model, vectors=("mean",), num_actors=2, source_name="cohort")
+    config = EmbedConfig.make(
+        sources=(file,), store=store_uri, model=model, vectors=("mean",), num_actors=2, source_name="cohort"
+    )
     first = embed(config, show=False)
     assert (first.read, first.distinct, first.encoded) == (90, 90, 90)
     assert used
@@ -186,7 +188,7 @@ def test_a_subject_that_is_forgotten_while_tasks_plan_is_in_no_spill_and_the_run
     monkeypatch.setattr("dnafeat.embed.intake._LARGE", 0)
     model = str(random_folder(tmp_path / "tiny"))
     entries = source(60, 3)
-    config = EmbedConfig(sources=(write_csv(tmp_path / "a.csv", entries),), store=str(tmp_path / "store"), model=model)
+    config = EmbedConfig.make(sources=(write_csv(tmp_path / "a.csv", entries),), store=str(tmp_path / "store"), model=model)
     store = Store(config.store)
     embed(config, show=False)
     real, seen = plan.subtract, []
@@ -208,12 +210,12 @@ def test_an_id_that_stands_twice_and_a_bad_file_are_told_as_ever(tmp_path: Path,
     model = str(random_folder(tmp_path / "tiny"))
     one = fasta(tmp_path / "a.fa", {f"s{i}": dna(100, seed=i) for i in range(50)})
     other = fasta(tmp_path / "b.fa", {"s17": dna(100, seed=60)})
-    config = EmbedConfig(sources=(one, other), store=str(tmp_path / "store"), model=model)
+    config = EmbedConfig.make(sources=(one, other), store=str(tmp_path / "store"), model=model)
     with pytest.raises(UsageError, match=rf"^sequence_id 's17' stands twice, at {one}:35 and at {other}:1: make ids unique"):
         embed(config, show=False)
     assert Store(config.store).rejects.reload().read(["sequence_id"])["sequence_id"].to_pylist() == ["s17"]
     (tmp_path / "c.fa.gz").write_bytes(b"\x1f\x8b no gzip")
-    config = EmbedConfig(sources=(one, str(tmp_path / "c.fa.gz")), store=str(tmp_path / "store"), model=model)
+    config = EmbedConfig.make(sources=(one, str(tmp_path / "c.fa.gz")), store=str(tmp_path / "store"), model=model)
     with pytest.raises(UsageError, match=r"^\S*c\.fa\.gz cannot be read: [^\n]*$"):
         embed(config, show=False)
 

@@ -342,7 +342,9 @@ def test_killed_nights_end_as_undisturbed_ones(plan: list[Source], s3: S3, nodes
         places[remote] = store, at + 1
         while done <= at:
             nightly(
-                NightlyConfig(sources=(str(files[done]),), **settings(files[done], undisturbed)), show=False, say=lambda _: None
+                NightlyConfig.make(sources=(str(files[done]),), **settings(files[done], undisturbed)),
+                show=False,
+                say=lambda _: None,
             )
             done += 1
         story = f"seed {SEED}, night {number + 1} with kill {hits + 1} of {KILLS}, night {at + 1} of {store}"

@@ -55,7 +55,9 @@ def test_stored_vectors_are_the_encoders_own_with_one_actor_and_with_two(model: 
     expected = dnafeat.Encoder.from_pretrained(model).encode(list(MIXED.values()))
     for actors, rows in ((1, 100), (2, 3), (3, 2)):  # more actors than CPUs, too
         store = str(tmp_path / f"store-{actors}")
-        summary = embed(EmbedConfig(sources=(source,), store=store, model=model, num_actors=actors, shard_rows=rows), show=False)
+        summary = embed(
+            EmbedConfig.make(sources=(source,), store=store, model=model, num_actors=actors, shard_rows=rows), show=False
+        )
         assert (summary.encoded, summary.files) == (10, -(-10 // rows))
         stored = vectors(store)
         assert stored.keys() == MIXED.keys()
@@ -67,7 +69,7 @@ def test_stored_vectors_are_the_encoders_own_with_one_actor_and_with_two(model: 
 def test_the_same_command_again_encodes_nothing_and_starts_no_ray(
     model: str, tmp_path: Path, two_cpus: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = EmbedConfig(sources=(fasta(tmp_path / "a.fa", MIXED),), store=str(tmp_path / "store"), model=model)
+    config = EmbedConfig.make(sources=(fasta(tmp_path / "a.fa", MIXED),), store=str(tmp_path / "store"), model=model)
     first = embed(config, show=False)
     before = vectors(config.store)
     monkeypatch.setattr(cluster, "start_ray", lambda: pytest.fail("Ray was started for nothing"))
@@ -80,7 +82,7 @@ def test_the_same_command_again_encodes_nothing_and_starts_no_ray(
 
 def test_only_what_is_new_is_encoded_and_what_is_gone_is_closed(model: str, tmp_path: Path, two_cpus: None) -> None:
     store = str(tmp_path / "store")
-    config = EmbedConfig(
+    config = EmbedConfig.make(
         sources=(fasta(tmp_path / "a.fa", {"a": "ACGTACGT", "b": "GGGCCC", "c": "ACGTACGT"}),), store=store, model=model
     )
     assert embed(config, show=False).encoded == 2
@@ -92,12 +94,12 @@ def test_only_what_is_new_is_encoded_and_what_is_gone_is_closed(model: str, tmp_
 
 def test_a_second_source_leaves_the_first_as_it_was(model: str, tmp_path: Path, two_cpus: None) -> None:
     store = str(tmp_path / "store")
-    one = EmbedConfig(
+    one = EmbedConfig.make(
         sources=(fasta(tmp_path / "one.fa", {"x": "ACGTACGT", "y": "CCGG"}),), store=store, model=model, source_name="one"
     )
     embed(one, show=False)
     before = dnafeat.Store(store).read(source="one").sort_by("sequence_id")
-    two = EmbedConfig(
+    two = EmbedConfig.make(
         sources=(fasta(tmp_path / "two.fa", {"x": "GATTACA", "z": "CCGG"}),), store=store, model=model, source_name="two"
     )
     assert embed(two, show=False).encoded == 1
@@ -118,7 +120,7 @@ def test_files_of_one_name_in_two_folders_are_two_sources(model: str, tmp_path: 
     for folder, letters in (("p", "ACGT"), ("q", "GGTT")):
         (tmp_path / folder).mkdir()
         source = fasta(tmp_path / folder / "train.fa", {"r": letters})
-        embed(EmbedConfig(sources=(source,), store=store, model=model), show=False)
+        embed(EmbedConfig.make(sources=(source,), store=store, model=model), show=False)
     assert dnafeat.Store(store).read(columns=["bases"]).num_rows == 2
 
 
@@ -126,7 +128,7 @@ def test_tiles_are_entries_and_duplicates_are_encoded_once(model: str, tmp_path:
     unit = dna(30, seed=1)
     source = fasta(tmp_path / "genome.fa", {"chr": unit * 5 + "ACGTA"})
     store = str(tmp_path / "store")
-    summary = embed(EmbedConfig(sources=(source,), store=store, model=model, tile=30, stride=30), show=False)
+    summary = embed(EmbedConfig.make(sources=(source,), store=store, model=model, tile=30, stride=30), show=False)
     assert (summary.read, summary.distinct, summary.encoded) == (6, 2, 2)
     table = dnafeat.Store(store).read(columns=["bases", "sequence_digest"])
     names = {f"chr:{at}-{min(at + 30, 155)}" for at in range(0, 155, 30)}
@@ -135,7 +137,7 @@ def test_tiles_are_entries_and_duplicates_are_encoded_once(model: str, tmp_path:
 
 
 def test_a_run_id_names_one_run(model: str, tmp_path: Path, two_cpus: None) -> None:
-    config = EmbedConfig(
+    config = EmbedConfig.make(
         sources=(fasta(tmp_path / "a.fa", {"a": "ACGT"}),), store=str(tmp_path / "s"), model=model, run_id="night"
     )
     first = embed(config, show=False)
@@ -143,7 +145,7 @@ def test_a_run_id_names_one_run(model: str, tmp_path: Path, two_cpus: None) -> N
     assert again.already_published
     assert again.run_number == first.run_number
     with pytest.raises(UsageError, match="another configuration"):
-        embed(EmbedConfig(**{**config.to_dict(), "max_n_share": 0.1}), show=False)
+        embed(EmbedConfig.make(**{**config.to_dict(), "max_n_share": 0.1}), show=False)
     fasta(tmp_path / "a.fa", {"a": "ACGG"})
     with pytest.raises(UsageError, match="another state of the source"):
         embed(config, show=False)
@@ -154,7 +156,7 @@ def test_another_window_is_another_version_beside_the_old_one(model: str, tmp_pa
     store, source = str(tmp_path / "store"), fasta(tmp_path / "a.fa", {"long": dna(400, seed=5)})
     versions = [
         embed(
-            EmbedConfig(sources=(source,), store=store, model=model, window_tokens=w, overlap_tokens=8), show=False
+            EmbedConfig.make(sources=(source,), store=store, model=model, window_tokens=w, overlap_tokens=8), show=False
         ).feature_version
         for w in (64, 128)
     ]
@@ -172,7 +174,7 @@ def test_rounded_vectors_are_a_version_of_their_own_and_the_encoders(
 ) -> None:
     store, source = str(tmp_path / "store"), fasta(tmp_path / "mixed.fa", MIXED)
     plain, rounded = (
-        embed(EmbedConfig(sources=(source,), store=store, model=model, shard_rows=4, round_vectors=to), show=False)
+        embed(EmbedConfig.make(sources=(source,), store=store, model=model, shard_rows=4, round_vectors=to), show=False)
         for to in (None, "bfloat16")
     )
     assert plain.feature_version != rounded.feature_version
@@ -199,7 +201,7 @@ def test_a_vector_that_is_not_a_number_publishes_nothing(tmp_path: Path, two_cpu
     weights["bert.embeddings.word_embeddings.weight"][8] = torch.nan  # T, which ACGTT has over
     folder = write(tmp_path / "broken", config(), weights)
     store = str(tmp_path / "store")
-    job = EmbedConfig(sources=(fasta(tmp_path / "a.fa", {"a": "ACGTT", "b": "GGGG"}),), store=store, model=str(folder))
+    job = EmbedConfig.make(sources=(fasta(tmp_path / "a.fa", {"a": "ACGTT", "b": "GGGG"}),), store=store, model=str(folder))
     with pytest.raises(AuditError, match="NaN"):
         embed(job, show=False)
     held = dnafeat.Store(store)
@@ -402,7 +404,7 @@ def test_a_sequence_that_no_worker_survives_is_refused_and_the_others_are_stored
         return receipts
 
     monkeypatch.setattr(pipeline, "encode_shards", without)
-    config = EmbedConfig(sources=(source,), store=str(tmp_path / "store"), model=model)
+    config = EmbedConfig.make(sources=(source,), store=str(tmp_path / "store"), model=model)
     summary = embed(config, show=False)
     assert (summary.read, summary.rejected, summary.distinct, summary.encoded, summary.opened) == (4, 2, 2, 2, 2)
     assert vectors(config.store).keys() == {"b", "c"}

@@ -78,7 +78,7 @@ def test_stored_vectors_are_the_encoders_own(
     model = str(kmer_folder(tmp_path / "model", kind))
     source = fasta(tmp_path / "a.fa", SEQUENCES)
     store = str(tmp_path / "store")
-    summary = embed(EmbedConfig(sources=(source,), store=store, model=model, shard_rows=4, **settings), show=False)
+    summary = embed(EmbedConfig.make(sources=(source,), store=store, model=model, shard_rows=4, **settings), show=False)
     assert (summary.encoded, summary.files, summary.windowed, summary.truncated) == (9, 3, windowed, truncated)
     encoder = dnafeat.Encoder.from_pretrained(model, **settings)
     assert summary.feature_version == encoder.version.digest
@@ -94,7 +94,7 @@ def test_both_strands_of_a_source_get_the_same_stored_vectors(tmp_path: Path) ->
     turned = {f"{name} turned": reverse_complement(letters.encode()).decode() for name, letters in SEQUENCES.items()}
     source = fasta(tmp_path / "a.fa", SEQUENCES | {name.replace(" ", "-"): letters for name, letters in turned.items()})
     store, model = str(tmp_path / "store"), str(random_folder(tmp_path / "model"))
-    embed(EmbedConfig(sources=(source,), store=store, model=model, strands="both", window_tokens=30), show=False)
+    embed(EmbedConfig.make(sources=(source,), store=store, model=model, strands="both", window_tokens=30), show=False)
     vectors = stored(store, "cls+mean+max+projected")
     for name in SEQUENCES:
         np.testing.assert_allclose(vectors[f"{name}-turned"], vectors[name], atol=1e-5, rtol=0)
@@ -103,7 +103,7 @@ def test_both_strands_of_a_source_get_the_same_stored_vectors(tmp_path: Path) ->
 def test_what_is_too_short_for_a_token_is_rejected_and_the_rest_is_stored(tmp_path: Path) -> None:
     model, store = str(kmer_folder(tmp_path / "model", "bert")), str(tmp_path / "store")
     source = fasta(tmp_path / "a.fa", {"long": "ACGTACGT", "five": "ACGTA", "six": "ACGTAC", "n": "NACNTA"})
-    summary = embed(EmbedConfig(sources=(source,), store=store, model=model), show=False)
+    summary = embed(EmbedConfig.make(sources=(source,), store=store, model=model), show=False)
     assert (summary.read, summary.rejected, summary.encoded) == (4, 1, 3)
     rejects = dnafeat.Store(store).rejects.reload().read().to_pylist()
     assert [(row["sequence_id"], row["text"]) for row in rejects] == [("five", "ACGTA")]
@@ -145,12 +145,12 @@ def test_a_model_on_s3_is_fetched_by_the_driver_and_not_again_by_its_actors(
     settings = {"sources": (fasta(tmp_path / "a.fa", SEQUENCES),), "store": str(tmp_path / "store")}
     with s3_server.found():
         s3_server.client().put(f"{folder}/", uri, recursive=True)
-        summary = embed(EmbedConfig(**settings, model=uri), show=False)
+        summary = embed(EmbedConfig.make(**settings, model=uri), show=False)
         with pytest.raises(UsageError, match="does not exist"):
-            embed(EmbedConfig(**settings, model=uri + "-none"), show=False)
+            embed(EmbedConfig.make(**settings, model=uri + "-none"), show=False)
     assert summary.encoded == len(SEQUENCES)
     lineage = dnafeat.Store(settings["store"]).lineage(summary.feature_version)
     copies = [entry for entry in (tmp_path / "cache" / "models").iterdir() if entry.is_dir()]
     assert [copy.name for copy in copies] == [lineage["revision"]]
     # The same files in a folder are the same version: nothing is encoded again.
-    assert embed(EmbedConfig(**settings, model=str(folder)), show=False).encoded == 0
+    assert embed(EmbedConfig.make(**settings, model=str(folder)), show=False).encoded == 0

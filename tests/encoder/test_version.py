@@ -223,7 +223,7 @@ def test_what_changes_no_number_changes_no_version(folder: Path) -> None:
         {"sources": ("a",)},
         {"sources": ("b",), "vectors": ("mean",), "source_name": "x", "strict": True, "num_actors": 3},
     ):
-        config = EmbedConfig(**base, **rest)
+        config = EmbedConfig.make(**base, **rest)
         digests.add(describe_found(Source.find(config), config, gpu=False).digest)
     assert digests == {describe(folder, gpu=False).digest}
 

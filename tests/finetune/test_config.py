@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from dnafeat.cli.main import main
 from dnafeat.errors import UsageError
 from dnafeat.finetune.config import FinetuneConfig
+from dnafeat.settings import declared
 
 
 def config(**changes: Any) -> FinetuneConfig:
@@ -23,27 +23,27 @@ def config(**changes: Any) -> FinetuneConfig:
         ({"method": "qlora"}, "method 'qlora' is none of lora, full, probe"),
         ({"task": "ner"}, "task 'ner' is none of binary, multiclass, multilabel, regression, token"),
         ({"metric": "f2"}, "metric 'f2' is none of accuracy, auprc, auroc, f1, f1_micro, loss, mcc, pearson,"),
-        ({"epochs": 0}, "epochs 0 is too few: give 1 or more"),
-        ({"batch_size": 0}, "batch_size 0 is too few"),
-        ({"lora_rank": 0}, "lora_rank 0 is too few"),
-        ({"num_workers": 0}, "num_workers 0 is too few"),
-        ({"steps": 0}, "steps 0 is too few"),
-        ({"max_tokens": 0}, "max_tokens 0 is too few"),
-        ({"patience": -1}, "patience -1 is less than none"),
-        ({"dropout": 1.0}, "dropout 1.0 is no share: give a number from 0 to below 1"),
-        ({"encoder_dropout": -0.1}, "encoder_dropout -0.1 is no share"),
-        ({"dev_share": 0.0}, "dev_share 0.0 is no share: give a number between 0 and 1"),
+        ({"epochs": 0}, "epochs 0 is too low: give 1 or more"),
+        ({"batch_size": 0}, "batch_size 0 is too low"),
+        ({"lora_rank": 0}, "lora_rank 0 is too low"),
+        ({"num_workers": 0}, "num_workers 0 is too low"),
+        ({"steps": 0}, "steps 0 is too low"),
+        ({"max_tokens": 0}, "max_tokens 0 is too low"),
+        ({"patience": -1}, "patience -1 is too low: give 0 or more"),
+        ({"dropout": 1.0}, "dropout 1.0 is too high: give 0 or more and less than 1"),
+        ({"encoder_dropout": -0.1}, "encoder_dropout -0.1 is too low: give 0 or more and less than 1"),
+        ({"dev_share": 0.0}, "dev_share 0.0 is too low: give more than 0 and less than 1"),
         ({"dev_share": 0.5, "test_share": 0.5}, "dev_share and test_share leave nothing to train on"),
-        ({"learning_rate": 0.0}, "learning_rate 0.0 learns nothing: give more than 0"),
-        ({"learning_rate": float("nan")}, "learning_rate nan learns nothing: give more than 0"),
-        ({"weight_decay": -1.0}, "weight_decay -1.0 is less than none"),
+        ({"learning_rate": 0.0}, "learning_rate 0.0 is too low: give more than 0"),
+        ({"learning_rate": float("nan")}, "learning_rate nan is not a finite number: give more than 0"),
+        ({"weight_decay": -1.0}, "weight_decay -1.0 is too low: give 0 or more"),
         ({"num_workers": 2, "min_workers": 3}, "min_workers 3 is more than num_workers 2"),
-        ({"gpus_per_worker": -1.0}, "gpus_per_worker -1.0 is less than none"),
+        ({"gpus_per_worker": -1.0}, "gpus_per_worker -1.0 is too low: give 0 or more"),
         ({"precision": "fp16"}, "precision 'fp16' is none of auto, float32, bfloat16"),
-        ({"kmer": -1}, "kmer -1 is no length"),
+        ({"kmer": -1}, "kmer -1 is too low: give 0 or more"),
         ({"lora_options": ["use_rslora"]}, "lora_options must be a mapping of names to values, not ['use_rslora']"),
         ({"epochs": 1.5}, "epochs must be a whole number, not 1.5"),
-        ({"lora_ranks": 8}, "no setting 'lora_ranks': there are num_workers, "),
+        ({"lora_ranks": 8}, "no setting 'lora_ranks' (did you mean lora_rank?): there are train, output, "),
     ],
 )
 def test_what_cannot_be_is_refused(changes: dict[str, Any], sentence: str) -> None:
@@ -115,7 +115,7 @@ def test_what_decides_the_result_and_nothing_else_names_the_run() -> None:
         "max_failures",
         "storage",
     )
-    assert {f.name for f in fields(FinetuneConfig)} == {*OTHER, *others, *machines}
+    assert {d.name for d in declared(FinetuneConfig)} == {*OTHER, *others, *machines}
     before = config().shaping()
     for name, value in OTHER.items():
         assert config(**{name: value}).shaping() != before, name
@@ -130,4 +130,4 @@ def test_a_file_and_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["finetune", "--config", str(file)]) == 2
     assert capsys.readouterr().err == "dnafeat: nowhere.csv does not exist or holds no file\n"
     assert main(["finetune", "--train", "a.csv"]) == 2
-    assert capsys.readouterr().err == "dnafeat: output is missing: give it on the command line\n"
+    assert capsys.readouterr().err == "dnafeat: output is missing: give --output\n"

@@ -156,7 +156,7 @@ def trained(uri: Path | str, base: Path, task: str = "multiclass", **settings: A
     letters = [dna(40, seed=100 + i) for i in range(len(LABELS[task]))]
     pq.write_table(pa.table({"sequence": letters, "label": list(LABELS[task])}), labelled)
     files = {"train": str(labelled), "dev": str(labelled), "output": str(uri)}
-    config = FinetuneConfig(**files, model=str(base), task=task, max_tokens=MAX_TOKENS, **settings)
+    config = FinetuneConfig.make(**files, model=str(base), task=task, max_tokens=MAX_TOKENS, **settings)
     prepared = finetune.prepare(config)
     labelled.unlink()
     labelled.parent.rmdir()
@@ -210,7 +210,7 @@ def fasta(file: Path, sequences: dict[str, str]) -> str:
 def run(made: Trained, folder: Path, sequences: dict[str, str] = SEQUENCES, **settings: Any) -> tuple[pa.Table, Summary]:
     output = folder / "predictions.parquet"
     source = fasta(folder / "input.fa", sequences)
-    summary = predict(PredictConfig(artifact=made.uri, input=(source,), output=str(output), **settings), show=False)
+    summary = predict(PredictConfig.make(artifact=made.uri, input=(source,), output=str(output), **settings), show=False)
     assert sorted(path.name for path in folder.glob("predictions*")) == ["predictions.parquet"]
     return pq.read_table(output), summary
 
@@ -519,7 +519,7 @@ def test_a_failure_leaves_the_output_that_was_there_and_nothing_else(tmp_path: P
     made = trained(tmp_path / "artifact", base, method="probe")
     output = tmp_path / "predictions.parquet"
     output.write_bytes(b"before")
-    config = PredictConfig(artifact=made.uri, input=(fasta(tmp_path / "a.fa", SEQUENCES),), output=str(output))
+    config = PredictConfig.make(artifact=made.uri, input=(fasta(tmp_path / "a.fa", SEQUENCES),), output=str(output))
     distinct = plan.distinct
     with monkeypatch.context() as patch:
         # The workers find another encoder than the driver did.
@@ -530,11 +530,11 @@ def test_a_failure_leaves_the_output_that_was_there_and_nothing_else(tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.fa", "artifact", "base", "predictions.parquet"]
     random_folder(base)
     with pytest.raises(StrictError):
-        predict(replace(config, input=(fasta(tmp_path / "a.fa", {"a": "!"}),), strict=True), show=False)
+        predict(config.replace(input=(fasta(tmp_path / "a.fa", {"a": "!"}),), strict=True), show=False)
     assert output.read_bytes() == b"before"
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):
-        predict(replace(config, input=(fasta(tmp_path / "a.fa", {"a": "!"}),), output=str(tmp_path / "file" / "x")), show=False)
+        predict(config.replace(input=(fasta(tmp_path / "a.fa", {"a": "!"}),), output=str(tmp_path / "file" / "x")), show=False)
 
 
 def test_the_job_file_is_the_command(

@@ -16,10 +16,11 @@ BASE: dict[str, Any] = {"store": "s", "on": "subject_id", "output": "o", "partne
 
 def test_a_partner_has_its_own_rule_or_the_general_one_the_last_given_winning() -> None:
     config = JoinConfig.make({**BASE, "partner": ("brain=s3://b/x=1", "other=c"), "reduce": ("max", "other=last:visit")})
+    config, plain = config.inputs, JoinConfig.make(BASE).inputs
     assert config.partners == {"brain": "s3://b/x=1", "other": "c"}
     assert [config.rule(name) for name in config.partners] == [("max", None), ("last", "visit")]
-    assert JoinConfig.make(BASE).rule("brain") == ("mean", None)
-    assert JoinConfig.make({**BASE, "reduce": ("brain=max", "first")}).rule("brain") == ("first", None)
+    assert plain.rule("brain") == ("mean", None)
+    assert JoinConfig.make({**BASE, "reduce": ("brain=max", "first")}).inputs.rule("brain") == ("first", None)
 
 
 def test_partners_may_be_given_one_by_one_or_together() -> None:
@@ -27,7 +28,7 @@ def test_partners_may_be_given_one_by_one_or_together() -> None:
     add_options(parser, JoinConfig)
     command = "--store s --on k --output o --partner a=1 b=2 --level gene --partner c=3 --reduce max b=first"
     flags = command.split()
-    config = JoinConfig.load(None, given(parser.parse_args(flags), JoinConfig))
+    config = JoinConfig.load(None, given(parser.parse_args(flags), JoinConfig)).inputs
     assert config.partners == {"a": "1", "b": "2", "c": "3"}
     assert [config.rule(name)[0] for name in "abc"] == ["max", "first", "max"]
 

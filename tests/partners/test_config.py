@@ -29,15 +29,15 @@ def config(kind: str = "brainlm", **changes: Any) -> PartnerConfig:
         ({"kind": "brainmt", "timepoints": 200}, "timepoints is for brainlm, not for brainmt"),
         ({"kind": "brainmt", "tokens": 5}, "tokens is for brainlm, not for brainmt"),
         ({"pool": "max"}, "pool 'max' is neither cls nor mean"),
-        ({"rows": "windows"}, "rows 'windows' are neither tokens nor vectors"),
+        ({"rows": "windows"}, "rows 'windows' is neither tokens nor vectors"),
         ({"kind": "brainmt", "cls_index": "-1"}, "cls_index '-1' is none of first, last, middle or a number from 0"),
         ({"kind": "brainmt", "cls_index": "1", "rows": "vectors"}, "cls_index is given, and rows are vectors"),
-        ({"patch": 0}, "patch 0 is no length"),
-        ({"timepoints": 160, "tokens": 3393}, "timepoints and tokens both say"),
+        ({"patch": 0}, "patch 0 is too low: give 1 or more"),
+        ({"timepoints": 160, "tokens": 3393}, "timepoints and tokens both give"),
         ({"timepoints": 150}, "timepoints 150 are no multiple of the 20 of a token"),
         ({"timepoints": 0}, "timepoints 0 are no multiple"),
-        ({"tokens": 1}, "tokens 1 is too few"),
-        ({"width": 0}, "width 0 is too few"),
+        ({"tokens": 1}, "tokens 1 is too low: give 2 or more"),
+        ({"width": 0}, "width 0 is too low: give 1 or more"),
         ({"id_from": "path"}, "id_from 'path' is neither name nor folder"),
         ({"id_pattern": "("}, "id_pattern '(' is no regular expression: missing ), unterminated subpattern at position 0"),
         ({"id_pattern": r"(\d+)"}, r"id_pattern '(\\d+)' has no group subject"),
@@ -67,4 +67,4 @@ def test_settings_come_from_a_file_and_flags_win(tmp_path: Path, capsys: pytest.
     assert main(["partner", "--config", str(yaml), "--width", "3", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["width"] == 3
     assert main(["partner", "generic", str(tmp_path / "a.npy")]) == 2
-    assert capsys.readouterr().err == "dnafeat: output is missing: give it on the command line\n"
+    assert capsys.readouterr().err == "dnafeat: output is missing: give --output\n"

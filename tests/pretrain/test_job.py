@@ -23,7 +23,7 @@ from dnafeat.encoder.models.vocabularies import load
 from dnafeat.errors import UsageError
 from dnafeat.pretrain import corpus, heldout, masking, probe
 from dnafeat.pretrain import job as pretrain
-from dnafeat.pretrain.config import Options
+from dnafeat.pretrain.config import PretrainConfig
 from dnafeat.sequence import reverse_complement
 
 LAMBDA = Path(dnafeat.__file__).parent / "bundled" / "data" / "lambda_NC_001416.fa.gz"
@@ -184,7 +184,7 @@ def test_the_last_kmer_of_a_crop_is_cut_short():
     assert min(lengths.count(n) for n in (1, 2, 3)) > 40
 
 
-def options(folder: Path, **changes) -> Options:
+def options(folder: Path, **changes) -> PretrainConfig:
     shape = {
         "layers": 2,
         "hidden": 32,
@@ -204,12 +204,12 @@ def options(folder: Path, **changes) -> Options:
         "warmup_steps": 2,
         "precision": "float32",
     }
-    return Options(**(settings | shape | changes))
+    return PretrainConfig.make(**(settings | shape | changes))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Options and numbers of a run on two workers."""
+    """Settings and numbers of a run on two workers."""
     # Workers cannot import a test module: what is defined here travels whole.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
@@ -218,7 +218,7 @@ def finished(tmp_path_factory):
     ray.shutdown()
 
 
-def prepared_like(chosen: Options) -> tuple[corpus.Genomes, heldout.Prepared]:
+def prepared_like(chosen: PretrainConfig) -> tuple[corpus.Genomes, heldout.Prepared]:
     genomes = corpus.read_genomes(chosen.files, (), chosen.holdout_interval)
     return genomes, heldout.prepare(genomes, pretrain.make_tokenizer(chosen, genomes))
 
@@ -239,7 +239,7 @@ def test_a_run_on_two_workers_writes_what_it_trained(finished):
     assert f"{row['loss']:.4f}" in (folder / "README.md").read_text()
 
     # A finished run is not trained again, whatever the number of workers; what it wrote is its last state, rounded.
-    state = pretrain.fit(dataclasses.replace(chosen, num_workers=1), *prepared_like(chosen), say=lambda line: None)
+    state = pretrain.fit(chosen.replace(num_workers=1), *prepared_like(chosen), say=lambda line: None)
     assert (state["step"], state["workers"]) == (6, 2)
     trained = MaskedLM(DNABERT2(Config(**state["config"]))).eval()
     trained.load_state_dict({k: v.bfloat16().float() for k, v in state["model"].items()})
@@ -268,7 +268,7 @@ def test_a_run_that_dies_goes_on_and_ends_like_one_on_two_workers(tmp_path, fini
     genomes, prepared = prepared_like(chosen)
     marker = tmp_path / "died"
     dying = dataclasses.replace(prepared, stream=DyingStream(prepared.stream, marker))
-    alone = dataclasses.replace(chosen, num_workers=1, storage=str(tmp_path / "runs"))
+    alone = chosen.replace(num_workers=1, storage=str(tmp_path / "runs"))
     state = pretrain.fit(alone, genomes, dying, say=lambda line: None)
     assert marker.exists()
     # The first half was not repeated: its row of the history is there once.
@@ -284,7 +284,7 @@ def test_a_run_that_dies_goes_on_and_ends_like_one_on_two_workers(tmp_path, fini
 
 def test_a_card_is_written_again_without_training(tmp_path, finished):
     chosen, metrics = finished
-    again = pretrain.run(dataclasses.replace(chosen, output=str(tmp_path / "copy")), card=chosen.output, say=lambda line: None)
+    again = pretrain.run(chosen.replace(output=str(tmp_path / "copy")), card=chosen.output, say=lambda line: None)
     assert again["masked_lm"] == metrics["masked_lm"]
     assert again["training"] == metrics["training"]
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (Path(chosen.output) / "model.safetensors").read_bytes()
@@ -294,8 +294,8 @@ def test_the_run_name_tells_data_and_settings_and_not_machines(tmp_path):
     chosen = options(tmp_path)
     genomes = corpus.read_genomes(chosen.files, (), chosen.holdout_interval)
     name = chosen.run_name(genomes)
-    assert dataclasses.replace(chosen, num_workers=2, storage="elsewhere").run_name(genomes) == name
-    assert dataclasses.replace(chosen, learning_rate=1e-3).run_name(genomes) != name
+    assert chosen.replace(num_workers=2, storage="elsewhere").run_name(genomes) == name
+    assert chosen.replace(learning_rate=1e-3).run_name(genomes) != name
     assert chosen.run_name(corpus.Genomes(genomes.train, {"other": b"ACGT"})) != name
 
 

@@ -274,7 +274,7 @@ def test_other_ways_to_read_give_the_parents_vectors_too(child: tuple[Store, str
 
     for vector, width in (("mean", 4), ("projected", 512), ("max+projected", 517)):
         joined = join(
-            JoinConfig(store=store.uri, on="subject_id", vector=vector, output=str(tmp_path / f"joined-{width}")), show=False
+            JoinConfig.make(store=store.uri, on="subject_id", vector=vector, output=str(tmp_path / f"joined-{width}")), show=False
         )
         assert (joined.width, joined.rows) == (width, 3)
     whole = {row["subject_id"]: row["dna"] for row in pq.read_table(next((tmp_path / "joined-4").rglob("*.parquet"))).to_pylist()}
@@ -527,7 +527,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def embedded(source: str, store: str, model: str, **settings: Any) -> str:
-    config = EmbedConfig(sources=(source,), store=store, model=model, source_name="cohort", **settings)
+    config = EmbedConfig.make(sources=(source,), store=store, model=model, source_name="cohort", **settings)
     return embed(config, show=False).feature_version
 
 

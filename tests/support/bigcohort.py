@@ -99,7 +99,7 @@ def make(folder: Path, entries: int, width: int, brain_width: int) -> None:
 
 
 def run(folder: Path, level: str) -> None:
-    config = JoinConfig(
+    config = JoinConfig.make(
         store=str(folder / "store"),
         partner=(f"brain={folder}/brain",),
         on="subject_id",

@@ -120,8 +120,8 @@ def main() -> None:
     store = Store(str(folder / "store"))
     told: dict[str, object] = {}
     with measured("making vectors up", told):
-        fill(EmbedConfig(sources=tuple(files), store=store.uri, model=options.model, vectors=("mean",)), folder)
-    config = EmbedConfig(
+        fill(EmbedConfig.make(sources=tuple(files), store=store.uri, model=options.model, vectors=("mean",)), folder)
+    config = EmbedConfig.make(
         sources=(str(folder / "source"),), store=store.uri, source_name="cohort", model=options.model, vectors=("mean",)
     )
     for night in ("the first night", "the second night, 1 % new", "a third one, nothing new"):
