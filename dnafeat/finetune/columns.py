@@ -16,6 +16,7 @@ from dnafeat.parquet import PAGED
 from dnafeat.sources import delimited
 from dnafeat.sources import reader as sources
 from dnafeat.sources.entries import MAX_ENTRIES, batches, schema, whole
+from dnafeat.text import did_you_mean
 
 _LABEL, _ALSO = "label", ("labels", "target", "y")
 _PARQUET = b"PAR1"
@@ -52,7 +53,7 @@ def find(files: Sequence[str], options: sources.ReadOptions, asked: str | None) 
             there = f"whose further columns are {_listed(here[file])}" if here[file] else "which has no further column"
             raise UsageError(
                 f"{file} has no column {wanted!r} for labels besides ids and sequences, {there}; "
-                "give a CSV, TSV or Parquet table that has one, or name its label column"
+                f"give a CSV, TSV or Parquet table that has one, or name its label column{did_you_mean(wanted, here[file])}"
             )
     return found[0]
 

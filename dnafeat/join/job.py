@@ -38,6 +38,7 @@ from dnafeat.store.catalog import Store
 from dnafeat.store.lookup import Lookup
 from dnafeat.store.replaced import ABOUT
 from dnafeat.store.schema import arrow_schema
+from dnafeat.text import did_you_mean
 from dnafeat.vectors import VECTORS
 
 # Bytes of vectors that a partition of keys should hold, and of a join that is worth Ray's start.
@@ -325,7 +326,9 @@ def dna_side(config: JoinConfig, salt: bytes | None) -> DnaSide:
     genes = (GENE,) if inputs.genes is not None else ()
     for name in (inputs.on, *further, *genes):
         if name not in (*keys, "sequence_id"):
-            raise UsageError(f"the entries of {store.uri} have no key {name!r}: there are {', '.join(['sequence_id', *keys])}")
+            there = ["sequence_id", *keys]
+            hint = did_you_mean(name, there)
+            raise UsageError(f"the entries of {store.uri} have no key {name!r}: there are {', '.join(there)}{hint}")
     if inputs.on in further:
         raise UsageError(f"level {inputs.level} has the key {inputs.on!r} by itself: join on another, such as subject_id")
     if inputs.level == "sequence":

@@ -25,11 +25,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from tqdm import tqdm
 
 from dnafeat import storage
-from dnafeat.cluster.bar import interval
 from dnafeat.cluster.config import on_cluster
+from dnafeat.cluster.counter import counter
 from dnafeat.cluster.observe import Job, told_in_records
 from dnafeat.cluster.spread import Each
 from dnafeat.embed import plan
@@ -330,7 +329,12 @@ def _with_bar(show: bool) -> Each:
 
     def each(function: Any, items: Any, what: str) -> list[Any]:
         hidden = not show or told_in_records() or what != "projecting"
-        return [function(item) for item in tqdm(items, desc=what, unit=" shards", mininterval=interval(), disable=hidden)]
+        found = []
+        with counter(total=len(items), desc=what, unit="shards", disable=hidden) as bar:
+            for item in items:
+                found.append(function(item))
+                bar.update()
+        return found
 
     return each
 

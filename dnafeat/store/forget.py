@@ -65,6 +65,7 @@ from dnafeat.store.rewriting import BATCH_ROWS, EVERY, NONE, Draft, patiently, r
 from dnafeat.store.schema import arrow_schema
 from dnafeat.store.table import Table
 from dnafeat.store.unfinished import UNREADABLE, take_uncommitted, take_work
+from dnafeat.text import did_you_mean
 
 _OWN = ("source_name", "sequence_id", "sequence_digest")
 
@@ -153,6 +154,7 @@ def forget(store: Store, where: Mapping[str, str]) -> ErasureSummary:
         if name not in columns:
             raise UsageError(
                 f"table sequences of {store.uri} has no column {name!r} to forget by: there are {', '.join(columns)}"
+                f"{did_you_mean(name, columns)}"
             )
     for table in (store.rejects, store.sequences):
         _count(table)
