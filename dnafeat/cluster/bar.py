@@ -11,16 +11,12 @@ from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
+from dnafeat.cluster.counter import counter
 from dnafeat.cluster.observe import Job, told_in_records
 
 _RECORD_SECONDS = 15.0
 # Between looks at what workers have reported: on a terminal, and in a file. Every look takes a moment from the encoders.
 _LOOK_SECONDS, _HIDDEN_LOOK_SECONDS = 0.5, 3.0
-
-
-def interval() -> float:
-    """Seconds between drawings: a log file gets a line now and then and not a bar that redraws itself."""
-    return 0.1 if os.isatty(2) else 15.0
 
 
 @contextlib.contextmanager
@@ -56,9 +52,7 @@ def shown(read: Callable[[], tuple[int, int, list[str]]], total: int, show: bool
     seen: set[str] = set()
     pace = Pace()
     hidden = not show or told_in_records()
-    with tqdm(
-        total=total, desc="encoding", unit=" sequences", unit_scale=True, mininterval=interval(), smoothing=0.1, disable=hidden
-    ) as bar:
+    with counter(total=total, desc="encoding", unit="sequences", disable=hidden) as bar:
 
         def look() -> None:
             sequences, tokens, notes = read()

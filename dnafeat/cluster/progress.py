@@ -9,11 +9,11 @@ from typing import Any, cast
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from tqdm import tqdm
 
 from dnafeat.cluster.attempts import Attempt
-from dnafeat.cluster.bar import Pace, interval, repeated
+from dnafeat.cluster.bar import Pace, repeated
 from dnafeat.cluster.board import RunBoard
+from dnafeat.cluster.counter import counter
 from dnafeat.cluster.observe import Job, told_in_records
 
 
@@ -107,7 +107,7 @@ def steps_shown(progress: ray.actor.ActorHandle, show: bool, job: Job) -> Iterat
         yield
         return
     pace = Pace()
-    with tqdm(total=None, desc="training", unit=" steps", mininterval=interval(), disable=told_in_records()) as bar:
+    with counter(total=None, desc="training", unit="steps", disable=told_in_records()) as bar:
 
         def look() -> None:
             try:

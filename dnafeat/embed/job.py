@@ -18,7 +18,8 @@ from dnafeat.cluster.observe import Job
 from dnafeat.embed import plan, runner
 from dnafeat.embed.config import EmbedConfig
 from dnafeat.embed.intake import Checks, Discretion, Intake, is_large, take_in
-from dnafeat.embed.run import Encoded, RunSpec, RunSummary, carry_out, new_run_id
+from dnafeat.embed.report import RunSummary
+from dnafeat.embed.run import Encoded, RunSpec, carry_out, new_run_id
 from dnafeat.embed.worker import EncoderSettings, EncodeShards, checked
 from dnafeat.embed.workspace import Workspace
 from dnafeat.encoder.describe import cutting, describe
@@ -28,7 +29,7 @@ from dnafeat.encoder.version import FeatureVersion
 from dnafeat.errors import UsageError
 from dnafeat.provenance import digest_of
 from dnafeat.sources.reader import ReadOptions, expand, look
-from dnafeat.store.store import Store
+from dnafeat.store.catalog import Store
 from dnafeat.store.vector_files import Receipt
 from dnafeat.vectors import PROJECTED_WIDTH, VECTORS
 

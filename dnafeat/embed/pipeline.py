@@ -18,11 +18,12 @@ import ray.data
 import torch
 
 from dnafeat import storage
+from dnafeat.cluster import packages
 from dnafeat.cluster import session as cluster
 from dnafeat.cluster.bar import shown
 from dnafeat.cluster.progress import RayBoard, start
 from dnafeat.embed.plan import CHECK, Shard
-from dnafeat.embed.tokenise import Tokenised, compare_packages, tokenise_shards
+from dnafeat.embed.tokenise import Tokenised, TokeniserSettings, tokenise_shards
 from dnafeat.embed.worker import EncoderSettings, ShardWorker, load_encoder
 from dnafeat.errors import DnafeatError, EncodingError, one_line
 
@@ -48,7 +49,7 @@ class _Actor:
         if (stop := board.start(str(ray.get_runtime_context().get_actor_id()))) is not None:
             board.fail(stop)
             raise EncodingError(stop)
-        compare_packages(settings, board)
+        _compare_packages(settings, board)
         torch.set_num_threads(min(threads, os.cpu_count() or 1))
         with _told(board):
             self._worker = worker(load_encoder(settings), settings, board, *arguments)
@@ -58,9 +59,23 @@ class _Actor:
             return pa.concat_tables([self._worker(Tokenised.of(batch.slice(i, 1))) for i in range(len(batch))])
 
 
-def _tokenised(batch: Any, settings: Any, board: RayBoard) -> Any:
+def _tokenised(batch: Any, settings: TokeniserSettings, board: RayBoard) -> Any:
+    _compare_packages(settings, board)
     with _told(board):
         return tokenise_shards(batch, settings, board)
+
+
+_compared: set[str] = set()
+
+
+def _compare_packages(settings: TokeniserSettings, board: RayBoard) -> None:
+    """Note, once in a process and run, where it has other versions than the driver."""
+    if settings.job.run_id in _compared:
+        return
+    _compared.add(settings.job.run_id)
+    if other := packages.differing(settings.packages, packages.installed()):
+        node = ray.util.get_node_ip_address()
+        board.note(f"node {node} has other versions than the driver: {', '.join(other)}; install the same on all nodes")
 
 
 @contextlib.contextmanager

@@ -32,17 +32,18 @@ from dnafeat.errors import ConflictError, ForgottenError, UsageError
 from dnafeat.spill import Spill
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.catalog import Store
+from dnafeat.store.data_file import Change, DataFile
 from dnafeat.store.rewriting import forgotten
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
-from dnafeat.store.table import Change, DataFile, Table
+from dnafeat.store.table import Table
 
 # The application id under which `sequences` keeps the last run number it gave out.
 _NUMBER = "dnafeat/run_number"
 
 
 @dataclass(frozen=True)
-class Vectors:
+class CommittedVectors:
     """What a run has committed to `features`, which its commit to `sequences` counts on.
 
     Attributes
@@ -78,7 +79,7 @@ class Publication:
         self._app = f"dnafeat/{run_id}/{attempt or uuid.uuid4().hex}"
         self._forgotten = {table.name: forgotten(table.reload()) for table in (store.sequences, store.rejects)}
 
-    def commit_features(self, files: Sequence[DataFile], version: str, planned: int) -> Vectors:
+    def commit_features(self, files: Sequence[DataFile], version: str, planned: int) -> CommittedVectors:
         """Add vector files to `features`, less the rows that another run stored after Delta version `planned`."""
         table = self.store.features
         committed, base = list(files), -1
@@ -94,9 +95,9 @@ class Publication:
         if committed:
             table.settle(self._app, change)
         # A commit that was made from what was planned on: nothing came between.
-        return Vectors(version, committed, planned + (base == planned))
+        return CommittedVectors(version, committed, planned + (base == planned))
 
-    def _check_stored(self, vectors: Vectors, needed: Sequence[Spill], each: Each) -> None:
+    def _check_stored(self, vectors: CommittedVectors, needed: Sequence[Spill], each: Each) -> None:
         """Raise ConflictError when vectors of `needed` digests that the plan found stored are gone: another process took them out."""
         if self.store.features.version() == vectors.unchanged:
             return
@@ -187,7 +188,7 @@ class Publication:
             raise
 
     def commit_sequences(
-        self, intake: Intake, vectors: Vectors, folder: Path | str, mode: str = "replace", each: Each = here
+        self, intake: Intake, vectors: CommittedVectors, folder: Path | str, mode: str = "replace", each: Each = here
     ) -> tuple[int, int, int]:
         """Bring the source's rows in `sequences` up to what was read, and take a run number.
 
@@ -226,7 +227,7 @@ class Publication:
         self._seal(vectors, [intake.sequences] if kept is None else [intake.sequences, kept], each)
         return number, opened, closed
 
-    def _seal(self, vectors: Vectors, needed: Sequence[Spill], each: Each) -> None:
+    def _seal(self, vectors: CommittedVectors, needed: Sequence[Spill], each: Each) -> None:
         """Make sure, once `sequences` names them, that all vectors are there: what takes some out from now on sees the names."""
 
         def change() -> Change:

@@ -1,6 +1,6 @@
 """One run, from its source to the row in `runs` that publishes it: what `embed` and `project` have in common.
 
-A run is put together from what it fills (`RunSpec`), where its entries come from (`Entries`) and where its vectors come from
+A run is put together from what it fills (`RunSpec`), where its entries come from (`EntrySource`) and where its vectors come from
 (`VectorSource`). `carry_out` takes the steps in their order: read, plan, encode, audit, publish.
 """
 
@@ -24,82 +24,16 @@ from dnafeat.embed import plan
 from dnafeat.embed.audit import audit
 from dnafeat.embed.intake import Intake, as_rejects, duplicate_ids, without
 from dnafeat.embed.publish import Publication
+from dnafeat.embed.report import RunSummary
 from dnafeat.embed.salvage import Salvage
 from dnafeat.embed.workspace import Workspace
 from dnafeat.encoder.version import FeatureVersion
 from dnafeat.errors import AuditError, DnafeatError, EncodingError, StoreError, StrictError, UsageError
 from dnafeat.provenance import environment
 from dnafeat.settings import Settings
+from dnafeat.store.catalog import Store
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
 from dnafeat.store.vector_files import Receipt
-
-
-def describe_run(summary: RunSummary) -> str:
-    """The summary of a run in a few lines, and the next command to try."""
-    s = summary
-    if s.already_published:
-        head = f"run {s.run_id} is published already, from the same source and configuration: nothing to do"
-    elif s.encoded:
-        head = f"run {s.run_id}: {s.encoded:,} sequences encoded in {s.seconds:.1f} s"
-    else:
-        head = f"run {s.run_id}: nothing to encode, every vector is there already ({s.seconds:.1f} s)"
-    lines = [head, ""]
-    lines.append(f"  source   {s.source_name}")
-    lines.append(f"  entries  {s.read:,} read, {s.rejected:,} rejected, {s.opened:,} new or changed, {s.closed:,} closed")
-    salvaged = f", {s.salvaged:,} taken from a run that had ended" if s.salvaged else ""
-    lines.append(f"  distinct {s.distinct:,} sequences, {s.already_stored:,} already there{salvaged}, {s.encoded:,} encoded")
-    if s.encoded:
-        rate = f"{s.sequences_per_second:,.1f} sequences/s, {s.tokens_per_second:,.0f} tokens/s, {100 * s.padding_share:.1f} % padding"
-        lines.append(f"  encoder  {rate}")
-        lines.append(f"  runner   {s.runner}: {s.runner_reason}")
-        lines.append(f"  written  {s.files:,} files, {s.bytes / 1e6:,.1f} MB")
-    if s.seconds >= 60:
-        lines.append(f"  time     {', '.join(f'{stage} {seconds:,.1f} s' for stage, seconds in s.stages.items())}")
-    if s.windowed or s.truncated:
-        lines.append(f"  long     {s.windowed:,} sequences in several windows, {s.truncated:,} truncated")
-    if s.rejected:
-        lines.append(f"  rejects  table rejects of the store, run_id {s.run_id}")
-    lines.append(f"  version  {s.feature_version} in {s.store}")
-    lines += ["", f"next: dnafeat read --store {s.store} --version {s.feature_version} --output vectors.parquet"]
-    return "\n".join(lines)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSummary:
-    """What a run did. Sequences are distinct ones; entries are what the source names. Rates count the encoding alone.
-
-    Of the sequences it encoded, `windowed` took several windows and `truncated` were encoded without their end. `stages` are the seconds
-    that reading, planning, encoding, audit and publishing took; the rest of `seconds` is the beginning. `runner` is where it encoded
-    (local, ray, or empty where nothing had to be), and `runner_reason` why there.
-    """
-
-    run_id: str
-    run_number: int
-    source_name: str
-    feature_version: str
-    store: str
-    read: int
-    rejected: int
-    distinct: int
-    already_stored: int
-    salvaged: int
-    encoded: int
-    opened: int
-    closed: int
-    files: int
-    bytes: int
-    tokens: int
-    windowed: int
-    truncated: int
-    seconds: float
-    sequences_per_second: float
-    tokens_per_second: float
-    padding_share: float
-    stages: dict[str, float]
-    already_published: bool = False
-    runner: str = ""
-    runner_reason: str = ""
 
 
 def new_run_id() -> str:
@@ -162,7 +96,7 @@ class RunSpec:
         return str(self.settings.to_dict()["store"])
 
 
-class Entries(Protocol):
+class EntrySource(Protocol):
     """Where a run's entries come from."""
 
     def read(self, workspace: Workspace) -> Intake:
@@ -218,7 +152,7 @@ class Encoded:
         }
 
 
-def carry_out(spec: RunSpec, entries: Entries, vectors: VectorSource) -> RunSummary:
+def carry_out(spec: RunSpec, entries: EntrySource, vectors: VectorSource) -> RunSummary:
     """Carry out a run, once: nothing is published unless all of it is, and temporary files go however it ends.
 
     Raises
@@ -264,7 +198,7 @@ class _Steps:
         self.stages[name] = round(time.monotonic() - began, 3)
         self.job.record(f"{name} is done", seconds=self.stages[name])
 
-    def all(self, entries: Entries, vectors: VectorSource) -> RunSummary:
+    def all(self, entries: EntrySource, vectors: VectorSource) -> RunSummary:
         spec, workspace, publication = self.spec, self.workspace, self.publication
         store, version, digest = spec.store, spec.version, spec.version.digest
         self.job.record("run begins", store=store.uri, version=digest)
@@ -342,7 +276,7 @@ class _Steps:
         self.job.record("run is published", version=summary.feature_version, **{name: getattr(summary, name) for name in names})
 
     def without_refused(self, intake: Intake, encoded: Encoded) -> Intake:
-        """Entries whose sequences ended every worker that encoded them become rejects."""
+        """EntrySource whose sequences ended every worker that encoded them become rejects."""
         if not encoded.refused:
             return intake
         reason = "encoding it ended the worker process again and again"

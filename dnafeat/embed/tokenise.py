@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dnafeat import storage
-from dnafeat.cluster import packages
 from dnafeat.cluster.attempts import Attempt
 from dnafeat.cluster.board import TOKENISING, Board
 from dnafeat.cluster.observe import Job
@@ -101,7 +100,6 @@ def tokenise_shards(batch: Any, settings: TokeniserSettings, board: Board) -> An
     """Tokenise shards of a Ray dataset (an Arrow table with column uri): one row in, one row out."""
     # The library starts a thread for every core unless told not to, in each of the tasks beside the encoders.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    compare_packages(settings, board)
     return pa.concat_tables([tokenise(uri, settings, board).row() for uri in batch["uri"].to_pylist()])
 
 
@@ -120,21 +118,6 @@ def begun(name: str, board: Board) -> Attempt:
     if attempt.stop is not None:
         raise EncodingError(attempt.stop)
     return attempt
-
-
-_compared: set[str] = set()
-
-
-def compare_packages(settings: TokeniserSettings, board: Board) -> None:
-    """Note, once in a process and run, where it has other versions than the driver."""
-    if settings.job.run_id in _compared:
-        return
-    _compared.add(settings.job.run_id)
-    if other := packages.differing(settings.packages, packages.installed()):
-        import ray
-
-        node = ray.util.get_node_ip_address()
-        board.note(f"node {node} has other versions than the driver: {', '.join(other)}; install the same on all nodes")
 
 
 def one_list(values: pa.Array) -> pa.Array:

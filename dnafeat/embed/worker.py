@@ -25,11 +25,13 @@ from dnafeat.cluster.observe import Job
 from dnafeat.embed.plan import CHECK
 from dnafeat.embed.tokenise import Tokenised, TokeniserSettings, begun, reached
 from dnafeat.encoder.config import EncodingConfig
-from dnafeat.encoder.encoder import Begun, Encoder, one_behind
+from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder.results import Begun, one_behind
+from dnafeat.parquet import write_parquet
 from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.matrices import as_lists
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.table import Table, write_parquet
+from dnafeat.store.table import Table
 
 PIECE_ROWS = 2048  # encoded and written at a time
 

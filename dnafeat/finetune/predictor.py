@@ -19,7 +19,7 @@ from dnafeat.embed.tokenise import Tokenised, one_list
 from dnafeat.embed.worker import PIECE_ROWS, EncoderSettings, ShardWorker, Tally
 from dnafeat.encoder.config import EncodingConfig
 from dnafeat.encoder.describe import cutting, describe, resolve_precision
-from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.models.checkpoint import BUNDLED
 from dnafeat.encoder.models.checkpoint import find as find_model
 from dnafeat.encoder.models.fetch import is_hub_name

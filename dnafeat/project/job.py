@@ -25,28 +25,30 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from tqdm import tqdm
 
 from dnafeat import storage
-from dnafeat.cluster.bar import interval
 from dnafeat.cluster.config import on_cluster
+from dnafeat.cluster.counter import counter
 from dnafeat.cluster.observe import Job, told_in_records
 from dnafeat.cluster.spread import Each
 from dnafeat.embed import plan
 from dnafeat.embed.intake import SEQUENCE_SCHEMA, Intake, entry_sums
 from dnafeat.embed.plan import CHECK, Shard
-from dnafeat.embed.run import Encoded, RunSpec, RunSummary, carry_out, new_run_id
+from dnafeat.embed.report import RunSummary
+from dnafeat.embed.run import Encoded, RunSpec, carry_out, new_run_id
 from dnafeat.embed.worker import checked
 from dnafeat.embed.workspace import Workspace
 from dnafeat.encoder.projection import Projection, load_projector
 from dnafeat.encoder.rounding import rounded
 from dnafeat.encoder.version import FeatureVersion
 from dnafeat.errors import UsageError
+from dnafeat.parquet import write_parquet
 from dnafeat.project.config import ProjectConfig
 from dnafeat.provenance import digest_of
 from dnafeat.spill import Spill
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.catalog import Store
 from dnafeat.store.digests import id_partition
 from dnafeat.store.history import DEFAULT_CHANNEL, History
 from dnafeat.store.lookup import Lookup
@@ -54,8 +56,7 @@ from dnafeat.store.matrices import as_lists, matrix
 from dnafeat.store.names import split
 from dnafeat.store.reading import chosen, stood
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
-from dnafeat.store.table import Table, write_parquet
+from dnafeat.store.table import Table
 from dnafeat.store.vector_files import Receipt
 from dnafeat.vectors import PROJECTED_WIDTH, VECTORS, describe_projection, parts
 
@@ -328,7 +329,12 @@ def _with_bar(show: bool) -> Each:
 
     def each(function: Any, items: Any, what: str) -> list[Any]:
         hidden = not show or told_in_records() or what != "projecting"
-        return [function(item) for item in tqdm(items, desc=what, unit=" shards", mininterval=interval(), disable=hidden)]
+        found = []
+        with counter(total=len(items), desc=what, unit="shards", disable=hidden) as bar:
+            for item in items:
+                found.append(function(item))
+                bar.update()
+        return found
 
     return each
 

@@ -31,14 +31,14 @@ from dnafeat.cli.main import main
 from dnafeat.cluster import session as cluster
 from dnafeat.embed import plan
 from dnafeat.embed.intake import Checks, take_in
-from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.engine import Encoder
 from dnafeat.errors import AuditError, CheckpointError, EncodingError, StoreError, StrictError, UsageError
 from dnafeat.finetune import artifact
 from dnafeat.finetune import job as finetune
 from dnafeat.finetune.config import FinetuneConfig, PredictConfig
 from dnafeat.finetune.network import FineTuned, build
 from dnafeat.finetune.per_base import base_values
-from dnafeat.finetune.predict import Summary, _in_order, predict
+from dnafeat.finetune.prediction import Summary, _in_order, predict
 from dnafeat.finetune.predictor import Predictor
 from dnafeat.finetune.trainer import Data
 from dnafeat.sources import reader as sources

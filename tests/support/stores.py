@@ -30,8 +30,8 @@ from dnafeat.encoder.version import FeatureVersion
 from dnafeat.errors import StoreError
 from dnafeat.sources.reader import ReadOptions, look
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.catalog import Store
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
 from dnafeat.vectors import VECTORS
 
 WIDTHS = {"cls": 3, "mean": 4, "max": 5, "projected": 6}

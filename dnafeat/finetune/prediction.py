@@ -39,7 +39,7 @@ _ROWS_OF_A_FILE = 1 << 40
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class PredictSummary:
     """What a run did. Rows are entries; sequences are distinct ones, and counted so are `truncated` and `windowed`."""
 
     artifact: str
@@ -58,7 +58,7 @@ class Summary:
     sequences_per_second: float
 
 
-def predict(config: PredictConfig, *, show: bool = True) -> Summary:
+def predict(config: PredictConfig, *, show: bool = True) -> PredictSummary:
     """Writes a row for every entry of the input, in its order.
 
     Columns: `sequence_id`; `predicted`, text, or float64 for a regression; for tasks with classes `probability_<label>`, float64, for
@@ -108,7 +108,7 @@ def predict(config: PredictConfig, *, show: bool = True) -> Summary:
         answers = _answers(config, predictor, distinct, work, show)
         with _writing(config.output):
             size = storage.write_whole(output, lambda file: _write(file, answers, intake, files))
-        return Summary(
+        return PredictSummary(
             artifact=config.artifact,
             output=config.output,
             rows=intake.read,
@@ -131,7 +131,7 @@ def predict(config: PredictConfig, *, show: bool = True) -> Summary:
             storage.remove_folder(work)
 
 
-def format_summary(summary: Summary) -> str:
+def format_summary(summary: PredictSummary) -> str:
     """A run's summary in a few lines."""
     s = summary
     lines = [f"{s.output}: {s.rows:,} rows, {s.sequences:,} distinct sequences, {s.bytes / 1e6:,.1f} MB in {s.seconds:.1f} s"]
