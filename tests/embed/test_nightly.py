@@ -15,8 +15,8 @@ from stores import fasta
 import dnafeat
 from dnafeat.cli.main import main
 from dnafeat.cluster import session as cluster
-from dnafeat.embed import job as embedding
 from dnafeat.embed import plan
+from dnafeat.embed import run as runs
 from dnafeat.embed import schedule as nights
 from dnafeat.embed.intake import Intake
 from dnafeat.errors import AuditError, ForgottenError
@@ -89,7 +89,7 @@ def test_an_audit_that_fails_moves_nothing(
         raise AuditError("the audit failed and nothing was published: norms: too large")
 
     with monkeypatch.context() as patch:
-        patch.setattr(embedding, "audit", fails)
+        patch.setattr(runs, "audit", fails)
         assert night(capsys, source, "--store", store, "--model", model, "--window-tokens", "16", code=4) == {}
     now = {table.name: table.reload().version() for table in (dnafeat.Store(store).features, dnafeat.Store(store).runs)}
     assert now == before
