@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from models import dna, random_folder
+from models import dna
 from s3 import S3
 from stores import digest, fasta, stored_vectors
 
@@ -34,11 +34,6 @@ from dnafeat.errors import AuditError, UsageError
 from dnafeat.vectors import VECTORS
 
 JOB = Path(__file__).parents[2] / "jobs" / "embed.py"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(random_folder(tmp_path_factory.mktemp("models") / "tiny"))
 
 
 def vectors(store: str, **selection: Any) -> dict[str, dict[str, np.ndarray]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models import dna, random_folder
+from models import dna
 from stores import fasta
 
 import dnafeat
@@ -23,11 +23,6 @@ from dnafeat.errors import AuditError, ForgottenError
 from dnafeat.store.rewriting import FORGOTTEN
 
 JOB = Path(__file__).parents[2] / "jobs" / "nightly.py"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(random_folder(tmp_path_factory.mktemp("models") / "tiny", num_hidden_layers=1))
 
 
 def night(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, Any]:
