@@ -346,7 +346,7 @@ def test_reading_is_measured_over_the_same_files(model: str, tmp_path: Path) -> 
     assert rows["read.memory"].value > 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_files_duplicates_and_growth_are_measured(tmp_path: Path) -> None:
     folder = benchinputs.write_model(tmp_path / "wide", benchinputs.WIDE, None)
     rows = {row.name: row for row in benchtables.files(str(folder), SEQUENCES, tmp_path, threads=1, repeats=1)}

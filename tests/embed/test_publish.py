@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
+from counts import examples
 from deltalake import DeltaTable
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -271,7 +272,7 @@ STATE = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), ONE_ENTRY, max_si
 HISTORY = st.lists(st.tuples(st.sampled_from(["one", "two"]), st.sampled_from([A, B]), STATE), min_size=2, max_size=5)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(4, 10))
 @given(history=HISTORY)
 @example(
     history=[

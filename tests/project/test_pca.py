@@ -315,7 +315,7 @@ def test_made_names_are_in_order() -> None:
     assert (found[1:] > found[:-1]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_million_vectors_take_no_more_memory_than_a_hundred_thousand(tmp_path: Path) -> None:
     peaks = {}

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from places import local_first
 from s3 import S3
 from stores import STEPS, A, B, Entry, Run, digest, every_row, expected, feature_rows, fill, rows
 
@@ -185,6 +186,7 @@ def test_nothing_that_matches_is_no_error_and_the_refused_are_searched(tmp_path:
 # runs that never ended
 
 
+@local_first
 def test_work_and_uncommitted_vectors_of_a_dead_run_lose_the_subject_alone(store_uri: str, tmp_path: Path) -> None:
     fill(store_uri, [*OTHERS[:1], *MINE], tmp_path)
     # A run of another version that died while it was encoding: one shard is written, and all work.

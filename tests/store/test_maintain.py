@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import local_first
 from s3 import S3
 from stores import STEPS, A, B, Entry, Run, digest, every_row, expected, feature_rows, fill, rows
 
@@ -158,7 +160,7 @@ def test_a_few_small_files_are_not_worth_it(tmp_path: Path) -> None:
 SIZES = st.lists(st.tuples(st.integers(1, 130), st.integers(1, 100)), max_size=40)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(15, 50))
 @given(sizes=SIZES)
 def test_groups_are_neighbours_of_about_the_target_and_leave_nothing_to_group(sizes: list[tuple[int, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -206,6 +208,7 @@ def test_refused_entries_of_an_unpublished_run_are_still_replaced_when_it_is_sen
 # vectors that no entry names
 
 
+@local_first
 def test_vectors_of_a_dead_run_are_collected_after_a_week(store_uri: str, tmp_path: Path) -> None:
     fill(store_uri, entries(0, 4), tmp_path, shard_rows=1)
     dead = Run(store_uri, entries(2, 8), tmp_path, shard_rows=2).encode()

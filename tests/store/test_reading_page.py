@@ -19,7 +19,6 @@ from dnafeat.store.rollback import rollback
 PAGE = Path(__file__).parents[2] / "schemas" / "README.md"
 
 
-@pytest.mark.usefixtures("two_cpus")
 def test_every_block_prints_what_the_page_shows(tmp_path: Path) -> None:
     left = pages.run(PAGE, tmp_path)
     # Spark needs jars from the network. What has no language is a picture.
