@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 
 from dnafeat import storage
 from dnafeat.errors import AuditError
-from dnafeat.store import digests
+from dnafeat.store import Store, digests
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.catalog import Store
 from dnafeat.store.data_file import DataFile
 from dnafeat.store.matrices import fixed, matrix, one_array
 from dnafeat.store.table import Table

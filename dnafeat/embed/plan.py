@@ -23,8 +23,7 @@ from dnafeat.embed.intake import SEQUENCE_SCHEMA, Intake
 from dnafeat.embed.salvage import Claim, Salvage
 from dnafeat.parquet import write_parquet
 from dnafeat.spill import Spill
-from dnafeat.store import digests
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store, digests
 
 # Bytes of the packed sequences of partitions from which shards are cut together.
 _CUT_BYTES = 256 * 2**20

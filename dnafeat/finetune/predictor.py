@@ -17,9 +17,9 @@ from dnafeat.cluster.board import Board
 from dnafeat.embed.runner import expected_flops
 from dnafeat.embed.tokenise import Tokenised, one_list
 from dnafeat.embed.worker import PIECE_ROWS, EncoderSettings, ShardWorker, Tally
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.config import EncodingConfig
 from dnafeat.encoder.describe import cutting, describe, resolve_precision
-from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.models.checkpoint import BUNDLED
 from dnafeat.encoder.models.checkpoint import find as find_model
 from dnafeat.encoder.models.fetch import is_hub_name

@@ -46,9 +46,8 @@ from dnafeat.parquet import write_parquet
 from dnafeat.project.config import ProjectConfig
 from dnafeat.provenance import digest_of
 from dnafeat.spill import Spill
-from dnafeat.store import digests
+from dnafeat.store import Store, digests
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.catalog import Store
 from dnafeat.store.digests import id_partition
 from dnafeat.store.history import DEFAULT_CHANNEL, History
 from dnafeat.store.lookup import Lookup

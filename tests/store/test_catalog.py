@@ -25,8 +25,7 @@ from stores import WIDTHS, A, B, Entry, Run, digest, expected, feature_rows, fea
 import dnafeat
 from dnafeat.cli.main import main
 from dnafeat.errors import StoreError, UsageError
-from dnafeat.store import schema
-from dnafeat.store.catalog import Store, matrix
+from dnafeat.store import Store, matrix, schema
 from dnafeat.store.rollback import rollback
 from dnafeat.store.table import Table
 from dnafeat.vectors import VECTORS

@@ -21,10 +21,9 @@ from dnafeat.cli import main as cli
 from dnafeat.embed import plan
 from dnafeat.embed.publish import Publication
 from dnafeat.errors import ConflictError, ForgottenError, UsageError
+from dnafeat.store import Store, merge, rewriting
 from dnafeat.store import forget as module
-from dnafeat.store import merge, rewriting
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.catalog import Store
 from dnafeat.store.data_file import Change
 from dnafeat.store.forget import forget, parse
 from dnafeat.store.maintain import maintain

@@ -25,10 +25,9 @@ from dnafeat import storage
 from dnafeat.cli import main as cli
 from dnafeat.embed.publish import Publication
 from dnafeat.errors import ConflictError, StoreError
+from dnafeat.store import Store, merge, vacuum
 from dnafeat.store import maintain as maintenance
-from dnafeat.store import merge, vacuum
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.catalog import Store
 from dnafeat.store.collect import Unnamed, find_unnamed
 from dnafeat.store.data_file import DataFile
 from dnafeat.store.maintain import maintain
