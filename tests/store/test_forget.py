@@ -403,11 +403,12 @@ def test_vectors_that_go_between_names_and_seal_are_missed_by_the_run(tmp_path: 
                 late[0].step(step)
         return found
 
-    monkeypatch.setattr(Publication, "_seal", lambda *_: None)
+    sealed: list[Any] = []
+    monkeypatch.setattr(Publication, "_seal", lambda *given: sealed.append(given))
     monkeypatch.setattr(rewriting, "named", meanwhile)
     assert forget(Store(store), {"subject": "S17"}).vectors == 2
     with pytest.raises(ConflictError, match="taken out"):
-        seal(late[0].publication, late[0].intake)
+        seal(*sealed[0])
     monkeypatch.undo()
     again = fill(store, other, tmp_path, source="other")
     assert again.work.missing.rows == 1

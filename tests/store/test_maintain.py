@@ -347,7 +347,7 @@ def test_vectors_that_are_collected_before_their_names_are_sealed_are_missed_by_
         run.step(step)
     monkeypatch.setattr(Publication, "_check_stored", lambda *_: maintain(Store(store), now=in_days(8)))
     seal = Publication._seal
-    monkeypatch.setattr(Publication, "_seal", lambda self, intake: (monkeypatch.undo(), seal(self, intake)))
+    monkeypatch.setattr(Publication, "_seal", lambda *given: (monkeypatch.undo(), seal(*given)))
     with pytest.raises(ConflictError, match="taken out"):
         run.step("sequences")
     assert rows(Store(store).read()) == expected(entries(0, 4), KEYS)
