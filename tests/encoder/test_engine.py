@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.packing import ROWS
 from dnafeat.encoder.projection import load_projector
 from dnafeat.encoder.results import Vectors
