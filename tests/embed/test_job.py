@@ -405,7 +405,7 @@ def test_a_sequence_that_no_worker_survives_is_refused_and_the_others_are_stored
             yield pa.table({"receipt": [""], "refused": [[poison]]})
 
     monkeypatch.setattr(runner, "choose", lambda *_, **__: Refusing("asked for", workers=1, gpu=False, show=False))
-    config = EmbedConfig(sources=(source,), store=str(tmp_path / "store"), model=model)
+    config = EmbedConfig.make(sources=(source,), store=str(tmp_path / "store"), model=model)
     summary = embed(config, show=False)
     assert (summary.read, summary.rejected, summary.distinct, summary.encoded, summary.opened) == (4, 2, 2, 2, 2)
     assert vectors(config.store).keys() == {"b", "c"}
