@@ -28,7 +28,7 @@ from dnafeat.embed.intake import Checks, take_in, without
 from dnafeat.embed.job import embed
 from dnafeat.errors import EncodingError, ForgottenError, UsageError
 from dnafeat.sources.reader import ReadOptions, look
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 from dnafeat.store.forget import forget
 
 # Ray, because its tasks are what is tested.

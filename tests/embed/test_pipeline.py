@@ -31,8 +31,8 @@ from dnafeat.embed.job import gathered
 from dnafeat.embed.plan import CHECK, Shard
 from dnafeat.embed.tokenise import Tokenised, tokenise_shards
 from dnafeat.embed.worker import EncoderSettings, EncodeShards, ShardWorker, checked
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.config import EncodingConfig
-from dnafeat.encoder.engine import Encoder
 from dnafeat.errors import EncodingError
 from dnafeat.sequence import digest
 from dnafeat.store.table import Table

@@ -20,8 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from stores import STEPS, A, B, Entry, Run, digest, expected, in_order, rows
 
 from dnafeat.errors import ConflictError, StoreError
+from dnafeat.store import Store
 from dnafeat.store import table as tables
-from dnafeat.store.catalog import Store
 from dnafeat.store.forget import forget
 from dnafeat.store.maintain import maintain
 from dnafeat.store.rollback import rollback

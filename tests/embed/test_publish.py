@@ -22,8 +22,8 @@ from dnafeat.embed.intake import Checks, take_in
 from dnafeat.embed.publish import CommittedVectors
 from dnafeat.errors import ConflictError, DnafeatError, StoreError
 from dnafeat.sources.reader import ReadOptions, look
+from dnafeat.store import Store
 from dnafeat.store import table as tables
-from dnafeat.store.catalog import Store
 from dnafeat.store.schema import TABLES, arrow_schema
 from dnafeat.store.table import Refused, Table
 

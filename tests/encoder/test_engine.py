@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from letters import IUPAC, other_strand, words
 from safetensors.torch import save_file
 
-from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.packing import ROWS
 from dnafeat.encoder.projection import load_projector
 from dnafeat.encoder.results import Vectors

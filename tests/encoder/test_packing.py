@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from letters import IUPAC
 
-from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.packing import pack, pad
 from dnafeat.encoder.windows import cut
 from tests.encoder.test_windows import KINDS

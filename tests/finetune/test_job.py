@@ -32,7 +32,7 @@ from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
 from dnafeat.cli.main import main
-from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder import Encoder
 from dnafeat.errors import EncodingError, UsageError
 from dnafeat.finetune import artifact, trainer
 from dnafeat.finetune import job as finetune

@@ -31,7 +31,7 @@ from dnafeat.cli.main import main
 from dnafeat.cluster import session as cluster
 from dnafeat.embed import plan
 from dnafeat.embed.intake import Checks, take_in
-from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder import Encoder
 from dnafeat.errors import AuditError, CheckpointError, EncodingError, StoreError, StrictError, UsageError
 from dnafeat.finetune import artifact
 from dnafeat.finetune import job as finetune

@@ -33,9 +33,8 @@ from dnafeat.join.job import join
 from dnafeat.project.config import FitProjectorConfig, ProjectConfig
 from dnafeat.project.fit import fit_projector
 from dnafeat.project.job import Projected, child_version, project
+from dnafeat.store import Store, lookup
 from dnafeat.store import forget as forgetting
-from dnafeat.store import lookup
-from dnafeat.store.catalog import Store
 from dnafeat.store.drift import diff
 from dnafeat.store.export import export
 from dnafeat.store.file_list import file_list

@@ -22,8 +22,7 @@ from dnafeat.project.config import FitProjectorConfig
 from dnafeat.project.fit import FitSummary, fit_projector
 from dnafeat.pseudonyms import pseudonyms
 from dnafeat.statistics import Moments
-from dnafeat.store import lookup
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store, lookup
 from dnafeat.store.maintain import maintain
 
 ROWS, WIDTH = 600, 40

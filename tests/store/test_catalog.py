@@ -41,8 +41,7 @@ from stores import (
 import dnafeat
 from dnafeat.cli.main import main
 from dnafeat.errors import StoreError, UsageError
-from dnafeat.store import schema
-from dnafeat.store.catalog import Store, matrix
+from dnafeat.store import Store, matrix, schema
 from dnafeat.store.rollback import rollback
 from dnafeat.store.table import Table
 from dnafeat.vectors import VECTORS

@@ -16,7 +16,7 @@ from stores import A, B, Entry, Run, digest, fill
 from dnafeat import storage
 from dnafeat.cli.main import main
 from dnafeat.errors import StoreError, UsageError
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 from dnafeat.store.file_list import file_list
 from dnafeat.store.schema import TABLES
 

@@ -18,7 +18,7 @@ from stores import A, B, Entry, Run, expected, fill, in_order, refused, rows
 
 from dnafeat.cli.main import main
 from dnafeat.errors import StoreError
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 from dnafeat.store.history import LISTED, AsOf, History, second
 from dnafeat.store.rollback import rollback
 from dnafeat.store.schema import arrow_schema

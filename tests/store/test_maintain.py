@@ -27,10 +27,9 @@ from dnafeat import storage
 from dnafeat.cli import main as cli
 from dnafeat.embed.publish import Publication
 from dnafeat.errors import ConflictError, StoreError
+from dnafeat.store import Store, merge, vacuum
 from dnafeat.store import maintain as maintenance
-from dnafeat.store import merge, vacuum
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.catalog import Store
 from dnafeat.store.collect import Unnamed, find_unnamed
 from dnafeat.store.data_file import DataFile
 from dnafeat.store.maintain import maintain
@@ -351,7 +350,7 @@ def test_vectors_that_are_collected_before_their_names_are_sealed_are_missed_by_
         run.step(step)
     monkeypatch.setattr(Publication, "_check_stored", lambda *_: maintain(Store(store), now=in_days(8)))
     seal = Publication._seal
-    monkeypatch.setattr(Publication, "_seal", lambda self, intake: (monkeypatch.undo(), seal(self, intake)))
+    monkeypatch.setattr(Publication, "_seal", lambda *given: (monkeypatch.undo(), seal(*given)))
     with pytest.raises(ConflictError, match="taken out"):
         run.step("sequences")
     assert rows(Store(store).read()) == expected(entries(0, 4), KEYS)

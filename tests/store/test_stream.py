@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 import dnafeat
 from dnafeat.errors import StoreError, UsageError
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 from dnafeat.store.rollback import rollback
 from dnafeat.store.stream import VectorStream
 

@@ -19,7 +19,8 @@ from dnafeat.align.config import AlignConfig
 from dnafeat.align.encoder import SubjectEncoder, encoding, subject_encoder
 from dnafeat.align.worker import AlignData, _Run
 from dnafeat.encoder.source import Source
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
+from dnafeat.training.config import WorkersConfig
 
 QUICK: dict[str, Any] = {
     "permutations": 49,
@@ -98,14 +99,14 @@ def trained(settings: Mapping[str, Any], data: AlignData, encoder: SubjectEncode
 
 
 def fit_here(
-    worker: Callable[..., None], job: Mapping[str, Any], data: AlignData, config: AlignConfig, **told: Any
+    worker: Callable[..., None], job: Mapping[str, Any], data: AlignData, workers: WorkersConfig, **told: Any
 ) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
     """In place of `training.run.fit`: without Ray."""
     encoder = None
     if data.tuning is not None:
         torch.manual_seed(job["settings"]["seed"])
-        source = Source.find(encoding(config), job["pins"])
-        encoder = subject_encoder(source, config, data.tuning.letters)
+        source = Source.find(encoding(job["config"]), job["pins"])
+        encoder = subject_encoder(source, job["config"], data.tuning.letters)
     run = trained(job["settings"], data, encoder)
     return run.best_state, run.results() | {"seconds": 0.0}
 

@@ -29,8 +29,8 @@ from dnafeat.embed.salvage import Salvage
 from dnafeat.encoder.version import FeatureVersion
 from dnafeat.errors import StoreError
 from dnafeat.sources.reader import ReadOptions, look
+from dnafeat.store import Store
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.catalog import Store
 from dnafeat.store.schema import arrow_schema
 from dnafeat.vectors import VECTORS
 
