@@ -17,6 +17,7 @@ from dnafeat.embed.config import EmbedConfig, NightlyConfig
 from dnafeat.finetune.config import FinetuneConfig, PredictConfig
 from dnafeat.join.config import JoinConfig
 from dnafeat.partners.config import PartnerConfig
+from dnafeat.pretrain.config import PretrainConfig
 from dnafeat.project.config import FitProjectorConfig, ProjectConfig
 
 T = TypeVar("T")
@@ -65,8 +66,8 @@ def run_finetune(options: argparse.Namespace) -> int:
     from dnafeat.finetune.job import finetune, format_result
 
     config = FinetuneConfig.load(options.config, given(options, FinetuneConfig))
-    about = _on_ray(lambda: finetune(config))
-    print(json.dumps({**about, "artifact": config.output}) if options.json else format_result(about, config.output))
+    about = _on_ray(lambda: finetune(config, say=print))
+    print(json.dumps(about) if options.json else format_result(about, config.output))
     return 0
 
 
@@ -76,6 +77,15 @@ def run_predict(options: argparse.Namespace) -> int:
     config = PredictConfig.load(options.config, given(options, PredictConfig))
     summary = _on_ray(lambda: predict(config))
     print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
+    return 0
+
+
+def run_pretrain(options: argparse.Namespace) -> int:
+    from dnafeat.pretrain.job import format_result, pretrain
+
+    config = PretrainConfig.load(options.config, given(options, PretrainConfig))
+    summary = _on_ray(lambda: pretrain(config, say=print))
+    print(json.dumps(summary) if options.json else format_result(summary, config.output))
     return 0
 
 
@@ -111,8 +121,8 @@ def run_align(options: argparse.Namespace) -> int:
     from dnafeat.align.job import align, format_result
 
     config = AlignConfig.load(options.config, given(options, AlignConfig))
-    about = _on_ray(lambda: align(config))
-    print(json.dumps({**about, "artifact": config.output}) if options.json else format_result(about, config.output))
+    about = _on_ray(lambda: align(config, say=print))
+    print(json.dumps(about) if options.json else format_result(about, config.output))
     return 0
 
 

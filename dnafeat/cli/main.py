@@ -22,6 +22,7 @@ from dnafeat.cli.jobs import (
     run_nightly,
     run_partner,
     run_predict,
+    run_pretrain,
     run_project,
 )
 from dnafeat.cli.options import add_options
@@ -47,6 +48,7 @@ from dnafeat.errors import DnafeatError, DnafeatWarning
 from dnafeat.finetune.config import FinetuneConfig, PredictConfig
 from dnafeat.join.config import JoinConfig
 from dnafeat.partners.config import PartnerConfig
+from dnafeat.pretrain.config import PretrainConfig
 from dnafeat.project.config import FitProjectorConfig, ProjectConfig
 
 # What `pip install dnafeat` leaves out because reading does not need it.
@@ -130,6 +132,14 @@ def _parser() -> argparse.ArgumentParser:
         run_finetune,
         "fine-tune an encoder on labelled sequences",
         "Trains an encoder with a head, and measures it.",
+    )
+    _job(
+        commands,
+        "pretrain",
+        PretrainConfig,
+        run_pretrain,
+        "pretrain a DNABERT-2 on FASTA files",
+        "Trains an encoder by masked-language modelling, and writes it with a card of what was measured.",
     )
     _job(
         commands,

@@ -28,6 +28,11 @@ _WORTH_A_NODE = 100_000
 _LAUNCHED = Path("~/ray_bootstrap_config.yaml")
 
 
+def on_cluster() -> bool:
+    """Whether RAY_ADDRESS names a cluster."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
 def start_ray() -> None:
     """Connects to the cluster that RAY_ADDRESS names, or starts Ray on this machine for this process alone."""
     global _ours

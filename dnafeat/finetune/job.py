@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +24,14 @@ from dnafeat.finetune.metrics import format_table
 from dnafeat.finetune.network import FineTuned, build, head_shape
 from dnafeat.finetune.per_base import token_classes
 from dnafeat.finetune.trainer import Data
-from dnafeat.finetune.worker import train_worker
+from dnafeat.finetune.worker import FinetuneJob, finetune_worker
 from dnafeat.provenance import digest_of, environment
-from dnafeat.training.artifact import base_name, trained_before
+from dnafeat.training.artifact import TrainingSummary, base_name, trained_before
 from dnafeat.training.batches import Examples, truncate
-from dnafeat.training.run import fit
+from dnafeat.training.run import train_on_ray
+from dnafeat.training.worker import Launch, TrainingRun
+
+_log = logging.getLogger("dnafeat")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +59,7 @@ class Prepared:
 
 
 def prepare(config: FinetuneConfig) -> Prepared:
-    """Reads and checks data, labels, base and settings. Raises UsageError for what is wrong, in one sentence."""
+    """Read and check data, labels, base and settings. Raises UsageError for what is wrong, in one sentence."""
     source = Source.find(config.encoding())
     found = source.checkpoint
     if source.adapter is not None:
@@ -175,43 +179,59 @@ def _token_examples(
     return Examples(kept, np.concatenate(classes), spans=np.concatenate(spans), per_base=per_base), int(cut.sum())
 
 
-def finetune(config: FinetuneConfig, *, show: bool = True, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Trains, or goes on with, the run that data, base and settings name, and writes its artifact.
+class FinetuneSummary(TrainingSummary):
+    """What `finetune` did: `dnafeat.json`, with the metrics of each split, steps and seconds, `already_trained` and `artifact`."""
+
+    def __repr__(self) -> str:
+        return format_result(self, self["artifact"])
+
+
+def finetune(
+    config: FinetuneConfig, *, show: bool = True, say: Callable[[str], None] = _log.info, launch: Launch | None = None
+) -> FinetuneSummary:
+    """Train, or resume, the run that data, base and settings name, and write its artifact.
+
+    Parameters
+    ----------
+    show : bool
+        Whether to show a progress bar.
+    say : function
+        Called with each sentence that a user should read before training ends.
+    launch : Launch | None
+        How workers are launched: `train_on_ray` (None), or `training.local.train_locally`.
 
     Returns
     -------
-    dict
-        The artifact's `dnafeat.json`: metrics of each split, measured in float32, steps, seconds, and whether it was there already
-        (`already_trained`).
+    FinetuneSummary
+        Metrics of each split are measured in float32. `already_trained` is whether the artifact was there.
 
     Raises
     ------
     UsageError
         Something is wrong with data, base or settings; no worker was started.
     EncodingError
-        The workers failed more often than they may; the same command goes on from the last checkpoint.
+        The workers failed more often than they may; the same command resumes from the last checkpoint.
     """
     prepared = prepare(config)
     output = storage.absolute(config.output)
     if known := trained_before(config.output, prepared.digest, prepared.notes, say):
-        return known
-    trained, result = fit(
-        train_worker,
-        {"config": config, "pins": prepared.source.pins, "settings": prepared.settings},
-        prepared.data,
-        config.workers,
-        batch_size=config.batch_size,
+        return FinetuneSummary(known, artifact=config.output)
+    run = TrainingRun(
         name=f"finetune-{prepared.digest}",
+        work=finetune_worker,
+        job=FinetuneJob(config=config, pins=prepared.source.pins, settings=prepared.settings),
+        data=prepared.data,
+        workers=config.workers,
         output=output,
-        told=f"{len(prepared.data.splits['train']):,} training sequences",
-        show=show,
-        say=say,
+        subject=f"{len(prepared.data.splits['train']):,} training sequences",
+        batch=f"batches of {config.batch_size}",
     )
+    trained, result = (launch or train_on_ray)(run, show=show, say=say)
     model: FineTuned = build(prepared.source, config, prepared.data.labels)
     model.load_trainable(trained)
     about = _about(config, prepared, result)
     artifact.write(output, model, prepared.source, about, result)
-    return about | {"already_trained": False}
+    return FinetuneSummary(about, already_trained=False, artifact=config.output)
 
 
 def _about(config: FinetuneConfig, prepared: Prepared, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,10 @@ ABOUT = "dnafeat.json"
 ALIGNMENT = "alignment"
 
 
+class TrainingSummary(dict[str, Any]):
+    """What a training command did: `dnafeat.json` of the artifact, with `already_trained` and `artifact`, its folder or prefix."""
+
+
 def read(uri: str) -> dict[str, Any] | None:
     """`dnafeat.json` of an artifact; None where there is none. Raises UsageError when it cannot be read."""
     fs, path = storage.filesystem(storage.join(uri, ABOUT))
