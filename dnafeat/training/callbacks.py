@@ -46,6 +46,12 @@ class Reporter:
                 self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
+    def close(self) -> None:
+        """Finish TensorBoard's file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
 
 class Reports(transformers.TrainerCallback):
     """Saves checkpoints to the run's storage, one more when a node is about to go away, and reports logged values."""
@@ -61,6 +67,9 @@ class Reports(transformers.TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         self.reporter.log(state.global_step, state.max_steps, logs or {})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.reporter.close()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.context.save(Path(args.output_dir) / f"checkpoint-{state.global_step}", {"step": state.global_step})

@@ -116,6 +116,7 @@ class Loop:
         """Train to the end. Returns the best state, or the last one where the plan has no metric, and what is known of the run."""
         while not self.over:
             self.advance()
+        self.reporter.close()
         best = self.progress.best
         tensors = self.task.tensors() if self.plan.metric is None else best.tensors
         return Outcome(
