@@ -301,11 +301,11 @@ def test_the_timer_sends_a_night_that_its_configuration_allows(cluster: dict[str
     assert end.value.code == 0
     [mount] = cluster["file_mounts"]
     files = {f"{mount}/jobs/{name}": ROOT / "jobs" / name for name in ("nightly.py", "nightly.yaml")}
-    assert night_of(sent[0], files, home).run_id is None
+    assert night_of(sent[0], files, home).embed.run_id is None
 
 
 def test_kubernetes_kuberay_and_ray_take_the_manifest_of_the_night(night: list[dict[str, Any]]) -> None:
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d", check_night(night).run_id or "")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", check_night(night).embed.run_id or "")
 
 
 def test_every_key_of_the_manifest_is_refused_when_it_lacks_a_letter(night: list[dict[str, Any]]) -> None:

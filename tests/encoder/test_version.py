@@ -224,7 +224,7 @@ def test_what_changes_no_number_changes_no_version(folder: Path) -> None:
         {"sources": ("b",), "vectors": ("mean",), "source_name": "x", "strict": True, "num_actors": 3},
     ):
         config = EmbedConfig.make(**base, **rest)
-        digests.add(describe_found(Source.find(config), config, gpu=False).digest)
+        digests.add(describe_found(Source.find(config.encoding), config.encoding, gpu=False).digest)
     assert digests == {describe(folder, gpu=False).digest}
 
 
