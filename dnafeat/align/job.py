@@ -23,7 +23,7 @@ from dnafeat.align.artifact import Aligned, Side
 from dnafeat.align.config import AlignConfig
 from dnafeat.align.encoder import Letters, encoding, subject_encoder
 from dnafeat.align.model import Alignment
-from dnafeat.align.prepare import Prepared, for_embed, prepare
+from dnafeat.align.prepare import PreparedAlignment, for_embed, prepare
 from dnafeat.align.report import format_scores, picture
 from dnafeat.align.scores import Modality, Scores
 from dnafeat.align.subjects import SIDES
@@ -110,7 +110,7 @@ def align(
 
 def _tuned(
     config: AlignConfig,
-    ready: Prepared,
+    ready: PreparedAlignment,
     source: Source,
     letters: Letters,
     side: Side,
@@ -151,7 +151,7 @@ def _tuned(
     return about, engine.version.digest, letters.means(engine.encode(letters.sequences).mean, len(ready.subjects))
 
 
-def measure(config: AlignConfig, ready: Prepared, sides: Mapping[str, Side]) -> Scores:
+def measure(config: AlignConfig, ready: PreparedAlignment, sides: Mapping[str, Side]) -> Scores:
     """All measures on the held-out subjects."""
     subjects = ready.subjects
 
@@ -179,7 +179,9 @@ def measure(config: AlignConfig, ready: Prepared, sides: Mapping[str, Side]) -> 
     )
 
 
-def _about(config: AlignConfig, ready: Prepared, model: Alignment, result: Mapping[str, Any], scores: Scores) -> dict[str, Any]:
+def _about(
+    config: AlignConfig, ready: PreparedAlignment, model: Alignment, result: Mapping[str, Any], scores: Scores
+) -> dict[str, Any]:
     """What `dnafeat.json` says. It names no subject."""
     subjects = ready.subjects
     joined = {name: value for name, value in subjects.about.items() if name != "summary"}

@@ -14,8 +14,8 @@ from dnafeat.align.config import AlignConfig
 from dnafeat.align.encoder import Letters, SubjectEncoder, encoding, subject_encoder
 from dnafeat.align.model import Alignment, batches, dev_loss, gather, losses
 from dnafeat.encoder.source import Source
-from dnafeat.training.loop import Loop, Plan, Task
-from dnafeat.training.worker import Attempt, Context, Outcome
+from dnafeat.training.loop import Loop, LoopPlan, TrainingTask
+from dnafeat.training.worker import Context, Outcome, TrainingAttempt
 
 TUNED = "tuned."
 """Prefix of the encoder's tensors among those that were trained."""
@@ -78,7 +78,7 @@ class AlignJob:
     pins: tuple[str | None, str | None] = (None, None)
 
 
-def align_worker(attempt: Attempt) -> Outcome:
+def align_worker(attempt: TrainingAttempt) -> Outcome:
     """Train from the run's start or its last checkpoint."""
     outcome = align_loop(attempt).run()
     results = outcome.results
@@ -86,7 +86,7 @@ def align_worker(attempt: Attempt) -> Outcome:
     return Outcome(outcome.tensors, {name: results[name] for name in names} | {"dev_loss": results["best_value"]})
 
 
-def align_loop(attempt: Attempt) -> Loop:
+def align_loop(attempt: TrainingAttempt) -> Loop:
     """Make the loop that trains an alignment, where its attempt begins."""
     config, data = attempt.job.config, attempt.data
     settings, encoder = config.training(), None
@@ -97,7 +97,7 @@ def align_loop(attempt: Attempt) -> Loop:
         encoder = subject_encoder(source, config, data.tuning.letters)
     task = AlignTask(settings, data, attempt.context, encoder)
     steps = settings["steps"] or settings["epochs"] * task.steps_per_epoch
-    plan = Plan(
+    plan = LoopPlan(
         steps=steps,
         evaluate_every=min(settings["eval_steps"] or _EPOCHS_BETWEEN * task.steps_per_epoch, steps),
         warmup_steps=min(settings["warmup_steps"], steps // 10),
@@ -109,7 +109,7 @@ def align_loop(attempt: Attempt) -> Loop:
     return Loop(task, plan, attempt)
 
 
-class AlignTask(Task):
+class AlignTask(TrainingTask):
     """Two projectors, and an encoder where one is tuned, with the batches and the contrastive loss that train them.
 
     A global batch depends on the seed, the epoch and the subjects alone. Each worker projects its rows of it, and all rows are gathered

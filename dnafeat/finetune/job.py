@@ -35,7 +35,7 @@ _log = logging.getLogger("dnafeat")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class PreparedFinetuning:
     """Everything a run needs, checked before any worker starts.
 
     Attributes
@@ -58,7 +58,7 @@ class Prepared:
     settings: Mapping[str, Any]
 
 
-def prepare(config: FinetuneConfig) -> Prepared:
+def prepare(config: FinetuneConfig) -> PreparedFinetuning:
     """Read and check data, labels, base and settings. Raises UsageError for what is wrong, in one sentence."""
     source = Source.find(config.encoding())
     found = source.checkpoint
@@ -98,7 +98,7 @@ def prepare(config: FinetuneConfig) -> Prepared:
                 f"{count:,} of {len(splits[name]):,} {name} sequences are longer than {max_tokens} tokens and lose their end: give "
                 f"--max-tokens to keep it"
             )
-    return Prepared(
+    return PreparedFinetuning(
         source=source,
         splits=splits,
         data=data,
@@ -234,7 +234,7 @@ def finetune(
     return FinetuneSummary(about, already_trained=False, artifact=config.output)
 
 
-def _about(config: FinetuneConfig, prepared: Prepared, result: Mapping[str, Any]) -> dict[str, Any]:
+def _about(config: FinetuneConfig, prepared: PreparedFinetuning, result: Mapping[str, Any]) -> dict[str, Any]:
     """What `dnafeat.json` says."""
     found, data = prepared.source.checkpoint, prepared.data
     return {

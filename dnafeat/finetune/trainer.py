@@ -23,7 +23,7 @@ from dnafeat.finetune.network import FineTuned
 from dnafeat.finetune.per_base import base_values
 from dnafeat.training.batches import Batches, Collate, Examples, MicroBatches
 from dnafeat.training.callbacks import Draws
-from dnafeat.training.checkpoints import STATE, Progress, known
+from dnafeat.training.checkpoints import STATE, TrainingProgress, known
 from dnafeat.training.schedule import schedule
 
 _EVALUATION_TOKENS = 16_384
@@ -89,7 +89,7 @@ class Trainer(transformers.Trainer):
         self.loss_is_scaled_for_ga = True
         weights = data.class_weights
         self.class_weights = None if weights is None else torch.tensor(weights).to(args.device)
-        self.progress = Progress()
+        self.progress = TrainingProgress()
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         own = optimizer or self.optimizer
@@ -238,7 +238,7 @@ class Trainer(transformers.Trainer):
         """Keeps nothing: what a step draws follows from its number, see `Draws`."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        self.progress, trained = Progress.load(Path(resume_from_checkpoint))
+        self.progress, trained = TrainingProgress.load(Path(resume_from_checkpoint))
         self.model.load_trainable(trained)
 
     def is_over(self, folder: Path) -> bool:

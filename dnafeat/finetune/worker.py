@@ -18,7 +18,7 @@ from dnafeat.finetune.network import build
 from dnafeat.finetune.trainer import Trainer
 from dnafeat.training.callbacks import Reports
 from dnafeat.training.checkpoints import known
-from dnafeat.training.worker import Attempt, Outcome
+from dnafeat.training.worker import Outcome, TrainingAttempt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class FinetuneJob:
     settings: Mapping[str, Any]
 
 
-def finetune_worker(attempt: Attempt) -> Outcome:
+def finetune_worker(attempt: TrainingAttempt) -> Outcome:
     """Train from the run's start or its last checkpoint, and measure the best state on all splits."""
     job, data, context = attempt.job, attempt.data, attempt.context
     # The same weights on every worker.

@@ -29,7 +29,7 @@ from dnafeat.encoder.models.heads import MaskedLM
 from dnafeat.errors import UsageError, one_line
 from dnafeat.pretrain import probe
 from dnafeat.pretrain.corpus import Genomes, token_spans
-from dnafeat.pretrain.heldout import Prepared, flanks, prepare
+from dnafeat.pretrain.heldout import PreparedCorpus, flanks, prepare
 from dnafeat.pretrain.masking import faster_precision, masked_score
 from dnafeat.pretrain.report import card
 from dnafeat.training.artifact import put
@@ -74,7 +74,7 @@ def write(
     uri: str,
     state: Mapping[str, Tensor],
     config: Config,
-    prepared: Prepared,
+    prepared: PreparedCorpus,
     genomes: Genomes,
     *,
     training: Mapping[str, Any],
@@ -111,7 +111,7 @@ def rewrite(model: str, uri: str, genomes: Genomes, probes: Sequence[str]) -> di
 
 
 def _publish(
-    folder: Path, uri: str, training: Mapping[str, Any], genomes: Genomes, prepared: Prepared, probes: Sequence[str]
+    folder: Path, uri: str, training: Mapping[str, Any], genomes: Genomes, prepared: PreparedCorpus, probes: Sequence[str]
 ) -> dict[str, Any]:
     """Measure the model in a local folder, write its card, and copy all files to `uri`, `metrics.json` last."""
     model = load_masked_lm(Checkpoint(str(folder), folder))
@@ -165,7 +165,7 @@ def untrained(like: Checkpoint, folder: Path, seed: int) -> None:
     )
 
 
-def measure(model: MaskedLM, prepared: Prepared, genomes: Genomes) -> dict[str, dict[str, float]]:
+def measure(model: MaskedLM, prepared: PreparedCorpus, genomes: Genomes) -> dict[str, dict[str, float]]:
     """Measure loss and accuracy on [MASK] tokens of each held-out stretch, beside the baselines on the same tokens.
 
     Losses are in nats per token. Every scored token is predicted once, in windows of 256 tokens.

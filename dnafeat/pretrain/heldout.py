@@ -115,7 +115,7 @@ def fit_baselines(tokenizer: tokenizers.Tokenizer, letters: Sequence[bytes], fra
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedCorpus:
     """Everything the workers and the evaluation need, made once by the driver.
 
     Attributes
@@ -138,7 +138,7 @@ class Prepared:
     excluded: dict[str, float]
 
 
-def prepare(genomes: Genomes, tokenizer: tokenizers.Tokenizer, frames: int = 1) -> Prepared:
+def prepare(genomes: Genomes, tokenizer: tokenizers.Tokenizer, frames: int = 1) -> PreparedCorpus:
     """Tokenises, fits the baselines, finds what is shared. `frames`: how many starts each strand is tokenised from, one base apart."""
     strands = both_strands(list(genomes.train.values()))
     stream, offsets = tokenise(tokenizer, [s[frame:] for s in strands for frame in range(frames)])
@@ -151,4 +151,4 @@ def prepare(genomes: Genomes, tokenizer: tokenizers.Tokenizer, frames: int = 1) 
         heldout[name] = (ids, (before[ends] == before[starts]) & (ids >= FIRST_CONTENT))
     baselines = fit_baselines(tokenizer, list(genomes.train.values()), frames)
     excluded = {name: float(covered.mean()) for name, covered in zip(genomes.heldout, shared, strict=True)}
-    return Prepared(tokenizer, stream, offsets, heldout, baselines, excluded)
+    return PreparedCorpus(tokenizer, stream, offsets, heldout, baselines, excluded)

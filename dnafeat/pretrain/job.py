@@ -18,7 +18,7 @@ from dnafeat.encoder.models.base import Config
 from dnafeat.encoder.models.tokenizers import train_bpe
 from dnafeat.pretrain import artifact, corpus
 from dnafeat.pretrain.config import PretrainConfig
-from dnafeat.pretrain.heldout import Prepared, prepare
+from dnafeat.pretrain.heldout import PreparedCorpus, prepare
 from dnafeat.pretrain.masking import crops
 from dnafeat.pretrain.report import card
 from dnafeat.pretrain.worker import PretrainData, PretrainJob, pretrain_worker
@@ -96,7 +96,7 @@ def pretrain(
     return PretrainSummary(metrics, already_trained=False, artifact=config.output)
 
 
-def training_run(config: PretrainConfig, name: str, genomes: corpus.Genomes, prepared: Prepared) -> TrainingRun:
+def training_run(config: PretrainConfig, name: str, genomes: corpus.Genomes, prepared: PreparedCorpus) -> TrainingRun:
     """Make a run of prepared data. Raises UsageError where no training stretch is as long as a crop."""
     # Here rather than in a worker, where it would end the run as a failure after several attempts.
     crops(prepared.stream, prepared.offsets, max(config.lengths) - 2, 1, np.random.default_rng(0))

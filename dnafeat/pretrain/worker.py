@@ -20,8 +20,8 @@ from dnafeat.pretrain.config import PretrainConfig
 from dnafeat.pretrain.corpus import CLS, SEP
 from dnafeat.pretrain.masking import IGNORED, autocast, crops, faster_precision, framed, mask, masked_score
 from dnafeat.training.checkpoints import decided
-from dnafeat.training.loop import Loop, Plan, Task
-from dnafeat.training.worker import Attempt, Context, Outcome, agreed
+from dnafeat.training.loop import Loop, LoopPlan, TrainingTask
+from dnafeat.training.worker import Context, Outcome, TrainingAttempt, agreed
 
 # Losses that are logged in a run, about.
 _LOGGED = 200
@@ -55,7 +55,7 @@ class PretrainData:
     shortened: np.ndarray | None = None
 
 
-def pretrain_worker(attempt: Attempt) -> Outcome:
+def pretrain_worker(attempt: TrainingAttempt) -> Outcome:
     """Train from the run's start or its last checkpoint."""
     config, context, resume = attempt.job.config, attempt.context, attempt.resume
     torch.manual_seed(config.seed)
@@ -65,7 +65,7 @@ def pretrain_worker(attempt: Attempt) -> Outcome:
         before = None if resume is None else decided(resume).get("precision")
         precision = before or agreed(context, lambda: faster_precision(context.device))
     task = PretrainTask(config, attempt.job.shape, attempt.data, context, precision)
-    plan = Plan(
+    plan = LoopPlan(
         steps=config.steps,
         evaluate_every=config.evaluate_every,
         log_every=max(1, config.steps // _LOGGED),
@@ -78,7 +78,7 @@ def pretrain_worker(attempt: Attempt) -> Outcome:
     return Outcome(outcome.tensors, {name: outcome.results[name] for name in names} | outcome.results["decided"])
 
 
-class PretrainTask(Task):
+class PretrainTask(TrainingTask):
     """A DNABERT-2 with its masked-language-modelling head, in some precision of its matrix products."""
 
     def __init__(self, config: PretrainConfig, shape: Config, data: PretrainData, context: Context, precision: str) -> None:

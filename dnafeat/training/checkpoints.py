@@ -67,7 +67,7 @@ class Best:
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """What a checkpoint holds beside steps, history, optimiser and current tensors.
 
     Attributes
@@ -97,7 +97,7 @@ class Progress:
         (folder / PROGRESS).write_text(json.dumps({**numbers, "seconds": self.elapsed(), "decided": self.decided}))
 
     @classmethod
-    def load(cls, folder: Path) -> tuple[Progress, dict[str, Tensor]]:
+    def load(cls, folder: Path) -> tuple[TrainingProgress, dict[str, Tensor]]:
         """Read a checkpoint: its progress and the trained tensors.
 
         Raises CheckpointError where the folder has another format, such as that of an earlier release.

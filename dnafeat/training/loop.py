@@ -18,15 +18,15 @@ from torch import Tensor, distributed
 from torch.optim.lr_scheduler import LambdaLR
 
 from dnafeat.training.callbacks import Reporter
-from dnafeat.training.checkpoints import OPTIMIZER, SCHEDULER, STATE, Progress, known
+from dnafeat.training.checkpoints import OPTIMIZER, SCHEDULER, STATE, TrainingProgress, known
 from dnafeat.training.schedule import Decay, schedule, seed_step
-from dnafeat.training.worker import Attempt, Outcome, agreed, device_name
+from dnafeat.training.worker import Outcome, TrainingAttempt, agreed, device_name
 
 # Of the gradient's norm.
 _CLIP = 1.0
 
 
-class Task(ABC):
+class TrainingTask(ABC):
     """What a loop trains: a model on its device, with its optimisers, batches and losses."""
 
     @property
@@ -55,7 +55,7 @@ class Task(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class LoopPlan:
     """How a task is trained.
 
     Attributes
@@ -91,15 +91,17 @@ class Loop:
         Optimiser steps done.
     history : list of dict
         Logged values: rows of `step`, `loss` and `learning_rate`, and rows of `step` and evaluated values, None where not finite.
-    progress : Progress
+    progress : TrainingProgress
     """
 
-    def __init__(self, task: Task, plan: Plan, attempt: Attempt, decided: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, task: TrainingTask, plan: LoopPlan, attempt: TrainingAttempt, decided: Mapping[str, Any] | None = None
+    ) -> None:
         self.task, self.plan, self.context, self.scratch = task, plan, attempt.context, attempt.scratch
         self.schedules = [schedule(one, plan.decay, steps=plan.steps, warmup_steps=plan.warmup_steps) for one in task.optimizers]
         groups = [group for one in task.optimizers for group in one.param_groups]
         self.parameters = [value for group in groups for value in group["params"]]
-        self.step, self.history, self.progress = 0, list[dict[str, float | None]](), Progress(decided=dict(decided or {}))
+        self.step, self.history, self.progress = 0, list[dict[str, float | None]](), TrainingProgress(decided=dict(decided or {}))
         if plan.metric is not None:
             # Where the metric is never defined, the state before the first step counts.
             self.progress.best.tensors = task.tensors()
@@ -206,7 +208,7 @@ class Loop:
 
     def load(self, folder: Path) -> None:
         """Take up a checkpoint."""
-        self.progress, trained = Progress.load(folder)
+        self.progress, trained = TrainingProgress.load(folder)
         self.task.load(trained)
         self._load_each(self.task.optimizers, folder / OPTIMIZER)
         self._load_each(self.schedules, folder / SCHEDULER)

@@ -57,7 +57,7 @@ class Context(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempt:
+class TrainingAttempt:
     """One worker's attempt at a run, from its start or from a checkpoint.
 
     Attributes
@@ -79,7 +79,7 @@ class Attempt:
     resume: Path | None
 
 
-Work = Callable[[Attempt], Outcome]
+Work = Callable[[TrainingAttempt], Outcome]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ def run_worker(context: Context, work: Work, job: Any, data: Callable[[], Any], 
         if last is not None and is_finished(last):
             context.save(last, {"finished": 1})
             return
-        outcome = work(Attempt(context=context, job=job, data=data(), scratch=Path(scratch), resume=last))
+        outcome = work(TrainingAttempt(context=context, job=job, data=data(), scratch=Path(scratch), resume=last))
         folder = Path(scratch) / "final"
         if context.rank == 0:
             write_finished(folder, *outcome)

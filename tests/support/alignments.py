@@ -13,12 +13,12 @@ from stores import Entry, fill
 
 from dnafeat.align import job as align
 from dnafeat.align.config import AlignConfig
-from dnafeat.align.prepare import Prepared
+from dnafeat.align.prepare import PreparedAlignment
 from dnafeat.align.worker import AlignJob, align_loop
 from dnafeat.store.store import Store
 from dnafeat.training.local import LocalContext, train_locally
 from dnafeat.training.loop import Loop
-from dnafeat.training.worker import Attempt
+from dnafeat.training.worker import TrainingAttempt
 
 QUICK: dict[str, Any] = {
     "permutations": 49,
@@ -86,14 +86,14 @@ def config(place: tuple[str, str], output: Path | str, **changes: Any) -> AlignC
     return AlignConfig.make({name: value for name, value in settings(place, output, **changes).items() if value is not None})
 
 
-def attempt(config: AlignConfig, ready: Prepared, scratch: Path, resume: Path | None = None) -> Attempt:
+def attempt(config: AlignConfig, ready: PreparedAlignment, scratch: Path, resume: Path | None = None) -> TrainingAttempt:
     """The attempt of one worker in this process."""
     job = AlignJob(config=config, pins=ready.source.pins) if ready.source else AlignJob(config=config)
     data = ready.data(ready.tuning(config))
-    return Attempt(context=LocalContext(scratch / "kept"), job=job, data=data, scratch=scratch, resume=resume)
+    return TrainingAttempt(context=LocalContext(scratch / "kept"), job=job, data=data, scratch=scratch, resume=resume)
 
 
-def trained(config: AlignConfig, ready: Prepared, scratch: Path) -> Loop:
+def trained(config: AlignConfig, ready: PreparedAlignment, scratch: Path) -> Loop:
     """A loop that one worker has done."""
     loop = align_loop(attempt(config, ready, scratch))
     loop.run()

@@ -13,7 +13,7 @@ from dnafeat.errors import CheckpointError
 from dnafeat.training.checkpoints import (
     STATE,
     Best,
-    Progress,
+    TrainingProgress,
     decided,
     is_finished,
     read_finished,
@@ -38,16 +38,16 @@ def test_an_equal_value_or_one_that_is_undefined_is_no_better() -> None:
     assert [best.exhausted(patience) for patience in (0, 1, 2)] == [False, True, False]
 
 
-def saved(folder: Path, progress: Progress) -> Path:
+def saved(folder: Path, progress: TrainingProgress) -> Path:
     progress.save(folder, {"w": torch.arange(3.0)})
     transformers.TrainerState(global_step=4).save_to_json(str(folder / STATE))
     return folder
 
 
 def test_a_checkpoint_gives_back_what_was_saved_and_time_goes_on(tmp_path: Path) -> None:
-    progress = Progress(Best(0.25, 3, 1, {"w": torch.ones(3)}), seconds=100.0, decided={"precision": "bfloat16"})
+    progress = TrainingProgress(Best(0.25, 3, 1, {"w": torch.ones(3)}), seconds=100.0, decided={"precision": "bfloat16"})
     folder = saved(tmp_path / "checkpoint", progress)
-    again, trained = Progress.load(folder)
+    again, trained = TrainingProgress.load(folder)
     assert (again.best.value, again.best.step, again.best.worse_since) == (0.25, 3, 1)
     assert torch.equal(again.best.tensors["w"], torch.ones(3))
     assert torch.equal(trained["w"], torch.arange(3.0))
@@ -57,23 +57,23 @@ def test_a_checkpoint_gives_back_what_was_saved_and_time_goes_on(tmp_path: Path)
 
 
 def test_without_a_best_state_there_is_none_after_resuming(tmp_path: Path) -> None:
-    again, _ = Progress.load(saved(tmp_path / "checkpoint", Progress()))
+    again, _ = TrainingProgress.load(saved(tmp_path / "checkpoint", TrainingProgress()))
     assert again.best == Best()
 
 
 def test_a_checkpoint_of_fine_tuning_by_the_release_before_can_be_resumed(tmp_path: Path) -> None:
-    folder = saved(tmp_path / "checkpoint", Progress())
+    folder = saved(tmp_path / "checkpoint", TrainingProgress())
     (folder / "best.json").write_text('{"value": 0.5, "step": 2, "worse_since": 0}')
-    again, _ = Progress.load(folder)
+    again, _ = TrainingProgress.load(folder)
     assert (again.best.value, again.seconds, again.decided) == (0.5, 0.0, {})
 
 
 @pytest.mark.parametrize("lacking", ["trained.safetensors", "best.json", "trainer_state.json"])
 def test_another_format_is_one_sentence(tmp_path: Path, lacking: str) -> None:
-    folder = saved(tmp_path / "checkpoint", Progress())
+    folder = saved(tmp_path / "checkpoint", TrainingProgress())
     (folder / lacking).unlink()
     with pytest.raises(CheckpointError, match="was written by another release of dnafeat: remove the run's folder") as error:
-        Progress.load(folder)
+        TrainingProgress.load(folder)
     assert "\n" not in str(error.value)
 
 

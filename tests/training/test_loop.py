@@ -16,13 +16,13 @@ from dnafeat.errors import CheckpointError, EncodingError, UsageError
 from dnafeat.training.checkpoints import read_finished
 from dnafeat.training.config import WorkersConfig
 from dnafeat.training.local import LocalContext, train_locally
-from dnafeat.training.loop import Loop, Plan, Task
-from dnafeat.training.worker import Attempt, Outcome, TrainingRun
+from dnafeat.training.loop import Loop, LoopPlan, TrainingTask
+from dnafeat.training.worker import Outcome, TrainingAttempt, TrainingRun
 
 FILES = {"trained.safetensors", "best.json", "optimizer.pt", "scheduler.pt", "trainer_state.json"}
 
 
-class Line(Task):
+class Line(TrainingTask):
     """A noisy line to be fitted, with dropout; dev losses may be told."""
 
     def __init__(self, told: Sequence[float] = ()) -> None:
@@ -58,13 +58,13 @@ class Line(Task):
             self.bound.copy_(tensors["bound"])
 
 
-def plan(**changes: Any) -> Plan:
+def plan(**changes: Any) -> LoopPlan:
     given: dict[str, Any] = {"steps": 12, "evaluate_every": 5, "warmup_steps": 3, "decay": "linear", "seed": 7}
-    return Plan(**{**given, "metric": "eval_loss", **changes})
+    return LoopPlan(**{**given, "metric": "eval_loss", **changes})
 
 
-def attempt(scratch: Path, resume: Path | None = None) -> Attempt:
-    return Attempt(context=LocalContext(scratch / "kept"), job=None, data=None, scratch=scratch, resume=resume)
+def attempt(scratch: Path, resume: Path | None = None) -> TrainingAttempt:
+    return TrainingAttempt(context=LocalContext(scratch / "kept"), job=None, data=None, scratch=scratch, resume=resume)
 
 
 def steps(history: Sequence[Mapping[str, Any]], name: str) -> list[int]:
@@ -148,7 +148,7 @@ def test_where_the_metric_is_never_defined_the_first_state_counts(tmp_path: Path
 # A run in this process, from its launch to its results
 
 
-def fit_line(given: Attempt) -> Outcome:
+def fit_line(given: TrainingAttempt) -> Outcome:
     """A worker function; its job says at which step it dies, once."""
     fatal, marker = given.job
 
