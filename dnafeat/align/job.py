@@ -37,7 +37,7 @@ from dnafeat.training.artifact import ABOUT, ALIGNMENT, TrainingSummary, base_na
 from dnafeat.training.run import train_on_ray
 from dnafeat.training.worker import Launch, TrainingRun
 
-_log = logging.getLogger("dnafeat")
+_log = logging.getLogger(__name__)
 
 
 class AlignSummary(TrainingSummary):

@@ -31,7 +31,7 @@ from dnafeat.training.batches import Examples, truncate
 from dnafeat.training.run import train_on_ray
 from dnafeat.training.worker import Launch, TrainingRun
 
-_log = logging.getLogger("dnafeat")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from dnafeat.training.artifact import TrainingSummary
 from dnafeat.training.run import train_on_ray
 from dnafeat.training.worker import Launch, TrainingRun
 
-_log = logging.getLogger("dnafeat")
+_log = logging.getLogger(__name__)
 # Settings that the card names.
 _SHOWN = (
     *("seed", "kmer", "optimizer", "batch_tokens", "lengths", "learning_rate"),

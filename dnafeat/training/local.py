@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from dnafeat import storage
-from dnafeat.errors import EncodingError, UsageError
+from dnafeat.errors import DnafeatError, EncodingError, UsageError, one_line
 from dnafeat.training.checkpoints import is_finished, read_finished
 from dnafeat.training.worker import Outcome, TrainingRun, run_worker
 
@@ -60,18 +60,30 @@ class LocalContext:
 def train_locally(run: TrainingRun, *, show: bool, say: Callable[[str], None]) -> Outcome:
     """Run one worker of a training run in this process, to its end, from its start or its last checkpoint.
 
-    Raises UsageError for several workers, or for checkpoints that are not on a local disk.
+    Raises
+    ------
+    UsageError
+        There are several workers, or checkpoints are not to lie on a local disk.
+    EncodingError
+        Training failed; the same call resumes from the last checkpoint.
     """
     place = storage.absolute(run.workers.storage) if run.workers.storage else f"{run.output}.runs"
     if run.workers.num_workers > 1:
         raise UsageError(f"{run.workers.num_workers} workers need Ray: in this process there is one")
     if not storage.is_local(place):
         raise UsageError(f"checkpoints in {place} need Ray: without it they lie on a local disk, which --storage names")
-    context = LocalContext(Path(place) / run.name)
+    # Apart from checkpoints of Ray Train, which keeps a record of its own.
+    context = LocalContext(Path(place) / run.name / "local")
     say(f"run {run.name}: {run.subject}, in this process, {run.batch}; checkpoints in {place}")
     threads = torch.get_num_threads()
     try:
         run_worker(context, run.work, run.job, lambda: run.data, run.workers.cpus_per_worker or os.cpu_count() or 1)
+    except DnafeatError:
+        raise
+    except Exception as error:
+        raise EncodingError(
+            f"run {run.name} failed, and the same command goes on from its last checkpoint: {type(error).__name__}: {one_line(error)}"
+        ) from error
     finally:
         torch.set_num_threads(threads)
     last = context.last_checkpoint(context.folder)

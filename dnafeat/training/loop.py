@@ -6,6 +6,7 @@ gradients are summed. So neither the loss nor what is learned depends on how man
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -149,6 +150,7 @@ class Loop:
             if self.context.rank == 0:
                 self.save(folder)
             self.context.save(folder, {"step": self.step})
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _train_step(self) -> None:
         seed_step(self.plan.seed, self.step, self.context.rank)

@@ -21,7 +21,7 @@ from dnafeat.encoder.models.dnabert2 import DNABERT2
 from dnafeat.encoder.models.heads import MaskedLM
 from dnafeat.encoder.models.tokenizers import train_bpe
 from dnafeat.encoder.models.vocabularies import load
-from dnafeat.errors import UsageError
+from dnafeat.errors import EncodingError, UsageError
 from dnafeat.pretrain import artifact, corpus, heldout, masking, probe
 from dnafeat.pretrain import job as pretrain
 from dnafeat.pretrain.config import PretrainConfig
@@ -298,7 +298,7 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_been(tmp_path, optimizer):
     chosen = options(tmp_path, optimizer=optimizer, dropout=0.3, storage=str(tmp_path / "whole"))
     whole = trained(chosen, train_locally)
     broken = chosen.replace(storage=str(tmp_path / "broken"))
-    with pytest.raises(RuntimeError, match="this worker dies"):
+    with pytest.raises(EncodingError, match="RuntimeError: this worker dies"):
         trained(broken, train_locally, lambda stream: DyingStream(stream, tmp_path / "died"))
     again = trained(broken, train_locally)
     assert again.results["history"] == whole.results["history"]

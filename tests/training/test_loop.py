@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -185,7 +186,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_and_a_finished_one_is_not
     (tmp_path / "killed" / "marker").unlink()
     again = train_locally(run(tmp_path / "killed", fatal=3), show=False, say=said.append)
     assert again.results == outcome.results
-    kept = LocalContext(tmp_path / "killed" / "artifact.runs" / "line-0").checkpoints()
+    kept = LocalContext(tmp_path / "killed" / "artifact.runs" / "line-0" / "local").checkpoints()
     assert len(kept) == 2
     assert read_finished(kept[-1])[1] == outcome.results
 
@@ -197,9 +198,18 @@ def test_what_needs_ray_is_refused_in_a_sentence(tmp_path: Path) -> None:
         train_locally(run(tmp_path, storage="s3://bucket/runs"), show=False, say=print)
 
 
+def test_a_run_that_fails_says_of_what(tmp_path: Path) -> None:
+    def fails(given: TrainingAttempt) -> Outcome:
+        raise RuntimeError("no such\nluck")
+
+    with pytest.raises(EncodingError) as error:
+        train_locally(dataclasses.replace(run(tmp_path), work=fails), show=False, say=lambda sentence: None)
+    assert str(error.value) == ("run line-0 failed, and the same command goes on from its last checkpoint: RuntimeError: no such")
+
+
 def test_a_checkpoint_of_another_release_is_one_sentence(tmp_path: Path) -> None:
-    folder = tmp_path / "artifact.runs" / "line-0" / "checkpoint_000000"
+    folder = tmp_path / "artifact.runs" / "line-0" / "local" / "checkpoint_000000"
     folder.mkdir(parents=True)
     (folder / "state.json").write_text("{}")
-    with pytest.raises((CheckpointError, EncodingError), match="another release of dnafeat"):
+    with pytest.raises(CheckpointError, match="another release of dnafeat"):
         train_locally(run(tmp_path), show=False, say=lambda sentence: None)
