@@ -1,6 +1,6 @@
-"""Alignment: the DNA of subjects and another modality of theirs into one space of 512 dimensions, on Ray Train, from stored vectors.
+"""Alignment: the DNA of subjects and another modality of theirs into one space of 512 dimensions, from stored vectors.
 
-The same command again goes on from the run's last checkpoint, or says that the artifact is there.
+The same command resumes from the run's last checkpoint, or reports that the artifact is there.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 class AlignSummary(TrainingSummary):
-    """What `align` did: `dnafeat.json`, with measures on held-out subjects, steps and seconds, `already_trained` and `artifact`."""
+    """Summary of `align`: `dnafeat.json`, with measures on held-out subjects, steps and seconds, `already_trained` and `artifact`."""
 
     def __repr__(self) -> str:
         return format_result(self, self["artifact"])
@@ -117,7 +117,7 @@ def _tuned(
     tuned: Mapping[str, torch.Tensor],
     folder: Path,
 ) -> tuple[dict[str, Any], str, np.ndarray]:
-    """Writes the tuned encoder's adapter, and encodes everybody's sequences by it as `embed --adapter` does.
+    """Write the tuned encoder's adapter, and encode the sequences of all subjects by it as `embed --adapter` does.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def _tuned(
 
 
 def measure(config: AlignConfig, ready: PreparedAlignment, sides: Mapping[str, Side]) -> Scores:
-    """All measures on the held-out subjects."""
+    """Measure an alignment on the held-out subjects."""
     subjects = ready.subjects
 
     def modality(name: str, without: slice | None = None) -> dict[str, Modality]:
@@ -182,7 +182,7 @@ def measure(config: AlignConfig, ready: PreparedAlignment, sides: Mapping[str, S
 def _about(
     config: AlignConfig, ready: PreparedAlignment, model: Alignment, result: Mapping[str, Any], scores: Scores
 ) -> dict[str, Any]:
-    """What `dnafeat.json` says. It names no subject."""
+    """Make the content of `dnafeat.json`. It names no subject."""
     subjects = ready.subjects
     joined = {name: value for name, value in subjects.about.items() if name != "summary"}
     return {
@@ -212,7 +212,7 @@ def _about(
 
 
 def format_result(about: Mapping[str, Any], output: str) -> str:
-    """The artifact of a run as one table."""
+    """Format the summary of a run with a table of its measures."""
     split, (dna, partner) = about["split"], about["modalities"].items()
     done = "was trained already" if about["already_trained"] else f"{about['steps']:,} steps in {about['seconds']:.0f} s"
     measured = about["measures"]

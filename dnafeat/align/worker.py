@@ -1,4 +1,4 @@
-"""What every worker of an alignment does: global batches, gathered negatives, the loss, and the dev loss that stops early. No Ray."""
+"""One worker of an alignment: global batches, gathered negatives, the contrastive loss, and the dev loss. No Ray."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class AlignData:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What makes DNA vectors of letters.
+    """What turns sequences into prepared DNA vectors.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Tuning:
 
 @dataclass(frozen=True, kw_only=True)
 class AlignJob:
-    """What a worker is told beside the data.
+    """Settings of a run for its workers.
 
     Attributes
     ----------
@@ -193,6 +193,6 @@ class AlignTask(TrainingTask):
 
 
 def split_state(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors of the projectors, and those of the encoder that was tuned."""
+    """Split trained tensors into those of the projectors and those of the encoder."""
     own = {name: value for name, value in state.items() if not name.startswith(TUNED)}
     return own, {name.removeprefix(TUNED): value for name, value in state.items() if name.startswith(TUNED)}

@@ -1,4 +1,7 @@
-"""Fine-tuning: labelled sequences to an artifact, on Ray Train with any number of workers. The same command again goes on or is done."""
+"""Fine-tuning: labelled sequences to an artifact, with any number of workers.
+
+The same command resumes from the run's last checkpoint, or reports that the artifact is there.
+"""
 
 from __future__ import annotations
 
@@ -134,7 +137,7 @@ def _labels(config: FinetuneConfig, splits: Mapping[str, labelled.Split]) -> Lab
 
 
 def _max_tokens(config: FinetuneConfig, split: labelled.Split, tokenizer: Tokenizer, positions: int | None) -> int:
-    """The longest input, special tokens counted: as asked, else what the longest training sequence needs, up to 512."""
+    """Return the longest input in tokens, special tokens counted: as asked, else what the longest training sequence needs, up to 512."""
     limit = positions or 512
     if config.max_tokens is not None:
         if positions is not None and config.max_tokens > positions:
@@ -180,7 +183,7 @@ def _token_examples(
 
 
 class FinetuneSummary(TrainingSummary):
-    """What `finetune` did: `dnafeat.json`, with the metrics of each split, steps and seconds, `already_trained` and `artifact`."""
+    """Summary of `finetune`: `dnafeat.json`, with the metrics of each split, steps and seconds, `already_trained` and `artifact`."""
 
     def __repr__(self) -> str:
         return format_result(self, self["artifact"])
@@ -235,7 +238,7 @@ def finetune(
 
 
 def _about(config: FinetuneConfig, prepared: PreparedFinetuning, result: Mapping[str, Any]) -> dict[str, Any]:
-    """What `dnafeat.json` says."""
+    """Make the content of `dnafeat.json`."""
     found, data = prepared.source.checkpoint, prepared.data
     return {
         "digest": prepared.digest,
@@ -271,7 +274,7 @@ def _about(config: FinetuneConfig, prepared: PreparedFinetuning, result: Mapping
 
 
 def format_result(about: Mapping[str, Any], output: str) -> str:
-    """The artifact of a run in a few lines."""
+    """Format the summary of a run in a few lines."""
     done = "was trained already" if about["already_trained"] else f"{about['steps']:,} steps in {about['seconds']:.0f} s"
     lines = [f"{output}: {about['method']} on {about['base']['model']}, {done}, best at step {about['best_step']:,}", ""]
     lines += [format_table(about["metrics"]), ""]

@@ -31,7 +31,7 @@ _EVALUATION_TOKENS = 16_384
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """The splits as token ids, with what it takes to make batches and losses of them."""
+    """Splits as token ids, with all that batches and losses need."""
 
     splits: Mapping[str, Examples]
     tokenizer: Tokenizer
@@ -48,7 +48,7 @@ class Data:
 
 
 def losses(task: str, logits: Tensor, targets: Tensor, class_weights: Tensor | None) -> Tensor:
-    """The loss of each example, (rows,): cross-entropy (per token: its mean over labelled tokens), binary cross-entropy, squared error."""
+    """Compute the loss of each example, (rows,): cross-entropy (per token: mean over labelled tokens), binary cross-entropy, squared error."""
     if task == "multilabel":
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=class_weights).mean(1)
     if task == "regression":
@@ -60,7 +60,7 @@ def losses(task: str, logits: Tensor, targets: Tensor, class_weights: Tensor | N
 
 
 class _Echo(Dataset):
-    """The sampler gives choices and the collator takes them: the dataset between them hands them on."""
+    """A dataset that hands on the choices of the sampler to the collator."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -136,7 +136,7 @@ class Trainer(transformers.Trainer):
         return defined
 
     def finals(self) -> dict[str, tuple[dict[str, float | None], np.ndarray]]:
-        """What `measure` gives for each split with the best state, or the last one where dev's metric was never defined.
+        """Measure each split with the best state, or with the last one where dev's metric was never defined.
 
         In float32 however it was trained, without autocast and without TF32, so that the artifact, loaded in float32, gives these
         logits on any hardware.
@@ -150,7 +150,7 @@ class Trainer(transformers.Trainer):
         return {split: self.measure(split, half=False) for split in self.data.splits}
 
     def measure(self, split: str, *, half: bool) -> tuple[dict[str, float | None], np.ndarray]:
-        """Loss and metrics of a split, and its logits in order, with autocast to bfloat16 if `half`.
+        """Measure loss and metrics of a split, and return its logits in order, too; with autocast to bfloat16 if `half`.
 
         Every worker computes a part and gets the whole.
         """
@@ -160,7 +160,7 @@ class Trainer(transformers.Trainer):
         return values | scores.compute(labels, *self.scored(split, logits)), logits
 
     def scored(self, split: str, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray | list[np.ndarray]]:
-        """Logits and targets as the metrics take them: per-token ones carried back to bases, NaN where no token covers one."""
+        """Return logits and targets as the metrics take them: per-token ones carried back to bases, NaN where no token covers one."""
         examples = self.data.splits[split]
         if examples.spans is None or examples.per_base is None:
             return logits, examples.targets
@@ -172,7 +172,7 @@ class Trainer(transformers.Trainer):
         return np.concatenate(bases), examples.per_base
 
     def _loss(self, logits: np.ndarray, examples: Examples) -> float | None:
-        """The mean over a split, None where it is not finite."""
+        """Compute the mean loss over a split, None where it is not finite."""
         weights = self.class_weights
         if self.data.per_token:
             each = F.cross_entropy(
@@ -194,7 +194,7 @@ class Trainer(transformers.Trainer):
 
     @torch.no_grad()
     def _logits(self, split: str, half: bool) -> np.ndarray:
-        """Logits of a split in order: (n, width) float32, per-token tasks: (tokens, width)."""
+        """Compute the logits of a split in order: (n, width) float32, per-token tasks: (tokens, width)."""
         examples, collate, model = self.data.splits[split], self.data.collate(split), self.model
         was_training = model.training
         model.eval()
@@ -235,14 +235,14 @@ class Trainer(transformers.Trainer):
         self.progress.save(Path(output_dir or str(self.args.output_dir)), self.tensors())
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """Keeps nothing: what a step draws follows from its number, see `Draws`."""
+        """Save nothing: what a step draws follows from its number, see `Draws`."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         self.progress, trained = TrainingProgress.load(Path(resume_from_checkpoint))
         self.model.load_trainable(trained)
 
     def is_over(self, folder: Path) -> bool:
-        """Whether a checkpoint is that of a run which ended and was lost while it was measured; if so, takes up its state."""
+        """Whether a checkpoint is of a run that ended and failed while it was measured; if so, load its state."""
         self._load_from_checkpoint(str(folder))
         state = transformers.TrainerState.load_from_json(str(folder / STATE))
         over = state.global_step >= self.args.max_steps or self.progress.best.exhausted(self.settings["patience"])
@@ -252,7 +252,7 @@ class Trainer(transformers.Trainer):
 
 
 def _by_tokens(order: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """Examples by falling length in batches of some thousand tokens."""
+    """Divide examples, by falling length, into batches of some thousand tokens."""
     batches, i = [], 0
     while i < len(order):
         rows = max(1, _EVALUATION_TOKENS // int(lengths[order[i]] + 2))

@@ -1,4 +1,4 @@
-"""What every worker of a fine-tuning run does: transformers' Trainer, from its start or a checkpoint to the final results. No Ray."""
+"""One worker of a fine-tuning run: transformers' Trainer, from the start or a checkpoint to the final results. No Ray."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dnafeat.training.worker import Outcome, TrainingAttempt
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneJob:
-    """What a worker is told beside the data.
+    """Settings of a run for its workers.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ def finetune_worker(attempt: TrainingAttempt) -> Outcome:
 
 
 def _arguments(settings: Mapping[str, Any], examples: int, world: int, folder: str) -> transformers.TrainingArguments:
-    """The run's settings as transformers takes them, for so many training examples and workers."""
+    """Make transformers' arguments of a run's settings, for a number of training examples and workers."""
     gpu = torch.cuda.is_available()
     rows = min(settings["batch_size"], settings["rows_per_worker"])
     steps_per_epoch = -(-examples // settings["batch_size"])
@@ -94,7 +94,7 @@ def _arguments(settings: Mapping[str, Any], examples: int, world: int, folder: s
 
 
 def _results(trainer: Trainer) -> dict[str, Any]:
-    """What is known of a run at its end, as JSON takes it."""
+    """Measure a finished run, and return its results as JSON takes them."""
     labels, arguments = trainer.data.labels, trainer.args
     measured = trainer.finals()
     return {

@@ -1,6 +1,6 @@
 """Masked-language-model pretraining of a DNABERT-2: FASTA files to a model folder with its card.
 
-A run is named by a digest of its data and settings: the same command resumes from its last checkpoint, or says that the model is there.
+A run is named by a digest of its data and settings: the same command resumes from its last checkpoint, or reports that the model is there.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SHOWN = (
 
 
 class PretrainSummary(TrainingSummary):
-    """What `pretrain` did: `metrics.json` of the model, `already_trained` and `artifact`."""
+    """Summary of `pretrain`: `metrics.json` of the model, `already_trained` and `artifact`."""
 
     def __repr__(self) -> str:
         return format_result(self, self["artifact"])
@@ -137,7 +137,7 @@ def make_tokenizer(config: PretrainConfig, genomes: corpus.Genomes) -> tokenizer
 
 
 def _training(config: PretrainConfig, name: str, genomes: corpus.Genomes, results: Mapping[str, Any]) -> dict[str, Any]:
-    """What `metrics.json` says of a run."""
+    """Make the part of `metrics.json` that describes a run."""
     losses = {row["step"]: row["loss"] for row in results["history"] if "loss" in row}
     return {
         "run": name,

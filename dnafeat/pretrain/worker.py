@@ -1,4 +1,4 @@
-"""What every worker of a pretraining run does: masked crops, the loss on masked tokens, and held-out losses. No Ray."""
+"""One worker of a pretraining run: masked crops, the loss on masked tokens, and held-out losses. No Ray."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LOGGED = 200
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainJob:
-    """What a worker is told beside the data: the settings, and the encoder's shape."""
+    """Settings of a run for its workers, and the encoder's shape."""
 
     config: PretrainConfig
     shape: Config
@@ -37,7 +37,7 @@ class PretrainJob:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainData:
-    """What is trained and evaluated on, as token ids.
+    """Training and held-out data, as token ids.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""One worker of a training run: what it is given, what it can ask, and how it begins and ends. No Ray.
+"""One worker of a training run: its interface to the launcher, and how it starts and ends. No Ray.
 
 `training.run` launches workers on Ray Train; `training.local` runs a single one in this process. Either calls `run_worker`.
 """
