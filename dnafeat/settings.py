@@ -147,7 +147,7 @@ class Settings:
         UsageError
             Names every setting that is missing, unknown or wrong.
         """
-        found = _read_yaml(file) if file else {}
+        found = read_yaml(file) if file else {}
         known = {d.name: d for d in declared(cls)}
         given = {name: known[name].parse(value) if name in known else value for name, value in flags.items() if value is not None}
         environment = cls.environment({**found, **given})
@@ -289,7 +289,7 @@ class _Loader(yaml.SafeLoader):
             self.depth -= 1
 
 
-def _read_yaml(file: str) -> dict[str, Any]:
+def read_yaml(file: str) -> dict[str, Any]:
     try:
         with Path(file).open("rb") as opened:
             content = opened.read(_MAX_FILE_BYTES + 1)

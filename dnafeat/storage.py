@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,13 +25,15 @@ except ModuleNotFoundError:
     BotoCoreError = ClientError = NoCredentialsError = PartialCredentialsError = type("Absent", (Exception,), {})
 
 # What botocore, s3fs and fsspec raise when a server refuses or cannot be reached.
-STORAGE_ERRORS = (OSError, ValueError, ImportError, BotoCoreError, ClientError)
+SERVER_ERRORS = (BotoCoreError, ClientError)
+STORAGE_ERRORS = (OSError, ValueError, ImportError, *SERVER_ERRORS)
 # Of these, what does not pass by itself.
 _LASTING = (
     *(UsageError, ValueError, ImportError, NoCredentialsError, PartialCredentialsError),
     *(FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError),
 )
 
+_COPIED_AT_ONCE = 1 << 20
 _COMPRESSION = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz"}
 
 
@@ -108,7 +112,8 @@ def write_whole(uri: str, write: Callable[[IO[bytes]], Any]) -> int:
     """Writes a file that appears whole or not at all, and returns its size in bytes.
 
     On a local disk it is written under a hidden name, flushed to the device and renamed; on object storage a PUT (or the last
-    step of a multipart upload) is what makes it visible.
+    step of a multipart upload) is what makes it visible. What is no regular file, such as a device or a pipe, is written into and
+    never replaced.
     """
     if not is_local(uri):
         fs, path = filesystem(uri)
@@ -123,6 +128,8 @@ def write_whole(uri: str, write: Callable[[IO[bytes]], Any]) -> int:
         file.close()
         return int(fs.size(path))
     target = Path(uri)
+    if target.exists() and not target.is_file():
+        return _write_into(target, write)
     target.parent.mkdir(parents=True, exist_ok=True)
     hidden = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
@@ -134,6 +141,17 @@ def write_whole(uri: str, write: Callable[[IO[bytes]], Any]) -> int:
     finally:
         hidden.unlink(missing_ok=True)
     return target.stat().st_size
+
+
+def _write_into(target: Path, write: Callable[[IO[bytes]], Any]) -> int:
+    """Write into a device or a pipe what is complete, and return its size. Raises IsADirectoryError for a folder."""
+    with tempfile.TemporaryFile() as whole:
+        write(whole)
+        size = whole.tell()
+        whole.seek(0)
+        with target.open("wb") as file:
+            shutil.copyfileobj(whole, file, _COPIED_AT_ONCE)
+    return size
 
 
 def create(uri: str) -> IO[bytes]:

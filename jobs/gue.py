@@ -15,6 +15,7 @@ import sys
 
 from dnafeat.cli.main import guarded
 from dnafeat.cli.options import add_options, given
+from dnafeat.cli.output import Output
 from dnafeat.finetune.config import FinetuneConfig
 
 
@@ -27,14 +28,15 @@ def main() -> int:
     parser.add_argument("--tasks", default="all", help="names with commas, or all that are there (default)")
     add_options(parser, FinetuneConfig)
     options = parser.parse_args()
+    output = Output()
     settings = {
         key: value for key, value in given(options, FinetuneConfig).items() if key not in ("train", "dev", "test", "output")
     }
     try:
-        rows = run(options.data, options.tasks.split(","), options.output or "gue", settings)
+        rows = run(options.data, options.tasks.split(","), options.output or "gue", settings, say=output.remark)
     finally:
         stop_ray()
-    print(format_rows(rows))
+    output.result(rows, format_rows, lists=True)
     return 0 if all("fault" not in row for row in rows) else 1
 
 

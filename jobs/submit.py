@@ -11,6 +11,7 @@ import argparse
 import sys
 
 from dnafeat.cli.main import guarded
+from dnafeat.cli.output import Output
 
 
 def main() -> int:
@@ -33,6 +34,7 @@ def main() -> int:
             night=options.night,
             attempts=options.attempts,
             working_dir=options.working_dir,
+            say=Output().narrate,
         )
         return 0
 

@@ -561,6 +561,10 @@ def test_runs_have_the_names_that_they_had() -> None:
 
 def test_the_command_line_starts_without_what_only_jobs_need() -> None:
     """`pip install dnafeat` brings none of it."""
-    code = "import sys, dnafeat.cli.main as c; c._parser(); print(*sorted(set(c._JOB_PACKAGES) & set(sys.modules)))"
+    code = (
+        "import sys\nfrom dnafeat.cli.commands import COMMANDS\nfrom dnafeat.cli.main import JOB_PACKAGES\n"
+        "from dnafeat.cli.parser import parser_of\nfor command in COMMANDS: parser_of(command)\n"
+        "print(*sorted(set(JOB_PACKAGES) & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

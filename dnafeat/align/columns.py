@@ -12,6 +12,7 @@ from dnafeat import pseudonyms as keyhash
 from dnafeat import storage
 from dnafeat.errors import UsageError, one_line
 from dnafeat.join.modalities import as_text, read_columns
+from dnafeat.text import did_you_mean
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "None")
@@ -85,5 +86,6 @@ def _delimited(uri: str, columns: Sequence[str], what: str) -> pa.Table:
             raise UsageError(f"{what} cannot be read: {one_line(error)}") from error
     for name in columns:
         if name not in frame.columns:
-            raise UsageError(f"{what} has no column {name!r}: there are {', '.join(map(repr, frame.columns))}")
+            hint = did_you_mean(name, map(str, frame.columns))
+            raise UsageError(f"{what} has no column {name!r}: there are {', '.join(map(repr, frame.columns))}{hint}")
     return pa.table({name: pa.array(frame[name].tolist(), pa.string()) for name in columns})

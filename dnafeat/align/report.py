@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dnafeat.align.scores import KS, Scores
+from dnafeat.text import aligned
 from dnafeat.training.figures import DEV, INK, MUTED, png, series
 
 _GENES = 20  # that are drawn
@@ -36,13 +37,7 @@ def format_scores(told: Mapping[str, Any]) -> str:
     for one in told.get("genes", ()):
         cost = one["cost"]["recall@5"]
         rows.append([f"recall@5 lost without {one['gene']}", _percent(cost["value"]), _interval(cost, _percent), "0", "", ""])
-    return aligned(rows)
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [[row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))] for row in rows]
-    return "\n".join("  ".join(line).rstrip() for line in lines)
+    return aligned(rows, right=range(1, 6))
 
 
 def _percent(value: float | None) -> str:

@@ -23,6 +23,7 @@ from dnafeat.join.config import DNA
 from dnafeat.join.job import join
 from dnafeat.join.table import JoinedTable
 from dnafeat.store.matrices import fixed, matrix, one_array
+from dnafeat.text import did_you_mean
 
 SIDES = ("train", "dev", "test")
 _LEAST = {"train": 10, "dev": 4, "test": 8}
@@ -187,7 +188,7 @@ def read_joined(uri: str, modality: str | None, *, both: bool = True) -> tuple[p
         raise UsageError(f"{uri} has several modalities, {', '.join(names)}: say with --modality which one DNA is aligned with")
     name = modality or names[0]
     if name not in names:
-        raise UsageError(f"{uri} has no modality {name!r}: there are {', '.join(names)}")
+        raise UsageError(f"{uri} has no modality {name!r}: there are {', '.join(names)}{did_you_mean(name, names)}")
     there = pa.schema(place.table.snapshot.schema().to_arrow()).names
     vectors = {DNA, *(f"{DNA}_{end}" for end in ("mask", "rows")), *names, *(f"{one}_rows" for one in names)}
     further = [one for one in there if one not in vectors and not one.startswith("has_")]

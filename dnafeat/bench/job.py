@@ -7,10 +7,10 @@ both. `engine` measures the encoder, `pipeline` the Ray pipeline, `tables` what 
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import platform
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,12 +20,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dnafeat import storage
 from dnafeat.bench import inputs as benchinputs
 from dnafeat.bench import process as benchprocess
 from dnafeat.bench.config import BenchmarkConfig
 from dnafeat.bench.rows import Row, format_rows, not_measured, to_json
 from dnafeat.errors import UsageError
 
+_log = logging.getLogger(__name__)
 _PACKAGES = ("dnafeat", "torch", "transformers", "tokenizers", "numpy", "ray", "pyarrow", "deltalake")
 _FLAGS = re.compile(r"avx2|avx512f|avx512_bf16|avx512_vnni|avx_vnni|amx_\w+|asimd|sve\d?|bf16|i8mm")
 
@@ -68,16 +70,14 @@ _NO_GPU = (
 _GPU_TIMES = 50
 
 
-def benchmark(
-    config: BenchmarkConfig, say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)
-) -> list[Row]:
+def benchmark(config: BenchmarkConfig, say: Callable[[str], None] = _log.info) -> list[Row]:
     """Measures the sections that a configuration names, and writes `config.output` after each.
 
     Parameters
     ----------
     config : BenchmarkConfig
     say : callable
-        Told what is being measured.
+        Told what is being measured (default: the log).
 
     Raises
     ------
@@ -112,9 +112,7 @@ def benchmark(
 
 def _save(output: Path, rows: list[Row]) -> None:
     try:
-        whole = output.with_name(f".{output.name}.{os.getpid()}")
-        whole.write_text(to_json(rows))
-        whole.replace(output)
+        storage.write_whole(storage.absolute(str(output)), lambda file: file.write(to_json(rows).encode()))
     except OSError as error:
         raise UsageError(f"output {output} cannot be written: {error.strerror}") from error
 

@@ -1,152 +1,149 @@
-"""Commands that run on Ray."""
+"""Jobs whose results need a word more than their settings and a function: demos, training, models, the benchmark."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import json
-import sys
-from collections.abc import Callable
-from dataclasses import asdict
-from typing import TypeVar
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
-from dnafeat.align.config import AlignConfig, ApplyConfig
-from dnafeat.bench.config import BenchmarkConfig
-from dnafeat.cli.options import given
-from dnafeat.embed.config import EmbedConfig, NightlyConfig
-from dnafeat.finetune.config import FinetuneConfig, PredictConfig
-from dnafeat.join.config import JoinConfig
-from dnafeat.partners.config import PartnerConfig
-from dnafeat.pretrain.config import PretrainConfig
-from dnafeat.project.config import FitProjectorConfig, ProjectConfig
+from dnafeat.cli import config as settings
+from dnafeat.cli.output import Report
+from dnafeat.cli.stdio import STANDARD, format_of, is_special, write_delimited, written
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from dnafeat.align.config import AlignConfig
+    from dnafeat.bench.config import BenchmarkConfig
+    from dnafeat.finetune.config import FinetuneConfig, PredictConfig
+    from dnafeat.pretrain.config import PretrainConfig
 
 
-def _on_ray(job: Callable[[], T]) -> T:
-    """Runs a job and leaves the Ray it started.
-
-    Ray tells of workers that died on standard output, and from a thread: what a script reads there is the summary alone.
-    """
-    with contextlib.redirect_stdout(sys.stderr):
-        try:
-            return job()
-        finally:
-            # A small join does without Ray, which then need not be installed.
-            if "ray" in sys.modules:
-                from dnafeat.cluster.session import stop_ray
-
-                stop_ray()
+def nothing(result: Any) -> str:
+    """The text of a result that was told bit by bit."""
+    return ""
 
 
-def run_embed(options: argparse.Namespace) -> int:
-    from dnafeat.embed.job import embed
-    from dnafeat.embed.run import describe_run
+def demo(config: settings.DemoConfig, *, say: Callable[[str], None]) -> Any:
+    """`dnafeat demo`."""
+    from dnafeat.demo.splice import demo
 
-    config = EmbedConfig.load(options.config, given(options, EmbedConfig))
-    summary = _on_ray(lambda: embed(config))
-    if options.json:
-        print(json.dumps(asdict(summary)))
-    else:
-        print(describe_run(summary))
-    return 0
+    return demo(config.store, say)
 
 
-def run_nightly(options: argparse.Namespace) -> int:
-    from dnafeat.embed.nightly import describe_channel, nightly
-    from dnafeat.embed.run import describe_run
+def demo_align(config: settings.DemoAlignConfig, *, say: Callable[[str], None]) -> Any:
+    """`dnafeat demo-align`."""
+    from dnafeat.demo.align import demo
 
-    config = NightlyConfig.load(options.config, given(options, NightlyConfig))
-    night = _on_ray(lambda: nightly(config))
-    print(json.dumps(asdict(night)) if options.json else f"{describe_run(night)}\n{describe_channel(night)}")
-    return 0
+    return demo(config.folder, say=say)
 
 
-def run_finetune(options: argparse.Namespace) -> int:
-    from dnafeat.finetune.job import finetune, format_result
+def models(config: settings.NoConfig) -> Report:
+    """`dnafeat models`."""
+    from dnafeat.encoder.info import format_families
+    from dnafeat.encoder.models.registry import FAMILIES
 
-    config = FinetuneConfig.load(options.config, given(options, FinetuneConfig))
-    about = _on_ray(lambda: finetune(config, say=print))
-    print(json.dumps(about) if options.json else format_result(about, config.output))
-    return 0
-
-
-def run_predict(options: argparse.Namespace) -> int:
-    from dnafeat.finetune.predict import format_summary, predict
-
-    config = PredictConfig.load(options.config, given(options, PredictConfig))
-    summary = _on_ray(lambda: predict(config))
-    print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
-    return 0
+    names = ("name", "title", "models", "positions", "tokens", "tested", "lora_targets")
+    return Report(document=[{name: getattr(family, name) for name in names} for family in FAMILIES], text=format_families())
 
 
-def run_pretrain(options: argparse.Namespace) -> int:
-    from dnafeat.pretrain.job import format_result, pretrain
+def model_info(config: settings.ModelInfoConfig) -> Any:
+    """`dnafeat model-info`."""
+    from dnafeat.encoder.config import EncodingConfig
+    from dnafeat.encoder.info import model_info
 
-    config = PretrainConfig.load(options.config, given(options, PretrainConfig))
-    summary = _on_ray(lambda: pretrain(config, say=print))
-    print(json.dumps(summary) if options.json else format_result(summary, config.output))
-    return 0
-
-
-def run_join(options: argparse.Namespace) -> int:
-    from dnafeat.join.job import join
-    from dnafeat.join.summary import format_summary
-
-    config = JoinConfig.load(options.config, given(options, JoinConfig))
-    summary = _on_ray(lambda: join(config))
-    print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
-    return 0
+    return model_info(EncodingConfig.make(model=config.name, adapter=config.adapter, projector=config.projector))
 
 
-def run_fit_projector(options: argparse.Namespace) -> int:
-    from dnafeat.project.fit import fit_projector, format_summary
+def format_night(night: Any) -> str:
+    """The summary of a nightly run, and what became of the channel."""
+    from dnafeat.embed.report import describe_run
+    from dnafeat.embed.schedule import describe_channel
 
-    config = FitProjectorConfig.load(options.config, given(options, FitProjectorConfig))
-    summary = _on_ray(lambda: fit_projector(config))
-    print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
-    return 0
-
-
-def run_project(options: argparse.Namespace) -> int:
-    from dnafeat.project.job import format_summary, project
-
-    config = ProjectConfig.load(options.config, given(options, ProjectConfig))
-    summary = _on_ray(lambda: project(config))
-    print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
-    return 0
+    return f"{describe_run(night)}\n{describe_channel(night)}"
 
 
-def run_align(options: argparse.Namespace) -> int:
-    from dnafeat.align.job import align, format_result
+def finetune(config: FinetuneConfig, *, show: bool) -> Mapping[str, Any]:
+    """`dnafeat finetune`: what `dnafeat.json` holds, and where the artifact is."""
+    from dnafeat.finetune.job import finetune
 
-    config = AlignConfig.load(options.config, given(options, AlignConfig))
-    about = _on_ray(lambda: align(config, say=print))
-    print(json.dumps(about) if options.json else format_result(about, config.output))
-    return 0
+    return finetune(config, show=show)
 
 
-def run_align_apply(options: argparse.Namespace) -> int:
-    from dnafeat.align.apply import apply, format_applied
+def format_finetuned(about: Mapping[str, Any]) -> str:
+    """The artifact of a fine-tuning run in a few lines."""
+    from dnafeat.finetune.job import format_result
 
-    applied = apply(ApplyConfig.load(options.config, given(options, ApplyConfig)))
-    print(json.dumps(applied.to_dict()) if options.json else format_applied(applied))
-    return 0
-
-
-def run_partner(options: argparse.Namespace) -> int:
-    from dnafeat.partners.job import format_summary, partner
-
-    summary = partner(PartnerConfig.load(options.config, given(options, PartnerConfig)))
-    print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
-    return 0
+    return format_result(about, about["artifact"])
 
 
-def run_benchmark(options: argparse.Namespace) -> int:
+def pretrain(config: PretrainConfig, *, show: bool) -> Mapping[str, Any]:
+    """`dnafeat pretrain`: the numbers of the model, and where it is."""
+    from dnafeat.pretrain.job import pretrain
+
+    return pretrain(config, show=show)
+
+
+def format_pretrained(summary: Mapping[str, Any]) -> str:
+    """A pretrained model in a few lines."""
+    from dnafeat.pretrain.job import format_result
+
+    return format_result(summary, summary["artifact"])
+
+
+def align(config: AlignConfig, *, show: bool) -> Mapping[str, Any]:
+    """`dnafeat align`: what `dnafeat.json` holds, and where the artifact is."""
+    from dnafeat.align.job import align
+
+    return align(config, show=show)
+
+
+def format_aligned(about: Mapping[str, Any]) -> str:
+    """The artifact of an alignment in a few lines."""
+    from dnafeat.align.job import format_result
+
+    return format_result(about, about["artifact"])
+
+
+def predict(config: PredictConfig, *, show: bool, stdout: IO[str]) -> Any:
+    """`dnafeat predict`: Parquet as the job writes it, or delimited text made of it."""
+    import pyarrow.parquet as pq
+
+    from dnafeat import storage
+    from dnafeat.errors import UsageError
+    from dnafeat.finetune.prediction import format_summary, predict
+    from dnafeat.sources.reader import expand
+
+    kind = format_of(config.output, config.format, stdout)
+    # The job writes Parquet and replaces files: text and special files are made of a table beside.
+    if kind == "parquet" and not is_special(config.output):
+        return predict(config, show=show)
+    if storage.absolute(config.output) in [storage.absolute(file) for file in expand(config.input)]:
+        raise UsageError(f"{config.output} is both input and output: give another --output")
+    with tempfile.TemporaryDirectory(prefix="dnafeat-") as folder:
+        table = f"{folder}/predictions.parquet"
+        summary = predict(config.replace(output=table), show=show)
+        with storage.reached(config.output), written(config.output, stdout) as place, pq.ParquetFile(table) as parquet:
+            delimiter = {"csv": ",", "tsv": "\t"}.get(kind)
+
+            def write(file: IO[bytes]) -> None:
+                if delimiter is not None:
+                    write_delimited(file, parquet.iter_batches(), delimiter)
+                else:
+                    with Path(table).open("rb") as whole:
+                        shutil.copyfileobj(whole, file)
+
+            size = storage.write_whole(storage.absolute(place), write)
+    summary = replace(summary, output=config.output, bytes=size)
+    if config.output != STANDARD:
+        return summary
+    return Report(document=None, text="", remarks=(format_summary(summary).partition("\n")[0],))
+
+
+def benchmark(config: BenchmarkConfig) -> Report:
+    """`dnafeat benchmark`."""
     from dnafeat.bench.job import benchmark, format_table
-    from dnafeat.bench.rows import to_json
 
-    config = BenchmarkConfig.load(options.config, given(options, BenchmarkConfig))
     rows = benchmark(config)
-    print(to_json(rows) if options.json else format_table(rows, config))
-    return 0
+    return Report(document=[row.to_dict() for row in rows], text=format_table(rows, config))

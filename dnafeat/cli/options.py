@@ -1,64 +1,102 @@
-"""argparse flags from a settings class."""
+"""Options of a command from its settings class: one flag for each setting, whose text the settings convert and check."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
+from dnafeat.cli.command import COMMON
 from dnafeat.settings import Declared, Settings, declared
 
+# Longer lists of choices stand in the text and not beside the flag.
+_CHOICES_WIDTH = 34
+# In the order of a help page.
+_SECTIONS = ("required", "input", "join", "encoder", "training", "output", "workers", "privacy", "advanced")
+_METAVARS = {int: "N", float: "X", tuple: "A,B,…", dict: "JSON"}
 
-def add_options(parser: argparse.ArgumentParser, config: type[Settings]) -> None:
-    """Gives a parser one flag for each field of a configuration, `--config FILE` first. Values default to None: not given."""
-    parser.add_argument(
-        "--config", metavar="FILE", help="YAML file with these settings, named as the flags with _ for -; flags win"
-    )
-    options = declared(config)
+
+def add_options(parser: argparse.ArgumentParser, settings: type[Settings]) -> None:
+    """Give a parser `--config` and a flag for each setting, in sections. A setting that is not given is None."""
+    options = declared(settings)
     positional = any(d.positional for d in options)
-    # What must be given comes first, whichever class it was declared in.
-    for d in sorted(options, key=lambda d: not d.required):
-        text = d.help.replace("%", "%%") + _default_note(d)
+    titles = {d.name: "required" if d.required else d.section for d in options if not d.positional}
+    ordered = sorted(
+        {*titles.values()}, key=lambda title: (_SECTIONS.index(title) if title in _SECTIONS else len(_SECTIONS), title)
+    )
+    groups = {title: parser.add_argument_group(title) for title in ordered}
+    for d in options:
         if d.positional:
-            several = d.kind is tuple
-            metavar = d.name.upper().removesuffix("S" if several else "")
-            parser.add_argument(d.name, nargs="*" if several else "?", default=None, metavar=metavar, help=text)
-        elif d.repeated:
-            # Several at a time where they cannot be taken for positional arguments.
-            many: Any = {} if positional else {"nargs": "+"}
-            parser.add_argument(
-                d.flag, action="append" if positional else "extend", default=None, metavar="TEXT", help=text, **many
-            )
-        elif d.kind is tuple and d.item is int:
-            parser.add_argument(d.flag, type=int, nargs="+", default=None, metavar="N", help=text)
-        elif d.kind is tuple:
-            parser.add_argument(d.flag, type=d.parse, default=None, metavar="A,B,…", help=text)
-        elif d.kind is dict:
-            parser.add_argument(d.flag, type=_mapping, default=None, metavar="JSON", help=text)
-        elif d.kind is bool:
-            parser.add_argument(d.flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+            _positional(parser, d)
         else:
-            metavar = {int: "N", float: "X"}.get(d.kind, "TEXT")
-            parser.add_argument(d.flag, type=d.kind, default=None, metavar=metavar, help=text)
+            _flag(groups[titles[d.name]], d, positional)
+    common = parser.add_argument_group(COMMON)
+    common.add_argument("--config", metavar="FILE", help="YAML file with these settings, _ for - in their names; flags win")
 
 
-def _mapping(text: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except ValueError:
-        values = None
-    if not isinstance(values, dict):
-        raise argparse.ArgumentTypeError(f'{text!r} is no JSON object, such as {{"name": 1}}')
-    return values
+def _positional(parser: argparse.ArgumentParser, d: Declared) -> None:
+    several = d.kind is tuple
+    metavar = d.name.upper().removesuffix("S" if several else "")
+    # What is missing is reported with all else that is wrong, so that nothing is required here.
+    parser.add_argument(d.name, nargs="*" if several else "?", default=None, metavar=metavar, help=help_text(d))
 
 
-def _default_note(d: Declared) -> str:
-    shown = not d.required and d.default not in (None, False, ())
-    default = ",".join(map(str, d.default)) if isinstance(d.default, tuple) else d.default
-    return f" (default: {default})" if shown else ""
+def _flag(group: Any, d: Declared, positional: bool) -> None:
+    if d.kind is bool:
+        # Whatever is off by default needs no --no-.
+        group.add_argument(d.flag, action=argparse.BooleanOptionalAction, default=None, help=help_text(d))
+    elif d.repeated:
+        # Several values at a time only where they cannot be taken for positional arguments.
+        many: Any = {} if positional else {"nargs": "+"}
+        metavar = "COLUMN=VALUE" if d.name == "where" else "TEXT"
+        group.add_argument(
+            d.flag, action="append" if positional else "extend", default=None, metavar=metavar, help=help_text(d), **many
+        )
+    else:
+        # Numbers cannot be taken for files, so that several may follow a flag.
+        many = {"nargs": "+"} if d.kind is tuple and d.item is int else {}
+        group.add_argument(d.flag, default=None, metavar=metavar_of(d), help=help_text(d), **many)
 
 
-def given(arguments: argparse.Namespace, config: type[Settings]) -> dict[str, Any]:
-    """The flags of a configuration that were given; an empty list of positional arguments counts as not given."""
-    values = {d.name: getattr(arguments, d.name) for d in declared(config)}
-    return {key: value for key, value in values.items() if value not in (None, [])}
+def metavar_of(d: Declared) -> str:
+    """What stands for the value in help."""
+    choices = f"{{{','.join(map(str, d.choices))}}}"
+    if d.choices and len(choices) <= _CHOICES_WIDTH and d.kind is not tuple:
+        return choices
+    if d.kind is tuple and d.item is int:
+        return "N"
+    if d.name in ("store", "output", "storage"):
+        return "URI"
+    if d.name.endswith("_file") or d.name in ("train", "dev", "test"):
+        return "FILE"
+    if d.name.endswith("column"):
+        return "COLUMN"
+    return _METAVARS.get(d.kind, "TEXT")
+
+
+def help_text(d: Declared) -> str:
+    """The help of a setting with its choices, its environment variable and its default, for argparse to format."""
+    text = d.help
+    listed = d.choices and metavar_of(d).startswith("{")
+    if d.choices and not listed and not all(str(choice) in text for choice in d.choices):
+        text += f": {', '.join(map(str, d.choices))}"
+    if d.env is not None:
+        text += f" (environment: {d.env})"
+    if not d.required and d.default not in (None, False, ()) and "(default" not in text:
+        text += f" (default: {_default(d.default)})"
+    return text.replace("%", "%%")
+
+
+def _default(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def given(arguments: argparse.Namespace, settings: type[Settings]) -> dict[str, Any]:
+    """The flags of a settings class that were given, converted; an empty list of positional arguments counts as not given.
+
+    What cannot be converted stays text, which the settings refuse together with all else that is wrong.
+    """
+    found = {d: getattr(arguments, d.name) for d in declared(settings)}
+    values = {d: value for d, value in found.items() if value not in (None, [])}
+    # Whole numbers may stand apart, or have commas between them.
+    joined = {d.name: ",".join(value) if d.kind is tuple and d.item is int else value for d, value in values.items()}
+    return {d.name: joined[d.name] if d.positional else d.parse(joined[d.name]) for d in values}

@@ -1,197 +1,160 @@
-"""Commands that read or administer a store."""
+"""Commands that read or administer a store: from settings to the library's functions."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
+import itertools
 import json
-import sys
-from dataclasses import asdict
 from typing import IO, Any
 
-from dnafeat.encoder.config import EncodingConfig
+from dnafeat.cli import config as settings
+from dnafeat.cli.output import Report
+from dnafeat.cli.stdio import STANDARD, format_of, write_delimited, written
+from dnafeat.errors import StoreError, one_line
 
 
-def _selected(options: argparse.Namespace) -> dict[str, Any]:
+def _selected(selection: settings.SelectionConfig) -> dict[str, Any]:
     """The same as arguments of `Store.read`."""
     from dnafeat.store.reading import parse_where
 
-    return {
-        "version": options.version,
-        "columns": [name.strip() for name in options.columns.split(",") if name.strip()] if options.columns else None,
-        "source": options.source,
-        "as_of": options.as_of,
-        "where": parse_where(options.where),
-        "run": options.run_id,
-    }
+    chosen = selection.to_dict()
+    return {**chosen, "columns": list(chosen["columns"]) if chosen["columns"] else None, "where": parse_where(selection.where)}
 
 
-def _lineage(options: argparse.Namespace) -> int:
-    from dnafeat.join.job import lineage
-
-    print(json.dumps(lineage(options.table, options.table_version), indent=1))
-    return 0
-
-
-def _read(options: argparse.Namespace) -> int:
-    import itertools
-
+def read(config: settings.ReadConfig, *, stdout: IO[str]) -> Report:
+    """`dnafeat read`: write the vectors of a version to a file, a pipe or standard output."""
     import pyarrow.parquet as pq
 
-    from dnafeat import storage
-    from dnafeat.errors import StoreError, one_line
-    from dnafeat.store.store import Store
+    from dnafeat import Store, storage
 
-    batches = Store(options.store).scan(**_selected(options))
+    kind = format_of(config.output, config.format, stdout)
+    batches = Store(config.place.store).scan(**_selected(config.selection))
     first = next(batches)
     rows = 0
 
     def write(file: IO[bytes]) -> None:
         nonlocal rows
+        every = itertools.chain([first], batches)
+        if kind != "parquet":
+            rows = write_delimited(file, every, "," if kind == "csv" else "\t")
+            return
         with pq.ParquetWriter(file, first.schema, compression="zstd", compression_level=1) as writer:
-            for batch in itertools.chain([first], batches):
+            for batch in every:
                 writer.write_batch(batch)
                 rows += len(batch)
 
     try:
-        size = storage.write_whole(storage.absolute(options.output), write)
+        with written(config.output, stdout) as place:
+            size = storage.write_whole(storage.absolute(place), write)
     except OSError as error:
-        raise StoreError(f"{options.output} cannot be written: {one_line(error)}") from error
-    print(f"{rows:,} rows with {', '.join(first.schema.names)} in {options.output} ({size / 1e6:,.1f} MB)")
-    return 0
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise StoreError(f"{config.output} cannot be written: {one_line(error)}") from error
+    about = {"output": config.output, "rows": rows, "columns": first.schema.names, "bytes": size, "format": kind}
+    done = f"{rows:,} rows with {', '.join(first.schema.names)} in {config.output} ({size / 1e6:,.1f} MB)"
+    return Report(document=about, text="" if config.output == STANDARD else done)
 
 
-def _export(options: argparse.Namespace) -> int:
-    from dnafeat.store.export import export, format_summary
-    from dnafeat.store.store import Store
+def export(config: settings.ExportConfig) -> Any:
+    """`dnafeat export`."""
+    from dnafeat import Store
+    from dnafeat.store.export import export
 
-    summary = export(Store(options.store), options.output, **_selected(options))
-    print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
-    return 0
+    return export(Store(config.place.store), config.output, **_selected(config.selection))
 
 
-def _files(options: argparse.Namespace) -> int:
-    from dnafeat import storage
+def files(config: settings.FilesConfig, *, stdout: IO[str], as_json: bool) -> Report:
+    """`dnafeat files`."""
+    from dnafeat import Store, storage
     from dnafeat.store.file_list import file_list, format_files
-    from dnafeat.store.store import Store
 
-    listed = file_list(Store(options.store), options.table, options.version)
-    text = format_files(listed, options.json)
-    if options.output is None:
-        print(text)
-    else:
-        output = storage.absolute(options.output)
-        with storage.reached(options.output):
-            storage.write_whole(output, lambda file: file.write(f"{text}\n".encode()))
-        print(f"{len(listed['files']):,} files of {listed['table']} listed in {options.output}")
+    listed = file_list(Store(config.place.store), config.table, config.version)
+    remarks = [f"the list holds until {listed['holds_until']}, unless a subject is forgotten before"]
     if listed["parent"] is not None:
         told = f"files that lack cls, mean and max have them in those of the version's parent: --version {listed['parent']}"
-        print(f"dnafeat: {told}", file=sys.stderr)
-    print(f"dnafeat: the list holds until {listed['holds_until']}, unless a subject is forgotten before", file=sys.stderr)
-    return 0
+        remarks.insert(0, told)
+    if config.output in (None, STANDARD):
+        return Report(document=listed, text=format_files(listed, as_json=False), remarks=tuple(remarks))
+    text = format_files(listed, as_json)
+    with storage.reached(config.output), written(config.output, stdout) as place:
+        storage.write_whole(storage.absolute(place), lambda file: file.write(f"{text}\n".encode()))
+    done = f"{len(listed['files']):,} files of {listed['table']} listed in {config.output}"
+    # `--json` is the format of the file, and what was done is said in words either way.
+    return Report(document=None, text=done, remarks=tuple(remarks))
 
 
-def _versions(options: argparse.Namespace) -> int:
-    from dnafeat.store.listings import format_versions
-    from dnafeat.store.store import Store
+def versions(config: settings.StoreConfig) -> list[dict[str, Any]]:
+    """`dnafeat versions`."""
+    from dnafeat import Store
 
-    rows = Store(options.store).versions().to_pylist()
-    if options.json:
-        print(json.dumps(rows, default=str))
-        return 0
-    print(format_versions(rows))
-    return 0
+    return Store(config.store).versions().to_pylist()
 
 
-def _runs(options: argparse.Namespace) -> int:
-    from dnafeat.store.listings import format_runs
-    from dnafeat.store.store import Store
+def runs(config: settings.StoreConfig) -> list[dict[str, Any]]:
+    """`dnafeat runs`."""
+    from dnafeat import Store
 
-    rows = Store(options.store).history().listing()
-    print(json.dumps(rows, default=str) if options.json else format_runs(rows))
-    return 0
+    return Store(config.store).history().listing()
 
 
-def _diff(options: argparse.Namespace) -> int:
-    from dnafeat.store.drift import diff, format_drift
-    from dnafeat.store.store import Store
+def diff(config: settings.DiffConfig) -> Any:
+    """`dnafeat diff`."""
+    from dnafeat import Store
+    from dnafeat.store.drift import diff
 
-    drift = diff(Store(options.store), *options.versions)
-    print(json.dumps(asdict(drift)) if options.json else format_drift(drift))
-    return 0
-
-
-def _rollback(options: argparse.Namespace) -> int:
-    from dnafeat.store.rollback import format_rollback, rollback
-    from dnafeat.store.store import Store
-
-    print(format_rollback(rollback(Store(options.store), options.run_id)))
-    return 0
+    return diff(Store(config.place.store), *config.versions)
 
 
-def _publish(options: argparse.Namespace) -> int:
+def rollback(config: settings.RollbackConfig) -> Any:
+    """`dnafeat rollback`."""
+    from dnafeat import Store
+    from dnafeat.store.rollback import rollback
+
+    return rollback(Store(config.place.store), config.run_id)
+
+
+def publish(config: settings.PublishConfig) -> Report:
+    """`dnafeat publish`."""
+    from dnafeat import Store
     from dnafeat.store.history import DEFAULT_CHANNEL
-    from dnafeat.store.store import Store
 
-    store = Store(options.store)
-    if options.name is not None:
-        name, version = store.name(options.name, options.version)
-        print(f"{name} is version {version}")
-    if options.channel is not None or options.name is None:
-        channel = options.channel if options.channel is not None else DEFAULT_CHANNEL
-        print(f"channel {channel} points at version {store.point(channel, options.version)}")
-    return 0
-
-
-def _maintain(options: argparse.Namespace) -> int:
-    from dnafeat.store.maintain import format_summary, maintain
-    from dnafeat.store.store import Store
-
-    summary = maintain(Store(options.store), dry_run=options.dry_run)
-    print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
-    return 0
+    store = Store(config.place.store)
+    about, lines = {"version": "", "name": None, "channel": None}, []
+    if config.name is not None:
+        about["name"], about["version"] = store.name(config.name, config.version)
+        lines.append(f"{about['name']} is version {about['version']}")
+    if config.channel is not None or config.name is None:
+        channel = config.channel if config.channel is not None else DEFAULT_CHANNEL
+        about["channel"], about["version"] = channel, store.point(channel, config.version)
+        lines.append(f"channel {channel} points at version {about['version']}")
+    return Report(document=about, text="\n".join(lines))
 
 
-def _forget(options: argparse.Namespace) -> int:
-    from dnafeat.store.forget import forget, format_summary, hidden, parse
-    from dnafeat.store.store import Store
+def maintain(config: settings.MaintainConfig) -> Any:
+    """`dnafeat maintain`."""
+    from dnafeat import Store
+    from dnafeat.store.maintain import maintain
 
-    where = parse(options.where)
-    if options.salt_file:
-        where = hidden(where, options.salt_file, options.store)
-    summary = forget(Store(options.store), where)
-    print(json.dumps(asdict(summary)) if options.json else format_summary(summary))
-    return 0
+    return maintain(Store(config.place.store), dry_run=config.dry_run)
 
 
-def _models(options: argparse.Namespace) -> int:
-    from dnafeat.encoder.info import format_families
+def forget(config: settings.ForgetConfig) -> Any:
+    """`dnafeat forget`."""
+    from dnafeat import Store
+    from dnafeat.store.forget import forget, hidden, parse
 
-    print(format_families())
-    return 0
-
-
-def _model_info(options: argparse.Namespace) -> int:
-    from dnafeat.encoder.info import format_info, model_info
-
-    info = model_info(EncodingConfig(model=options.name, adapter=options.adapter, projector=options.projector))
-    print(json.dumps(asdict(info)) if options.json else format_info(info))
-    return 0
+    where = parse(config.where)
+    if config.salt_file:
+        where = hidden(where, config.salt_file, config.place.store)
+    return forget(Store(config.place.store), where)
 
 
-def _demo(options: argparse.Namespace) -> int:
-    from dnafeat.demo.splice import demo
+def lineage(config: settings.LineageConfig) -> dict[str, Any]:
+    """`dnafeat lineage`."""
+    from dnafeat.join.job import lineage
 
-    demo(options.store)
-    return 0
+    return lineage(config.table, config.table_version)
 
 
-def _demo_align(options: argparse.Namespace) -> int:
-    from dnafeat.demo.align import demo
-
-    with contextlib.ExitStack() as left:
-        from dnafeat.cluster.session import stop_ray
-
-        left.callback(stop_ray)
-        demo(options.folder)
-    return 0
+def format_lineage(told: dict[str, Any]) -> str:
+    """What a joined table was made of, as indented JSON."""
+    return json.dumps(told, indent=1)

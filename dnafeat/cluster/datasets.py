@@ -11,11 +11,10 @@ from typing import Any, cast
 
 import pyarrow as pa
 import ray.data
-from tqdm import tqdm
 
 from dnafeat.cluster import session as cluster
+from dnafeat.cluster.counter import counter
 from dnafeat.cluster.observe import Job, told_in_records
-from dnafeat.cluster.progress import interval
 from dnafeat.cluster.spread import Each, Item, Result
 from dnafeat.errors import DnafeatError, EncodingError, one_line
 
@@ -64,7 +63,7 @@ def over_data(job: Job, show: bool) -> Each:
         found: dict[int, Result] = {}
         hidden = not show or told_in_records()
         try:
-            with tqdm(total=len(items), desc=what, unit=" parts", mininterval=interval(), disable=hidden) as bar:
+            with counter(total=len(items), desc=what, unit="parts", disable=hidden) as bar:
                 for batch in parts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                     for row in cast(pa.Table, batch).to_pylist():
                         found[row["item"]] = result = pickle.loads(row["found"])

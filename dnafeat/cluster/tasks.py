@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
-from tqdm import tqdm
 
+from dnafeat.cluster.counter import counter
 from dnafeat.cluster.observe import told_in_records
-from dnafeat.cluster.progress import interval
 from dnafeat.cluster.session import most
 from dnafeat.cluster.spread import Each, Item, Result
 from dnafeat.errors import EncodingError, one_line
@@ -46,7 +45,7 @@ def over_tasks(show: bool) -> Each:
             waiting.update({task.options(name=what).remote(shared, item): i for i, item in itertools.islice(numbered, count)})
 
         hidden = not show or told_in_records()
-        with tqdm(total=len(items), desc=what, unit=" parts", mininterval=interval(), disable=hidden) as bar:
+        with counter(total=len(items), desc=what, unit="parts", disable=hidden) as bar:
             try:
                 send(room)
                 while waiting:

@@ -5,6 +5,7 @@ Real: six genes of phage lambda (RefSeq NC_001416), and the bundled encoder. Mad
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from dnafeat.align.config import AlignConfig
 from dnafeat.align.job import align
-from dnafeat.align.report import aligned, format_scores
+from dnafeat.align.report import format_scores
 from dnafeat.demo.cohort import Cohort, simulate
 from dnafeat.embed.config import EmbedConfig
 from dnafeat.embed.job import embed
@@ -21,7 +22,10 @@ from dnafeat.project.config import ProjectConfig
 from dnafeat.project.job import project
 from dnafeat.sources.bundled import LAMBDA
 from dnafeat.sources.reader import ReadOptions, read
-from dnafeat.store.store import Store, matrix
+from dnafeat.store.catalog import Store, matrix
+from dnafeat.text import aligned
+
+_log = logging.getLogger(__name__)
 
 # RefSeq NC_001416, 0-based, half-open; N, cI, cro, cII, O and P (Daniels et al. 1983). Each is read as it stands on the forward strand.
 GENES = {
@@ -40,13 +44,15 @@ def genes() -> dict[str, str]:
     return {name: genome[start:end] for name, (start, end) in GENES.items()}
 
 
-def demo(folder: str, cohort: Cohort | None = None, say: Callable[[str], None] = print, **settings: Any) -> dict[str, Any]:
-    """Simulates, embeds, aligns, aligns with shuffled subjects, projects by the result, and takes genes away; prints what came of it.
+def demo(folder: str, cohort: Cohort | None = None, say: Callable[[str], None] = _log.info, **settings: Any) -> dict[str, Any]:
+    """Simulates, embeds, aligns, aligns with shuffled subjects, projects by the result, and takes genes away.
 
     Parameters
     ----------
     settings
         Of `AlignConfig`, in place of its own.
+    say : callable
+        Takes what was done, step by step, with tables (default: the log).
 
     Returns
     -------
@@ -138,4 +144,4 @@ def _costs(told: Mapping[str, Any]) -> str:
                 f"{cost['r2']['value']:.3f}",
             ]
         )
-    return aligned(rows)
+    return aligned(rows, right=range(1, 6))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,17 @@ from threadpoolctl import threadpool_limits
 
 from dnafeat.embed.config import EmbedConfig
 from dnafeat.embed.job import embed
-from dnafeat.embed.run import describe_run
+from dnafeat.embed.report import describe_run
 from dnafeat.finetune.config import FinetuneConfig
 from dnafeat.finetune.job import finetune, format_result, prepare
 from dnafeat.pretrain.probe import kmer_counts, one_hot
 from dnafeat.sources import reader as sources
 from dnafeat.sources.bundled import LAMBDA, SPLICE
+from dnafeat.store.catalog import Store, matrix
 from dnafeat.store.listings import format_versions
-from dnafeat.store.store import Store, matrix
 
 TILE = 300
+_log = logging.getLogger(__name__)
 
 # Genes of phage lambda by the direction they are read in (RefSeq NC_001416; Daniels et al. 1983): nu1 to orf-194 and cro to Rz to the
 # right, ea47 to cI to the left. 0-based, half-open; what lies across a border or outside is left out.
@@ -33,16 +35,28 @@ _FAR_BASES = 3_000
 _NEIGHBOURS = 5
 
 
-def demo(store: str) -> None:
-    """Fine-tunes on splice junctions, fills `store` with and without the result, as the commands do, and prints what came of it."""
+def demo(store: str, say: Callable[[str], None] = _log.info) -> dict[str, Any]:
+    """Fine-tune on splice junctions and fill `store` with and without the result, as the commands do.
+
+    Parameters
+    ----------
+    store : str
+    say : callable
+        Takes what was done, step by step, with tables (default: the log).
+
+    Returns
+    -------
+    dict
+        `store`, `artifact`, `metrics` (of the artifact) and `versions`: those of dnafeat-mini and of the adapter.
+    """
     artifact = f"{store.rstrip('/')}-artifact"
-    print(
+    say(
         "1. Fine-tuning dnafeat-mini on human splice junctions (UCI), with two workers: dnafeat finetune --train uci_splice.csv.gz\n"
     )
     tuning = FinetuneConfig.make(train=SPLICE, output=artifact, num_workers=2, cpus_per_worker=1)
-    about = finetune(tuning, say=lambda sentence: print(f"  {sentence}"))
-    print("\n" + format_result(about, artifact).partition("\n\n")[2].rpartition("\n\n")[0] + "\n")
-    print("2. Embedding phage lambda in pieces of 300 bases, and the junctions, by dnafeat-mini and by the fine-tuned adapter.\n")
+    about = finetune(tuning, say=lambda sentence: say(f"  {sentence}"))
+    say("\n" + format_result(about, artifact).partition("\n\n")[2].rpartition("\n\n")[0] + "\n")
+    say("2. Embedding phage lambda in pieces of 300 bases, and the junctions, by dnafeat-mini and by the fine-tuned adapter.\n")
     configs = (
         EmbedConfig.make(sources=(LAMBDA,), store=store, source_name="lambda", tile=TILE, stride=TILE),
         EmbedConfig.make(sources=(SPLICE,), store=store, source_name="uci-splice"),
@@ -51,23 +65,24 @@ def demo(store: str) -> None:
     summaries = []
     for config in configs:
         summaries.append(embed(config))
-        print("\n".join(describe_run(summaries[-1]).splitlines()[:-2]) + "\n")
+        say("\n".join(describe_run(summaries[-1]).splitlines()[:-2]) + "\n")
     if not any(summary.encoded for summary in summaries):
-        print("Nothing was embedded again: every sequence had its vectors already.\n")
+        say("Nothing was embedded again: every sequence had its vectors already.\n")
     held, base, tuned = Store(store), summaries[0].feature_version, summaries[2].feature_version
     held.point("production", base)
-    print("What the store has (dnafeat versions):\n")
-    print(format_versions(held.versions().to_pylist()) + "\n")
-    print("A few rows (dnafeat.Store(…).read(columns=['mean'])):\n")
-    print(_rows(held.read(base, columns=["mean"], source="uci-splice").slice(0, 3)))
+    say("What the store has (dnafeat versions):\n")
+    say(format_versions(held.versions().to_pylist()) + "\n")
+    say("A few rows (dnafeat.Store(…).read(columns=['mean'])):\n")
+    say(_rows(held.read(base, columns=["mean"], source="uci-splice").slice(0, 3)))
     # The baselines' fits are so small that sharing them out over CPUs with other work takes ten times as long.
     with threadpool_limits(1):
-        print("\n" + junctions(tuning, about, held, base, tuned))
+        say("\n" + junctions(tuning, about, held, base, tuned))
     tiles = held.read(base, columns=["mean"], source="lambda")
-    print("\n" + directions(tiles["sequence_id"].to_pylist(), matrix(tiles["mean"])) + "\n")
-    print(f"next: dnafeat embed YOUR.fa --store {store}")
-    print("      dnafeat finetune --train YOUR.csv --model zhihan1996/DNABERT-2-117M --output YOUR-artifact")
-    print(f"      dnafeat read --store {store} --version {tuned} --columns mean --output splice.parquet")
+    say("\n" + directions(tiles["sequence_id"].to_pylist(), matrix(tiles["mean"])) + "\n")
+    say(f"next: dnafeat embed YOUR.fa --store {store}")
+    say("      dnafeat finetune --train YOUR.csv --model zhihan1996/DNABERT-2-117M --output YOUR-artifact")
+    say(f"      dnafeat read --store {store} --version {tuned} --columns mean --output splice.parquet")
+    return {"store": store, "artifact": artifact, "metrics": about["metrics"], "versions": {"base": base, "tuned": tuned}}
 
 
 def junctions(config: FinetuneConfig, about: Mapping[str, Any], held: Store, base: str, tuned: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import shlex
 import time
@@ -19,6 +20,8 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from dnafeat.errors import EncodingError, StoreError, UsageError, one_line
+
+_log = logging.getLogger(__name__)
 
 # Exit codes of a night that fails as it is sent again. The others pass: overtaken, workers failed, storage out of reach; a driver that was
 # killed has none, or one of a signal.
@@ -35,7 +38,7 @@ def submit(
     night: str | None = None,
     attempts: int = 1,
     working_dir: str | None = ".",
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = _log.info,
 ) -> str:
     """Runs a night until it is published; a night that is at work already is followed, and one that has succeeded is not sent again.
 
@@ -52,7 +55,7 @@ def submit(
     working_dir : str | None
         A folder that the job gets with it; None: it runs with what is installed on the nodes.
     say : callable
-        Takes what there is to tell, the job's own output included.
+        Takes what there is to tell, the job's own output included (default: the log).
 
     Returns
     -------

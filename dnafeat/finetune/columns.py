@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 from dnafeat import storage
 from dnafeat.errors import UsageError, one_line
 from dnafeat.finetune.labels import Label
+from dnafeat.parquet import PAGED
 from dnafeat.sources import delimited
 from dnafeat.sources import reader as sources
 from dnafeat.sources.entries import MAX_ENTRIES, batches, schema, whole
+from dnafeat.text import did_you_mean
 
 _LABEL, _ALSO = "label", ("labels", "target", "y")
 _PARQUET = b"PAR1"
@@ -51,7 +53,7 @@ def find(files: Sequence[str], options: sources.ReadOptions, asked: str | None) 
             there = f"whose further columns are {_listed(here[file])}" if here[file] else "which has no further column"
             raise UsageError(
                 f"{file} has no column {wanted!r} for labels besides ids and sequences, {there}; "
-                "give a CSV, TSV or Parquet table that has one, or name its label column"
+                f"give a CSV, TSV or Parquet table that has one, or name its label column{did_you_mean(wanted, here[file])}"
             )
     return found[0]
 
@@ -129,7 +131,7 @@ def _read_lists(uri: str, options: sources.ReadOptions, label: str) -> Iterator[
 
 def _lists(uri: str, label: str) -> Iterator[list[str | int | None] | None]:
     with storage.open_input(uri) as file:
-        parquet = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+        parquet = pq.ParquetFile(file, **PAGED)
         for batch in parquet.iter_batches(batch_size=MAX_ENTRIES, columns=[label], use_threads=False):
             yield from batch.column(0).to_pylist()
 

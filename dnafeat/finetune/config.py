@@ -140,7 +140,10 @@ class PredictConfig(Settings, section="input"):
     input: tuple[str, ...] = option(
         "FASTA, FASTQ, CSV, TSV or Parquet file, folder, glob or s3:// URI; repeat for several", repeated=True
     )
-    output: str = option("Parquet file to write, local or s3://; an existing file is replaced", section="output")
+    output: str = option("file to write, local or s3://; an existing file is replaced; -: standard output", section="output")
+    format: Literal["parquet", "csv", "tsv"] | None = option(
+        "format of the output (default: by the ending of its name, else parquet)", None, section="output"
+    )
     model: str | None = option(
         "present place of the base model: folder, s3:// prefix or hub name (default: as the artifact names it); not for method full",
         None,

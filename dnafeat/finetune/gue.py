@@ -7,6 +7,7 @@ through [CLS], pooler and classifier; other methods and heads are settings, and 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,9 @@ from dnafeat.encoder.models.checkpoint import load_tokenizer
 from dnafeat.errors import DnafeatError, UsageError
 from dnafeat.finetune.config import FinetuneConfig
 from dnafeat.finetune.job import finetune
+from dnafeat.text import did_you_mean
 
+_log = logging.getLogger(__name__)
 _SPLITS = ("train", "dev", "test")
 _PUBLISHED_TOKENS = "BPE, 4,096 entries"
 
@@ -66,7 +69,9 @@ def find(data: str, names: Iterable[str]) -> dict[str, str]:
     asked = list(names)
     strange = [name for name in asked if name not in TASKS and name != "all"]
     if strange:
-        raise UsageError(f"there is no GUE task {strange[0]!r}: there are {', '.join(TASKS)}, and all")
+        raise UsageError(
+            f"there is no GUE task {strange[0]!r}: there are {', '.join(TASKS)}, and all{did_you_mean(strange[0], TASKS)}"
+        )
     found = {}
     for task in TASKS.values():
         if "all" not in asked and task.name not in asked:
@@ -84,7 +89,7 @@ def find(data: str, names: Iterable[str]) -> dict[str, str]:
 
 
 def run(
-    data: str, names: Iterable[str], output: str, settings: Mapping[str, Any], say: Callable[[str], None] = print
+    data: str, names: Iterable[str], output: str, settings: Mapping[str, Any], say: Callable[[str], None] = _log.info
 ) -> list[dict[str, Any]]:
     """Fine-tunes on each task, one artifact each below `output`, and returns the rows of the table.
 

@@ -21,6 +21,7 @@ from sklearn.metrics import (
 
 from dnafeat.finetune.labels import Labels, flatten
 from dnafeat.finetune.tasks import LOWER_IS_BETTER, METRICS
+from dnafeat.text import aligned
 
 _SHARES = {name for names in METRICS.values() for name in names} - {"rmse"}
 
@@ -75,9 +76,7 @@ def format_table(splits: Mapping[str, Mapping[str, float | None]]) -> str:
     """A row for each split and a column for each metric that any has, aligned; shares and correlations in percent, None as `-`."""
     metrics = list(dict.fromkeys(name for values in splits.values() for name in values))
     rows = [["", *metrics], *([split, *(_cell(name, values.get(name)) for name in metrics)] for split, values in splits.items())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [[row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))] for row in rows]
-    return "\n".join("  ".join(line) for line in lines)
+    return aligned(rows, right=range(1, len(rows[0])))
 
 
 def _cell(metric: str, value: float | None) -> str:

@@ -48,7 +48,7 @@ class Data:
 
 
 def losses(task: str, logits: Tensor, targets: Tensor, class_weights: Tensor | None) -> Tensor:
-    """Compute the loss of each example, (rows,): cross-entropy (per token: mean over labelled tokens), binary cross-entropy, squared error."""
+    """Compute the loss of each example, (rows,): cross-entropy (mean over labelled tokens), binary cross-entropy or squared error."""
     if task == "multilabel":
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=class_weights).mean(1)
     if task == "regression":

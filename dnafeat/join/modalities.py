@@ -19,7 +19,9 @@ from deltalake.exceptions import DeltaError
 
 from dnafeat import storage
 from dnafeat.errors import UsageError, one_line
+from dnafeat.parquet import PAGED
 from dnafeat.provenance import digest_of
+from dnafeat.text import did_you_mean
 
 # Of a batch of vectors that is read at a time.
 _BATCH_BYTES = 8 * 2**20
@@ -191,7 +193,8 @@ def read_columns(what: str, uri: str, columns: Sequence[str], version: int | Non
         for column in columns:
             if column not in dataset.schema.names:
                 wanted, there = " and ".join(map(repr, columns)), ", ".join(map(repr, dataset.schema.names))
-                raise UsageError(f"{what} has no column {column!r}: it needs {wanted}, and has {there}")
+                hint = did_you_mean(column, dataset.schema.names)
+                raise UsageError(f"{what} has no column {column!r}: it needs {wanted}, and has {there}{hint}")
         return dataset.to_table(columns=list(columns)), fingerprint or f"version {version}"
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"{what} cannot be read: {one_line(error)}") from error
@@ -265,7 +268,7 @@ def _batches(
     outside = ds.get_partition_keys(fragment.partition_expression)
     with fragment.open() as opened:
         # Page by page: a file that pandas wrote is one row group, however large.
-        parquet = pq.ParquetFile(opened, buffer_size=1 << 20, pre_buffer=False)
+        parquet = pq.ParquetFile(opened, **PAGED)
         stored = [name for name in columns if name in parquet.schema_arrow.names]
         # A Delta table's older files lack its later columns.
         if version is None and (absent := set(columns) - set(stored)):

@@ -20,6 +20,7 @@ from dnafeat import storage
 from dnafeat.partners.config import PartnerConfig
 from dnafeat.partners.items import COMPANIONS, IDS, VECTORS, Item, Problem, some
 from dnafeat.partners.names import Name, Unfit, of_ids, texts, whole_numbers
+from dnafeat.text import did_you_mean
 
 NAMES = ("file", "filename", "file_name", "name")
 _BATCH_BYTES = 16 * 2**20
@@ -120,7 +121,8 @@ def _layout(schema: pa.Schema, config: PartnerConfig) -> _Layout:
     ids = config.id_column or next(iter(usual), None)
     if ids is None or ids not in names:
         wanted = repr(ids) if ids else ", ".join((*IDS, *NAMES))
-        raise Unfit(f"has no column {wanted}; name the one with ids, --id-column, which is one of {some(names)}")
+        hint = did_you_mean(ids, names) if ids else ""
+        raise Unfit(f"has no column {wanted}; name the one with ids, --id-column, which is one of {some(names)}{hint}")
     beside = tuple(name for name in ("session", "window", "shape", *COMPANIONS) if name in names)
     rest = [name for name in names if name not in (ids, *beside, *usual)]
     lists = [name for name in rest if _depth(schema.field(name).type)]

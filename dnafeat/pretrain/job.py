@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,9 @@ from dnafeat.pretrain import artifact, corpus
 from dnafeat.pretrain.config import PretrainConfig
 from dnafeat.pretrain.heldout import PreparedCorpus, prepare
 from dnafeat.pretrain.masking import crops
-from dnafeat.pretrain.report import card
+from dnafeat.pretrain.report import plain
 from dnafeat.pretrain.worker import PretrainData, PretrainJob, pretrain_worker
+from dnafeat.text import aligned
 from dnafeat.training.artifact import TrainingSummary
 from dnafeat.training.run import train_on_ray
 from dnafeat.training.worker import Launch, TrainingRun
@@ -154,8 +154,20 @@ def _training(config: PretrainConfig, name: str, genomes: corpus.Genomes, result
 
 
 def format_result(summary: Mapping[str, Any], output: str) -> str:
-    """Format the result of a run: one line, and the model's card."""
+    """Format the summary of a run: one line, and a table of held-out losses in nats per token, and accuracies."""
     training = summary["training"]
     done = "was trained already" if summary["already_trained"] else f"{training['steps']:,} steps in {training['seconds']:.0f} s"
-    name = PurePosixPath(output.rstrip("/")).name
-    return f"{output}: {summary['parameters']:,} parameters, {done}\n\n{card(name, summary).rstrip()}"
+    rows = [["held out", "tokens", "loss", "table", "unigram", "accuracy", "table", "most frequent"]]
+    for record, row in summary["masked_lm"].items():
+        losses = [f"{row[name]:.4f}" for name in ("loss", "table_loss", "unigram_loss")]
+        shares = [f"{row[name]:.1%}" for name in ("accuracy", "table_accuracy", "most_frequent_accuracy")]
+        rows.append([plain(record), f"{row['tokens']:,}", *losses, *shares])
+    return "\n".join(
+        [
+            f"{output}: {summary['parameters']:,} parameters, {done}",
+            "",
+            aligned(rows, right=range(1, 8)),
+            "",
+            f"its card, with baselines and probes, is {storage.join(output, 'README.md')}",
+        ]
+    )

@@ -25,16 +25,17 @@ from dnafeat.cluster.spread import Each
 from dnafeat.encoder.projection import applied
 from dnafeat.errors import StoreError, UsageError
 from dnafeat.project.config import FitProjectorConfig
-from dnafeat.project.statistics import Moments
 from dnafeat.sources.lists import read_list
 from dnafeat.spill import Spill
+from dnafeat.statistics import Moments
 from dnafeat.store import digests, reading
+from dnafeat.store.catalog import Store
 from dnafeat.store.digests import netstring
 from dnafeat.store.history import History
 from dnafeat.store.lookup import Lookup
 from dnafeat.store.matrices import matrix
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
+from dnafeat.text import did_you_mean
 from dnafeat.vectors import VECTORS, parts
 
 _DIGESTS = pa.schema([("sequence_digest", pa.string())])
@@ -130,6 +131,7 @@ def find_training(store: Store, config: FitProjectorConfig, view: str, folder: s
     if config.train_by not in (*keys, "sequence_id"):
         raise UsageError(
             f"the entries of {store.uri} have no key {config.train_by!r}: there are {', '.join(['sequence_id', *keys])}"
+            f"{did_you_mean(config.train_by, ['sequence_id', *keys])}"
         )
     spill = Spill(folder, f"training-{uuid.uuid4().hex}", _DIGESTS, _RANGES)
     seen, total = np.zeros(0 if wanted is None else len(wanted), bool), np.zeros(4, np.uint64)

@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 
 from dnafeat import storage
 from dnafeat.errors import UsageError, one_line
+from dnafeat.parquet import PAGED
 from dnafeat.sequence import normalise
 from dnafeat.sources.entries import MAX_BYTES, MAX_ENTRIES, RAW_KEPT, Piece
+from dnafeat.text import did_you_mean
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}  # by kind of file; every other table is Parquet
 
@@ -87,10 +89,11 @@ def columns_of(schema: pa.Schema, uri: str, id_column: str | None, sequence_colu
     sequence = _named(names, sequence_column, ("sequence", "seq"))
     if sequence is None:
         wanted = f"no column {sequence_column!r}" if sequence_column else "no column 'sequence' or 'seq'"
-        raise UsageError(f"{uri} has {wanted}; name the sequence column, which is one of {there}")
+        hint = did_you_mean(sequence_column or "sequence", names)
+        raise UsageError(f"{uri} has {wanted}; name the sequence column, which is one of {there}{hint}")
     row_id = _named([name for name in names if name != sequence], id_column, ("sequence_id", "id"))
     if id_column and row_id is None:
-        raise UsageError(f"{uri} has no id column {id_column!r}; name one of {there}")
+        raise UsageError(f"{uri} has no id column {id_column!r}; name one of {there}{did_you_mean(id_column, names)}")
     for name in names:
         _check_type(schema.field(name).type, name, uri, is_sequence=name == sequence)
     return Columns(sequence_id=row_id, sequence=sequence, keys=tuple(n for n in names if n not in (row_id, sequence)))
@@ -211,7 +214,7 @@ def _parquet_rows(uri: str, here: Columns, keys: Sequence[str], label: str, some
     wanted = [here.sequence, *([here.sequence_id] if here.sequence_id else []), *here.keys]
     with storage.open_input(uri) as file:
         # Page by page: what is read ahead would be held until the file is closed.
-        parquet = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+        parquet = pq.ParquetFile(file, **PAGED)
         at = parquet.schema_arrow.names.index(here.sequence)
         groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
         # Column chunks are numbered by leaf; with nested columns refused a leaf is a column.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,10 @@ import pyarrow as pa
 from dnafeat.errors import StoreError
 from dnafeat.spill import Spill
 from dnafeat.store import digests
+from dnafeat.store.catalog import Store
 from dnafeat.store.lookup import Lookup
 from dnafeat.store.matrices import matrix
-from dnafeat.store.store import Store
+from dnafeat.text import fitted
 from dnafeat.vectors import VECTORS
 
 # Entries of a partition: at 1,024 channels their vectors take about 230 MB.
@@ -200,17 +201,15 @@ def _agreement(cosines: np.ndarray, distances: np.ndarray) -> Agreement:
     )
 
 
-def format_drift(drift: Drift) -> str:
-    """The comparison as a few lines and a small table."""
+def format_drift(drift: Drift, width: int | None = None) -> str:
+    """The comparison as a few lines and a small table, in blocks where the terminal is narrower."""
     lines = [
         f"{drift.common:,} sequences in both, {drift.only_one:,} in {drift.one} alone, {drift.only_other:,} in {drift.other} alone"
     ]
     if drift.vectors:
-        lines += ["", f"{'':<10} {'cosine':<38} {'distance / longer length'}"]
-        heads = ("mean", "median", "5th pct.", "least", "mean", "median", "95th pct.", "most")
-        lines.append(" ".join([f"{'vector':<10}", *(f"{head:>9}" for head in heads)]))
-    for name, agreement in drift.vectors.items():
-        values = [getattr(agreement, field) for field in Agreement.__dataclass_fields__]
-        lines.append(" ".join([f"{name:<10}", *(f"{value:9.6f}" for value in values)]))
+        heads = ("vector", "cosine", "median", "5th pct.", "least", "distance", "median", "95th pct.", "most")
+        rows = [[name, *(f"{value:.6f}" for value in astuple(agreement))] for name, agreement in drift.vectors.items()]
+        lines += ["", "mean cosine, and mean distance over the longer length, with what lies beside each mean:"]
+        lines.append(fitted([heads, *rows], right=range(1, 9), width=width))
     lines += [f"{name:<10} cannot be compared: {why}" for name, why in drift.not_comparable.items()]
     return "\n".join(lines)

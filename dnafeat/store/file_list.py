@@ -8,8 +8,9 @@ from typing import Any
 
 from dnafeat import storage
 from dnafeat.errors import UsageError
+from dnafeat.store.catalog import Store
 from dnafeat.store.retention import RETENTION
-from dnafeat.store.store import Store
+from dnafeat.text import did_you_mean
 
 
 def file_list(store: Store, table: str = "features", version: str | None = None) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def file_list(store: Store, table: str = "features", version: str | None = None)
     """
     tables = {one.name: one for one in store.tables()}
     if table not in tables:
-        raise UsageError(f"a store has no table {table!r}: there are {', '.join(tables)}")
+        raise UsageError(f"a store has no table {table!r}: there are {', '.join(tables)}{did_you_mean(table, tables)}")
     if version is not None and table != "features":
         raise UsageError(
             f"the files of table {table!r} are not apart by version: leave out the version, or list those of features"

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from dnafeat.errors import StoreError
 from dnafeat.store.names import Names
+from dnafeat.text import did_you_mean
 
 DEFAULT_CHANNEL = "production"
 AsOf = str | int | date
@@ -98,8 +99,9 @@ class History:
             )
         if matches:
             raise StoreError(f"{version!r} is the beginning of {' and of '.join(matches)} in {self.uri}: give more of it")
-        there = ", ".join([*published, *self.names.given, *self.names.channels])
-        raise StoreError(f"{self.uri} has no version, name or channel {version!r}: there are {there}")
+        there = [*published, *self.names.given, *self.names.channels]
+        hint = did_you_mean(version or "", there)
+        raise StoreError(f"{self.uri} has no version, name or channel {version!r}: there are {', '.join(there)}{hint}")
 
     def _of(self, event: str) -> Iterable[dict[str, Any]]:
         return (row for row in self._events if row["event"] == event)
@@ -127,8 +129,9 @@ class History:
         runs = [row for row in self._runs if row["feature_version"] == version]
         if source is not None:
             if all(row["source_name"] != source for row in runs):
-                there = ", ".join(sorted({row["source_name"] for row in runs}))
-                raise StoreError(f"no source {source!r} has filled version {version}: there are {there}")
+                there = sorted({row["source_name"] for row in runs})
+                hint = did_you_mean(source, there)
+                raise StoreError(f"no source {source!r} has filled version {version}: there are {', '.join(there)}{hint}")
             runs = [row for row in runs if row["source_name"] == source]
         number = runs[-1]["run_number"] if as_of is None else self._number(as_of)
         then = {row["source_name"]: row["run_number"] for row in runs if row["run_number"] <= number}
@@ -152,7 +155,8 @@ class History:
                     return row
             if any(row[key] == value for row in self.withdrawn()):
                 raise StoreError(f"run {asked!r} of {self.uri} was withdrawn: name another (`dnafeat runs` lists them)")
-        raise StoreError(f"{self.uri} has published no run {asked!r}: `dnafeat runs` lists those there are")
+        hint = did_you_mean(text, [row["run_id"] for row in self._runs])
+        raise StoreError(f"{self.uri} has published no run {asked!r}: `dnafeat runs` lists those there are{hint}")
 
     def _number(self, as_of: AsOf) -> int:
         """The run number it stands for; 0 for a time before any run."""

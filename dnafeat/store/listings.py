@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dnafeat.store.history import second
-from dnafeat.text import aligned
+from dnafeat.text import fitted
 
 
-def format_versions(rows: list[dict]) -> str:
-    """Versions as a small table."""
-    from dnafeat.text import aligned
-
+def format_versions(rows: list[dict], width: int | None = None) -> str:
+    """Versions as a small table, in blocks where the terminal is narrower."""
     table = [["version", "entries", "precision", "names", "channels", "model", "projection"]]
     for row in rows:
         model = row["model"] + (f" + {row['adapter']}" if row["adapter"] else "")
@@ -22,11 +20,11 @@ def format_versions(rows: list[dict]) -> str:
         precision = row["precision"] + (f", rounded to {rounding}" if rounding else "")
         projection = row["projection"] + (f" of {row['parent']}" if row["parent"] else "")
         table.append([row["feature_version"], f"{row['sequences']:,}", precision, *called, model, projection])
-    return aligned(table, right={1})
+    return fitted(table, right={1}, width=width, lead=2)
 
 
-def format_runs(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What `History.listing` gives as a small table."""
+def format_runs(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
+    """What `History.listing` gives as a small table, in blocks where the terminal is narrower."""
     table = [
         ["run", "number", "version", "finished", "read", "encoded", "opened", "closed", "rejected", "seconds", "state", "source"]
     ]
@@ -35,4 +33,4 @@ def format_runs(rows: Sequence[Mapping[str, Any]]) -> str:
         state = "withdrawn" if row["withdrawn_at"] else "published"
         head = [row["run_id"], str(row["run_number"]), row["feature_version"], second(row["finished_at"])]
         table.append([*head, *counts, f"{row['seconds']:,.1f}", state, row["source_name"]])
-    return aligned(table, right={1, *range(4, 10)})
+    return fitted(table, right={1, *range(4, 10)}, width=width, lead=4)

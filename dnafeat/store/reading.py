@@ -19,6 +19,7 @@ from dnafeat.store.lookup import Lookup
 from dnafeat.store.matrices import copy_rows, end_to_end, fixed, one_array, widths
 from dnafeat.store.schema import arrow_schema
 from dnafeat.store.table import Table
+from dnafeat.text import did_you_mean
 from dnafeat.vectors import VECTORS, VIEWS
 
 Where = Mapping[str, str | Sequence[str]]
@@ -248,7 +249,10 @@ def chosen(columns: Sequence[str] | None, version: str, held: Sequence[str]) -> 
     for name in columns:
         parts = name.split("+")
         if any(part not in VECTORS for part in parts) and name not in OWN:
-            raise StoreError(f"no column {name!r} to read: choose among {', '.join(VECTORS + OWN)} (keys always come along)")
+            hint = did_you_mean(name, VECTORS + OWN)
+            raise StoreError(
+                f"no column {name!r} to read: choose among {', '.join(VECTORS + OWN)} (keys always come along){hint}"
+            )
         if absent := [part for part in parts if part in VECTORS and part not in held]:
             raise StoreError(f"version {version} does not store {absent[0]!r} but {', '.join(held)}: read one of those")
     return tuple(dict.fromkeys(columns))
@@ -318,7 +322,9 @@ def conditions(where: Where, keys: Sequence[str], store: str) -> pc.Expression |
     expression = None
     for column, values in where.items():
         if column not in (*keys, _ID):
-            raise StoreError(f"{store} has no key {column!r} to choose entries by: there are {', '.join([_ID, *keys])}")
+            there = [_ID, *keys]
+            hint = did_you_mean(column, there)
+            raise StoreError(f"{store} has no key {column!r} to choose entries by: there are {', '.join(there)}{hint}")
         wanted: list[Any] = [values] if isinstance(values, str) else list(values)
         if strange := [value for value in wanted if not isinstance(value, str)]:
             raise StoreError(f"key {column!r} is text and {strange[0]!r} is not: ask for {str(strange[0])!r}")

@@ -15,7 +15,7 @@ from dnafeat.align import job as align
 from dnafeat.align.config import AlignConfig
 from dnafeat.align.prepare import PreparedAlignment
 from dnafeat.align.worker import AlignJob, align_loop
-from dnafeat.store.store import Store
+from dnafeat.store.catalog import Store
 from dnafeat.training.local import LocalContext, train_locally
 from dnafeat.training.loop import Loop
 from dnafeat.training.worker import TrainingAttempt

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from dnafeat.embed.config import NightlyConfig
 from dnafeat.embed.job import embed
-from dnafeat.embed.run import Summary
+from dnafeat.embed.report import RunSummary
 from dnafeat.errors import ForgottenError
-from dnafeat.store.store import Store
+from dnafeat.store.catalog import Store
+
+_log = logging.getLogger(__name__)
 
 # Somebody who forgets subjects all night long should not keep the run from ending.
 _READINGS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Night(Summary):
+class Night(RunSummary):
     """The summary of the run, and what became of the channel.
 
     Attributes
@@ -35,7 +38,7 @@ class Night(Summary):
     channel_waits_for: tuple[str, ...]
 
 
-def nightly(config: NightlyConfig, *, show: bool = True, say: Callable[[str], None] = print) -> Night:
+def nightly(config: NightlyConfig, *, show: bool = True, say: Callable[[str], None] = _log.info) -> Night:
     """Embeds what is new, and moves the channel when all is well.
 
     A new model, adapter, pooling or window is a new version, filled beside the old one. Nothing that fails (a check of the audit, a

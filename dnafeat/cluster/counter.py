@@ -1,0 +1,70 @@
+"""A count that rises: a bar on a terminal, and in a log a plain line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from tqdm import tqdm
+
+# Between lines of a log. What ends sooner leaves none.
+_LINE_SECONDS = 15.0
+
+
+def counter(*, total: int | None, desc: str, unit: str, disable: bool = False) -> tqdm[Any] | Lines:
+    """A counter on standard error, to be used in a `with`.
+
+    Parameters
+    ----------
+    total : int | None
+        What it counts to, where that is known.
+    desc, unit : str
+        What is done, and what is counted: "encoding", "sequences".
+    disable : bool
+        Show nothing.
+    """
+    if disable or sys.stderr.isatty():
+        return tqdm(
+            total=total,
+            desc=desc,
+            unit=f" {unit}",
+            unit_scale=True,
+            smoothing=0.1,
+            dynamic_ncols=True,
+            disable=disable,
+        )
+    return Lines(total, desc, unit)
+
+
+class Lines:
+    """As much of tqdm as is used here, in whole lines: `encoding: 1,200 of 3,000 sequences (40 %), 350 tokens/s`."""
+
+    def __init__(self, total: int | None, desc: str, unit: str) -> None:
+        self.total, self.n = total, 0
+        self._desc, self._unit, self._postfix = desc, unit, ""
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+    def update(self, count: float = 1) -> None:
+        """Add to the count, and print it when a line is due."""
+        self.n += int(count)
+        now = time.monotonic()
+        if now - self._last >= _LINE_SECONDS:
+            self._last = now
+            print(self.line(), file=sys.stderr, flush=True)
+
+    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+        """Set what stands behind the count."""
+        self._postfix = text
+
+    def line(self) -> str:
+        """The count in words."""
+        share = f" of {self.total:,} {self._unit} ({100 * self.n / self.total:.0f} %)" if self.total else f" {self._unit}"
+        return f"{self._desc}: {self.n:,}{share}" + (f", {self._postfix}" if self._postfix else "")
