@@ -27,7 +27,9 @@ from dnafeat.encoder.projection import load_projector
 from dnafeat.encoder.results import Vectors
 from dnafeat.encoder.windows import cut
 from dnafeat.errors import CheckpointError, DnafeatWarning, UsageError
-from tests.encoder.test_windows import IUPAC, KINDS, Kind, kmers, reverse_complement, slow_windows, spaced, spans, words
+from tests.encoder.test_windows import IUPAC, KINDS, Kind, kmers, slow_windows, spaced, spans, words
+
+from .py import reverse_complement
 
 HEADS = 8
 VALUES = models.config(hidden_size=32, num_attention_heads=HEADS)
