@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 from dnafeat.cli.command import COMMON
@@ -12,6 +13,7 @@ from dnafeat.settings import Declared, Settings, declared
 _CHOICES_WIDTH = 34
 # In the order of a help page.
 _SECTIONS = ("required", "input", "join", "encoder", "training", "output", "workers", "privacy", "advanced")
+_DEFAULT = re.compile(r" \(default: [^()]*\)")
 _METAVARS = {int: "N", float: "X", tuple: "A,B,…", dict: "JSON"}
 
 
@@ -81,8 +83,9 @@ def help_text(d: Declared) -> str:
         text += f": {', '.join(map(str, d.choices))}"
     if d.env is not None:
         text += f" (environment: {d.env})"
-    if not d.required and d.default not in (None, False, ()) and "(default" not in text:
-        text += f" (default: {_default(d.default)})"
+    if not d.required and d.default not in (None, False, ()):
+        # A command may have another default than the part that declares the setting.
+        text = f"{_DEFAULT.sub('', text)} (default: {_default(d.default)})"
     return text.replace("%", "%%")
 
 
