@@ -36,10 +36,11 @@ scale: setup  ## Two nights of SCALE_ENTRIES made-up entries (50 million; 60 GB 
 bench: setup  ## Measure speed beside limits and peers, print the table, write bench.json (40 minutes; minutes with BENCH=--quick)
 	$(BIN)/python jobs/benchmark.py $(BENCH)
 
-check: setup  ## Check format, lint and types
+check: setup  ## Check format, lint, types and which package imports which
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: setup  ## Format and mend what lint can mend
 	$(BIN)/ruff format .

@@ -5,37 +5,28 @@ Reading needs `Store` and `matrix` alone, which import neither torch nor ray; ev
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dnafeat.lazy import hand_out
+from dnafeat.provenance import __version__ as __version__
 
 if TYPE_CHECKING:
-    from dnafeat.encoder.encoder import Encoder as Encoder
-    from dnafeat.encoder.models.checkpoint import load_model as load_model
-    from dnafeat.encoder.models.checkpoint import load_tokenizer as load_tokenizer
+    from dnafeat.encoder import Encoder as Encoder
+    from dnafeat.encoder import load_model as load_model
+    from dnafeat.encoder import load_tokenizer as load_tokenizer
     from dnafeat.errors import DnafeatError as DnafeatError
-    from dnafeat.store.store import Store as Store
-    from dnafeat.store.store import matrix as matrix
-    from dnafeat.store.stream import VectorStream as VectorStream
+    from dnafeat.store import Store as Store
+    from dnafeat.store import VectorStream as VectorStream
+    from dnafeat.store import matrix as matrix
 
-__version__ = "0.1.0"
-
-_WHERE = {
+_PUBLIC = {
     "DnafeatError": "dnafeat.errors",
-    "Encoder": "dnafeat.encoder.encoder",
-    "Store": "dnafeat.store.store",
-    "VectorStream": "dnafeat.store.stream",
-    "load_model": "dnafeat.encoder.models.checkpoint",
-    "load_tokenizer": "dnafeat.encoder.models.checkpoint",
-    "matrix": "dnafeat.store.store",
+    "Encoder": "dnafeat.encoder",
+    "Store": "dnafeat.store",
+    "VectorStream": "dnafeat.store",
+    "load_model": "dnafeat.encoder",
+    "load_tokenizer": "dnafeat.encoder",
+    "matrix": "dnafeat.store",
 }
-__all__ = sorted(_WHERE)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module 'dnafeat' has no attribute {name!r}")
-    return getattr(importlib.import_module(_WHERE[name]), name)
-
-
-def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+__all__ = sorted(_PUBLIC)
+__getattr__, __dir__ = hand_out(__name__, _PUBLIC)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
+__version__ = "0.1.0"
+
 _PACKAGES = ("dnafeat", "ray", "torch", "transformers", "tokenizers", "peft", "pyarrow", "deltalake", "numpy")
 
 

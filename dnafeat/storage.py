@@ -25,7 +25,8 @@ except ModuleNotFoundError:
     BotoCoreError = ClientError = NoCredentialsError = PartialCredentialsError = type("Absent", (Exception,), {})
 
 # What botocore, s3fs and fsspec raise when a server refuses or cannot be reached.
-STORAGE_ERRORS = (OSError, ValueError, ImportError, BotoCoreError, ClientError)
+SERVER_ERRORS = (BotoCoreError, ClientError)
+STORAGE_ERRORS = (OSError, ValueError, ImportError, *SERVER_ERRORS)
 # Of these, what does not pass by itself.
 _LASTING = (
     *(UsageError, ValueError, ImportError, NoCredentialsError, PartialCredentialsError),

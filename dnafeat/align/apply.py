@@ -17,8 +17,8 @@ from dnafeat.align.config import ApplyConfig
 from dnafeat.align.subjects import read_columns, read_joined
 from dnafeat.errors import UsageError
 from dnafeat.join.config import DNA
+from dnafeat.parquet import write_parquet
 from dnafeat.store.matrices import as_nullable_lists, fixed, matrix, one_array
-from dnafeat.store.table import write_parquet
 
 
 @dataclass(frozen=True, kw_only=True)

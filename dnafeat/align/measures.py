@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dnafeat.statistics import principal_axes_of
+from dnafeat.statistics import rank as rank_of
+
 # Cosines that are nearer than this count as equal: those of the same vectors differ by rounding.
 _TIE = 1e-6
 _ROWS = 1024  # of a similarity matrix at a time
@@ -171,9 +174,9 @@ class Whitened:
     def __init__(self, train: np.ndarray) -> None:
         wide = np.asarray(train, np.float64)
         self.mean = wide.mean(axis=0)
-        _, size, axes = np.linalg.svd(wide - self.mean, full_matrices=False)
-        count = max(1, min(_CCA_COMPONENTS, len(wide) // _CCA_ROWS, int((size > size[0] * 1e-9).sum())))
-        variance = size[:count] ** 2 / max(1, len(wide) - 1)
+        sizes, axes = principal_axes_of(wide - self.mean, min(wide.shape))
+        count = max(1, min(_CCA_COMPONENTS, len(wide) // _CCA_ROWS, rank_of(sizes)))
+        variance = sizes[:count] / max(1, len(wide) - 1)
         self.map = axes[:count].T / np.sqrt(variance + _CCA_RIDGE * max(float(variance.mean()), 1e-30))
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:

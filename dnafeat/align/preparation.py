@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dnafeat.align.covariates import coefficients
-
-# A column that varies by less than this share of its size is rounding, and counts as constant; so does one of numbers near nothing.
-_CONSTANT, _NOTHING = 1e-5, 1e-30
+from dnafeat.statistics import Moments, principal_axes_of
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,8 @@ class Preparation:
         coef = None if design is None else coefficients(design, rows)
         if design is not None and coef is not None:
             rows = rows - design @ coef
-        mean, std = _float32(rows.mean(axis=0)), rows.std(axis=0)
-        varies = std > np.maximum(_CONSTANT * np.abs(mean), _NOTHING)
-        gain = _float32(np.divide(1.0, std, out=np.zeros_like(std), where=varies))
+        moments = Moments.of(rows, np.ones(len(rows)), pairs=False)
+        mean, gain = _float32(moments.mean), _float32(moments.scale(of_constant=0.0))
         return cls(coef, mean, gain, None if components is None else _axes((rows - mean) * gain, components))
 
     @property
@@ -83,13 +80,6 @@ def _float32(numbers: np.ndarray) -> np.ndarray:
 
 def _axes(scored: np.ndarray, components: int) -> np.ndarray:
     count = max(1, min(components, len(scored) - 1, scored.shape[1]))
-    # The smaller of the two products has the same axes.
-    if scored.shape[1] <= len(scored):
-        size, axes = np.linalg.eigh(scored.T @ scored)
-    else:
-        size, left = np.linalg.eigh(scored @ scored.T)
-        axes = scored.T @ (left / np.sqrt(np.maximum(size, 1e-12 * max(size[-1], 1e-300))))
-    axes, size = axes[:, ::-1][:, :count], np.maximum(size[::-1][:count], 0)
-    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(count)])
-    spread = np.sqrt(size.sum() / (count * len(scored)))
-    return axes / (spread or 1.0)
+    sizes, axes = principal_axes_of(scored, count)
+    spread = np.sqrt(sizes.sum() / (count * len(scored)))
+    return axes.T / (spread or 1.0)

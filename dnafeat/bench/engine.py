@@ -21,7 +21,7 @@ from dnafeat.bench.check import check, plain_means
 from dnafeat.bench.peers import BATCH, Peer
 from dnafeat.bench.rows import Row, measured, not_measured, ratios
 from dnafeat.encoder.describe import WINDOW_TOKENS
-from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.models.checkpoint import find, load_encoder
 from dnafeat.encoder.models.dnabert2 import DNABERT2
 from dnafeat.encoder.models.tokenizers import Tokenizer

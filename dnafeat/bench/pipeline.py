@@ -74,7 +74,7 @@ def embedded(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     chosen = {name: settings[name] for name in ("store", "model", "num_actors", "shard_rows") if name in settings}
     vectors = tuple(settings.get("vectors", ("cls", "mean", "max", "projected")))
-    config = EmbedConfig.make(sources=(settings["source"],), vectors=vectors, **chosen)
+    config = EmbedConfig.make(sources=(settings["source"],), vectors=vectors, runner="ray", **chosen)
     with benchprocess.Workers() as workers:
         summary = embed(config, show=False)
         ended = time.time()
@@ -95,7 +95,7 @@ def embedded(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def spans(uri: str) -> tuple[float, float]:
     """When the first vector file of a store's only version was begun, and when the last was whole, in seconds since the epoch."""
-    from dnafeat.store.store import Store
+    from dnafeat.store.catalog import Store
     from dnafeat.store.vector_files import read_receipt
 
     features = Store(uri).features
@@ -126,8 +126,8 @@ def bare(settings: Mapping[str, Any]) -> float:
 def _bare(model: str, sequences: Sequence[str], threads: int, gate: Any, answers: Any) -> None:
     import torch
 
-    from dnafeat.embed.actors import PIECE_ROWS
-    from dnafeat.encoder.encoder import Encoder
+    from dnafeat.embed.worker import PIECE_ROWS
+    from dnafeat.encoder.engine import Encoder
     from dnafeat.encoder.windows import cut
 
     torch.set_num_threads(threads)

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from dnafeat.text import aligned
+
 _WIDTH = 118
 
 
@@ -112,14 +114,11 @@ def format_rows(rows: Sequence[Row], foot: Sequence[str] = ()) -> str:
         ends = f"{_shown(row.spread[0])} – {_shown(row.spread[1])}" if row.spread else ""
         met = {True: "yes", False: "NO", None: ""}[row.met]
         lines.append((row.name, _shown(row.value), row.unit, ends, row.target or "", met, number(row)))
-    widths = [max(len(line[i]) for line in lines if not _is_fact(line)) for i in range(7)]
-    text = []
-    for line in lines:
-        name = line[0].ljust(widths[0])
-        if _is_fact(line):
-            text.append(f"{line[0].ljust(widths[0])}  {line[1]} {line[2]}".rstrip())
-            continue
-        text.append("  ".join([name, line[1].rjust(widths[1]), *(line[i].ljust(widths[i]) for i in range(2, 7))]).rstrip())
+    numbers = [line for line in lines if not _is_fact(line)]
+    table = iter(aligned(numbers, right={1}).split("\n"))
+    width = max(len(line[0]) for line in numbers)
+    # Facts are as long as they are, and no column is as wide as they.
+    text = [f"{line[0].ljust(width)}  {line[1]} {line[2]}".rstrip() if _is_fact(line) else next(table) for line in lines]
     told = [textwrap.fill(f"[{i + 1}] {note}", _WIDTH, subsequent_indent="    ") for i, note in enumerate(notes)]
     return "\n".join([*text, "", *told, *(textwrap.fill(one, _WIDTH) for one in foot)]).rstrip()
 

@@ -19,10 +19,10 @@ from dnafeat.sources import reader as sources
 from dnafeat.spill import Spill
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.catalog import Store
+from dnafeat.store.data_file import DataFile
 from dnafeat.store.matrices import as_nullable_lists
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
-from dnafeat.store.table import DataFile
 
 RUN = "made-up"
 _PIECE_ROWS = 16_384

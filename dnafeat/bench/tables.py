@@ -29,7 +29,7 @@ from dnafeat.embed.salvage import Salvage
 from dnafeat.sources import reader as sources
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.store import Store, matrix
+from dnafeat.store.catalog import Store, matrix
 from dnafeat.vectors import PROJECTED_WIDTH, VECTORS
 
 _BASES = 300
@@ -185,7 +185,7 @@ def written(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes and seconds of those files."""
     import torch
 
-    from dnafeat.encoder.encoder import Encoder
+    from dnafeat.encoder.engine import Encoder
     from dnafeat.encoder.rounding import rounded
 
     torch.set_num_threads(settings["threads"])

@@ -44,7 +44,7 @@ def tokenised(settings: Mapping[str, Any]) -> dict[str, list[float]]:
     from dnafeat.encoder.config import EncodingConfig
     from dnafeat.encoder.describe import cutting, describe
     from dnafeat.encoder.source import Source
-    from dnafeat.store.table import write_parquet
+    from dnafeat.parquet import write_parquet
 
     sequences = random_sequences(settings["count"], _BASES)
     uri = str(Path(settings["folder"]) / "shard-00000.parquet")

@@ -74,7 +74,7 @@ COMMANDS: tuple[Command, ...] = (
         summary="embed sequences into a store",
         settings="dnafeat.embed.config:EmbedConfig",
         job="dnafeat.embed.job:embed",
-        form="dnafeat.embed.run:describe_run",
+        form="dnafeat.embed.report:describe_run",
         examples=(
             "embed genome.fna.gz --tile 300 --stride 300 --store ./store",
             "embed 's3://bucket/reads/*.csv.gz' --store s3://bucket/store --num-actors 8",
@@ -91,7 +91,7 @@ COMMANDS: tuple[Command, ...] = (
         group="embed",
         summary="embed new sequences, then move a channel once complete",
         settings="dnafeat.embed.config:NightlyConfig",
-        job="dnafeat.embed.nightly:nightly",
+        job="dnafeat.embed.schedule:nightly",
         form="dnafeat.cli.jobs:format_night",
         examples=(
             "nightly cohort.csv --store ./store --source-name cohort",
@@ -197,7 +197,7 @@ COMMANDS: tuple[Command, ...] = (
         summary="predict labels of sequences with a fine-tuned artifact",
         settings="dnafeat.finetune.config:PredictConfig",
         job="dnafeat.cli.jobs:predict",
-        form="dnafeat.finetune.predict:format_summary",
+        form="dnafeat.finetune.prediction:format_summary",
         streams=True,
         examples=(
             "predict ./promoters --input new.fa --output predictions.parquet",

@@ -64,8 +64,8 @@ def model_info(config: settings.ModelInfoConfig) -> Any:
 
 def format_night(night: Any) -> str:
     """The summary of a nightly run, and what became of the channel."""
-    from dnafeat.embed.nightly import describe_channel
-    from dnafeat.embed.run import describe_run
+    from dnafeat.embed.report import describe_run
+    from dnafeat.embed.schedule import describe_channel
 
     return f"{describe_run(night)}\n{describe_channel(night)}"
 
@@ -119,7 +119,7 @@ def predict(config: PredictConfig, *, show: bool, stdout: IO[str]) -> Any:
 
     from dnafeat import storage
     from dnafeat.errors import UsageError
-    from dnafeat.finetune.predict import format_summary, predict
+    from dnafeat.finetune.prediction import format_summary, predict
     from dnafeat.sources.reader import expand
 
     kind = format_of(config.output, config.format, stdout)

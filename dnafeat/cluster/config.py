@@ -1,7 +1,8 @@
-"""Settings of the actors that encode or predict."""
+"""Settings of the actors that encode or predict, and whether a cluster is named. Imports no Ray."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,3 +23,8 @@ class ActorsConfig(Settings, section="workers"):
     accelerator_type: str | None = option(
         "GPU type that the node of an actor must have, as Ray names it, such as L4 or A100 (default: any)", None
     )
+
+
+def on_cluster() -> bool:
+    """Whether RAY_ADDRESS names a cluster."""
+    return bool(os.environ.get("RAY_ADDRESS"))

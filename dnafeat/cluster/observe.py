@@ -9,33 +9,34 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ray
-from ray.util.metrics import Counter, Gauge, Histogram, Metric
+if TYPE_CHECKING:
+    import ray
 
 _SECONDS = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]
 # Name: (kind, what it is, tags beside `task`, since Prometheus has a `job` of its own, and `source`).
-METERS: dict[str, tuple[type[Metric], str, tuple[str, ...]]] = {
-    "dnafeat_sequences": (Counter, "Distinct sequences encoded", ()),
-    "dnafeat_tokens": (Counter, "Tokens of them, without padding", ()),
+METERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "dnafeat_sequences": ("Counter", "Distinct sequences encoded", ()),
+    "dnafeat_tokens": ("Counter", "Tokens of them, without padding", ()),
     "dnafeat_computed_tokens": (
-        Counter,
+        "Counter",
         "Token positions computed, with padding, special tokens and overlaps",
         (),
     ),
-    "dnafeat_needed_tokens": (Counter, "The same without padding, counted as a shard is done", ()),
-    "dnafeat_encode_seconds": (Histogram, "Seconds from a shard's begin at an encoder to its file", ()),
-    "dnafeat_written_bytes": (Counter, "Bytes of vector files", ()),
-    "dnafeat_rejected": (Counter, "Entries refused", ()),
-    "dnafeat_retries": (Counter, "Shards begun again after a worker died, and batches halved for want of memory", ("what",)),
+    "dnafeat_needed_tokens": ("Counter", "The same without padding, counted as a shard is done", ()),
+    "dnafeat_encode_seconds": ("Histogram", "Seconds from a shard's begin at an encoder to its file", ()),
+    "dnafeat_written_bytes": ("Counter", "Bytes of vector files", ()),
+    "dnafeat_rejected": ("Counter", "Entries refused", ()),
+    "dnafeat_retries": ("Counter", "Shards begun again after a worker died, and batches halved for want of memory", ("what",)),
     "dnafeat_shards": (
-        Gauge,
+        "Gauge",
         "Shards of the run that are to be tokenised, wait for an encoder, are with one, or are done",
         ("state",),
     ),
-    "dnafeat_stage_seconds": (Gauge, "Seconds that a stage of the last run took", ("stage",)),
+    "dnafeat_stage_seconds": ("Gauge", "Seconds that a stage of the last run took", ("stage",)),
 }
 _log = logging.getLogger("dnafeat")
 # Else Python itself prints what is an error where nobody has set up logging, and the command tells it in a sentence of its own.
@@ -45,9 +46,16 @@ _told_in_records = False
 
 @functools.cache
 def _meter(name: str) -> Any:
+    from ray.util import metrics
+
     kind, about, tags = METERS[name]
-    more = {"boundaries": _SECONDS} if kind is Histogram else {}
-    return kind(name, description=about, tag_keys=("task", "source", *tags), **more)
+    more = {"boundaries": _SECONDS} if kind == "Histogram" else {}
+    return getattr(metrics, kind)(name, description=about, tag_keys=("task", "source", *tags), **more)
+
+
+def _counted() -> bool:
+    """Whether a Ray runs that serves meters. Does not import it: without Ray nobody asks for them."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +81,17 @@ class Job:
 
     def count(self, name: str, value: float, **tags: str) -> None:
         """Adds to a counter."""
-        if value > 0 and ray.is_initialized():
+        if value > 0 and _counted():
             _meter(name).inc(value, self._tagged(tags))
 
     def observe(self, name: str, value: float, **tags: str) -> None:
         """Adds an observation to a histogram."""
-        if ray.is_initialized():
+        if _counted():
             _meter(name).observe(value, self._tagged(tags))
 
     def set(self, name: str, value: float, **tags: str) -> None:
         """Sets a gauge."""
-        if ray.is_initialized():
+        if _counted():
             _meter(name).set(value, self._tagged(tags))
 
     def record(self, message: str, *, level: int = logging.INFO, **about: object) -> None:
@@ -92,8 +100,10 @@ class Job:
         _log.log(level, message, extra={**{key: value for key, value in names.items() if value}, **about}, stacklevel=2)
 
 
-def on_cluster() -> ray.LoggingConfig:
+def logging_config() -> ray.LoggingConfig:
     """How the processes of a job on a cluster log: lines of JSON, or of text where RAY_LOGGING_CONFIG_ENCODING says so."""
+    import ray
+
     global _told_in_records
     _told_in_records = not os.isatty(2)
     # What they say at this level is of use to nobody who runs jobs, and it drowns what is.

@@ -16,8 +16,9 @@ import yaml
 
 from dnafeat.cluster import observe
 from dnafeat.cluster import packages as pins
+from dnafeat.cluster.bar import say
+from dnafeat.cluster.config import on_cluster as on_cluster
 from dnafeat.cluster.observe import Job
-from dnafeat.cluster.progress import say
 from dnafeat.errors import UsageError
 
 _ours = False  # whether this process's Ray was started here
@@ -34,9 +35,9 @@ def start_ray() -> None:
     if ray.is_initialized():
         return
     _ours = True
-    if os.environ.get("RAY_ADDRESS"):
+    if on_cluster():
         # What workers write stays in the files of their nodes, where their records are looked for; the driver tells what matters.
-        ray.init(logging_config=observe.on_cluster(), log_to_driver=False)
+        ray.init(logging_config=observe.logging_config(), log_to_driver=False)
         if not observe.told_in_records():
             # Somebody sits at this terminal and looks at a bar.
             for handler in logging.getLogger().handlers:
@@ -63,7 +64,7 @@ def start_ray() -> None:
 
 def only_here() -> bool:
     """Whether `start_ray` started Ray on this machine alone, so that all workers see its disk."""
-    return _ours and not os.environ.get("RAY_ADDRESS")
+    return _ours and not on_cluster()
 
 
 def stop_ray() -> None:
@@ -143,8 +144,16 @@ def default_gpus() -> float:
 
 
 def gpus(per_actor: float | None, kind: str | None) -> float:
-    """GPUs an actor should hold: those that were asked for, or `default_gpus`. Raises UsageError for a kind of GPU and none to hold."""
+    """GPUs an actor should hold: those that were asked for, or `default_gpus`.
+
+    Raises UsageError for more than this machine has, where no cluster could start more, and for a kind of GPU and none to hold.
+    """
     found = default_gpus() if per_actor is None else per_actor
+    here = ray.cluster_resources().get("GPU", 0)
+    if found > here and not on_cluster():
+        raise UsageError(
+            f"gpus_per_actor is {found:g}, and this machine has {here:g} GPUs: ask for fewer, or set RAY_ADDRESS to a cluster that has them"
+        )
     if kind and not found:
         raise UsageError(
             f"accelerator_type {kind} is asked for, and actors would run on CPUs: leave it out, or say with gpus_per_actor how many GPUs "

@@ -14,14 +14,14 @@ from threadpoolctl import threadpool_limits
 
 from dnafeat.embed.config import EmbedConfig
 from dnafeat.embed.job import embed
-from dnafeat.embed.run import describe_run
+from dnafeat.embed.report import describe_run
 from dnafeat.finetune.config import FinetuneConfig
 from dnafeat.finetune.job import finetune, format_result, prepare
 from dnafeat.pretrain.probe import kmer_counts, one_hot
 from dnafeat.sources import reader as sources
 from dnafeat.sources.bundled import LAMBDA, SPLICE
+from dnafeat.store.catalog import Store, matrix
 from dnafeat.store.listings import format_versions
-from dnafeat.store.store import Store, matrix
 
 TILE = 300
 _log = logging.getLogger(__name__)

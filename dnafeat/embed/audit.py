@@ -14,9 +14,10 @@ from dnafeat import storage
 from dnafeat.errors import AuditError
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.catalog import Store
+from dnafeat.store.data_file import DataFile
 from dnafeat.store.matrices import fixed, matrix, one_array
-from dnafeat.store.store import Store
-from dnafeat.store.table import DataFile, Table
+from dnafeat.store.table import Table
 from dnafeat.store.vector_files import Norms, Receipt
 from dnafeat.vectors import VECTORS
 

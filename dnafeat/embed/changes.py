@@ -21,10 +21,11 @@ from dnafeat.cluster.spread import Each
 from dnafeat.embed.intake import Intake
 from dnafeat.spill import Spill
 from dnafeat.store import digests
+from dnafeat.store.catalog import Store
+from dnafeat.store.data_file import DataFile
 from dnafeat.store.digests import id_partition, netstring
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
-from dnafeat.store.table import DataFile, Table
+from dnafeat.store.table import Table
 
 _ROWS_PER_FILE = 1_000_000
 # Held in memory and written as one or several row groups.

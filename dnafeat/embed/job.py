@@ -1,29 +1,36 @@
-"""The main job: a source into a store. Plans, encodes what is missing, audits, publishes, and says what it did."""
+"""The main job: a source into a store. Plan, encode what is missing, audit, publish."""
 
 from __future__ import annotations
 
-import os
 import time
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+
+import pyarrow as pa
 
 from dnafeat import pseudonyms as keyhash
 from dnafeat import sequence as dna
 from dnafeat import storage
-from dnafeat.cluster import packages as pins
-from dnafeat.cluster import session as cluster
-from dnafeat.embed import pipeline, plan
-from dnafeat.embed.actors import EncoderSettings, checked
+from dnafeat.cluster import packages
+from dnafeat.cluster.config import on_cluster
+from dnafeat.cluster.observe import Job
+from dnafeat.embed import plan, runner
 from dnafeat.embed.config import EmbedConfig
 from dnafeat.embed.intake import Checks, Discretion, Intake, is_large, take_in
-from dnafeat.embed.run import Encoded, Run, Summary
+from dnafeat.embed.report import RunSummary
+from dnafeat.embed.run import Encoded, RunSpec, carry_out, new_run_id
+from dnafeat.embed.worker import EncoderSettings, EncodeShards, checked
+from dnafeat.embed.workspace import Workspace
 from dnafeat.encoder.describe import cutting, describe
+from dnafeat.encoder.models.tokenizers import Tokenizer
 from dnafeat.encoder.source import Source
 from dnafeat.encoder.version import FeatureVersion
 from dnafeat.errors import UsageError
 from dnafeat.provenance import digest_of
 from dnafeat.sources.reader import ReadOptions, expand, look
-from dnafeat.store.store import Store
+from dnafeat.store.catalog import Store
+from dnafeat.store.vector_files import Receipt
 from dnafeat.vectors import PROJECTED_WIDTH, VECTORS
 
 
@@ -34,8 +41,8 @@ def default_source_name(config: EmbedConfig) -> str:
     return name if config.tile is None else f"{name}#tile={config.tile},stride={config.stride or config.tile}"
 
 
-def embed(config: EmbedConfig, *, show: bool = True) -> Summary:
-    """Brings one source into a store under one feature version.
+def embed(config: EmbedConfig, *, show: bool = True) -> RunSummary:
+    """Bring one source into a store under one feature version.
 
     Parameters
     ----------
@@ -52,92 +59,125 @@ def embed(config: EmbedConfig, *, show: bool = True) -> Summary:
     StoreError, ConflictError
         The store cannot be read or written, or was being written by too many others. The same command continues.
     """
-    return _Embedding(config, show).carry_out()
+    clock, started = time.monotonic(), datetime.now(UTC)
+    files = expand(config.sources)
+    discretion = _discretion(config)
+    model = Source.find(config.encoding)
+    version = _version(config, model)
+    tokenizer = model.tokenizer(config.encoding)
+    store = Store(config.store)
+    store.create()
+    _check_vectors(store, version, config)
+    name = config.source_name or default_source_name(config)
+    spec = RunSpec(
+        settings=config,
+        store=store,
+        version=version,
+        source_name=name,
+        run_id=config.run_id or new_run_id(),
+        vectors=config.vectors,
+        task="embed",
+        config_digest=digest_of({**config.shaping(), "source_name": name, "version": version.digest}),
+        mode=config.mode,
+        strict=config.strict,
+        clock=clock,
+        started=started,
+    )
+    entries = _Files(config, files, discretion, tokenizer.min_bases, show)
+    return carry_out(spec, entries, _Encoding(config, spec, model, tokenizer, show))
 
 
-class _Embedding(Run):
-    """Sequences of a source's files through an encoder."""
+@dataclass(frozen=True)
+class _Files:
+    """The entries of a source's files."""
 
-    def __init__(self, config: EmbedConfig, show: bool) -> None:
-        clock, started = time.monotonic(), datetime.now(UTC)
-        self.config = config
-        self.files = expand(config.sources)
-        self.discretion = _discretion(config)
-        self.model = Source.find(config.encoding)
-        version = _version(config, self.model)
-        self.tokenizer = self.model.tokenizer(config.encoding)
-        store = Store(config.store)
-        store.create()
-        _check_vectors(store, version, config)
-        name = config.source_name or default_source_name(config)
-        super().__init__(config, store, version, name, run_id=config.run_id, vectors=config.vectors, task="embed", show=show)
-        self.clock, self.started, self.mode, self.strict = clock, started, config.mode, config.strict
+    config: EmbedConfig
+    files: list[str]
+    discretion: Discretion
+    min_bases: int
+    show: bool
 
-    @property
-    def config_digest(self) -> str:
-        return digest_of({**self.config.shaping(), "source_name": self.source_name, "version": self.version.digest})
-
-    def read(self) -> Intake:
-        """One pass over the source."""
+    def read(self, workspace: Workspace) -> Intake:
+        """One pass over the source, spread over a cluster where it is large."""
         config = self.config
         options = ReadOptions(
             id_column=config.id_column, sequence_column=config.sequence_column, tile=config.tile, stride=config.stride
         )
         alphabet = dna.IUPAC if config.iupac else dna.UNAMBIGUOUS
-        checks = Checks(alphabet=alphabet, max_n_share=config.max_n_share, min_bases=self.tokenizer.min_bases)
+        checks = Checks(alphabet=alphabet, max_n_share=config.max_n_share, min_bases=self.min_bases)
         layout = look(self.files, options)
-        if is_large(layout):
-            self.spread()
-        return take_in(layout, checks, self.spills, discretion=self.discretion, each=self.each)
+        if is_large(layout) and config.actors.runner != "local":
+            workspace.spread(self.show)
+        return take_in(layout, checks, workspace.spills, discretion=self.discretion, each=workspace.each)
 
-    def encode(self, wanted: plan.Work) -> Encoded:
-        """Encodes the missing sequences, and a sample to compare; Ray is started only when there are any."""
-        missing, config, version = wanted.missing, self.config, self.version
-        workers = config.actors
+
+@dataclass(frozen=True)
+class _Encoding:
+    """Vectors that an encoder makes."""
+
+    config: EmbedConfig
+    spec: RunSpec
+    model: Source
+    tokenizer: Tokenizer
+    show: bool
+
+    def encode(self, wanted: plan.Work, workspace: Workspace, job: Job) -> Encoded:
+        """Encode the missing sequences, and a sample to compare. Without any, no encoder is loaded and no Ray is started."""
+        missing, config, version = wanted.missing, self.config, self.spec.version
         if not missing.rows and not wanted.sample.rows:
             return Encoded([])
-        cluster.start_ray()
-        gpus = cluster.gpus(0 if config.encoding.precision == "int8" else workers.gpus_per_actor, workers.accelerator_type)
-        actors = workers.num_actors or cluster.default_actors(gpus, missing.rows)
+        cuts = cutting(version, self.tokenizer)
+        flops = runner.expected_flops(version.architecture, missing, self.tokenizer, cuts)
+        chosen = runner.choose(
+            config.actors, sequences=missing.rows, flops=flops, cpu_only=version.precision == "int8", show=self.show
+        )
+        job.record("runner chosen", runner=chosen.name, reason=chosen.reason)
         hidden = version.architecture["hidden_size"]
         width = sum(PROJECTED_WIDTH if name == "projected" else hidden for name in config.vectors)
         # zstd packs rounded numbers, whose last 16 bits are 0, into half of their bytes.
-        rows = config.shard_rows or plan.shard_rows(missing.rows, actors, row_bytes=(2 if version.rounding else 4) * width)
-        shards = plan.cut_shards(missing, rows, self.work, self.each, None if config.shard_rows else actors)
-        check = plan.cut_check(shards, wanted.sample, self.work)
-        self.model.projector(config.encoding)[1].keep(self.store.uri)
+        row_bytes = (2 if version.rounding else 4) * width
+        rows = config.shard_rows or plan.shard_rows(missing.rows, chosen.workers, row_bytes=row_bytes)
+        ending = None if config.shard_rows else chosen.workers
+        shards = plan.cut_shards(missing, rows, workspace.work, workspace.each, ending)
+        check = plan.cut_check(shards, wanted.sample, workspace.work)
+        self.model.projector(config.encoding)[1].keep(self.spec.store.uri)
         settings = EncoderSettings(
             config=config.encoding.replace(precision=version.precision),
             pins=self.model.pins,
             tokenizer=self.tokenizer,
-            cutting=cutting(version, self.tokenizer),
+            cutting=cuts,
             vectors=config.vectors,
             version=version.digest,
-            job=self.job,
-            packages=pins.installed(),
+            job=job,
+            packages=packages.installed(),
         )
-        receipts = pipeline.encode_shards(
-            # Not last: all other actors would wait for the one that has it.
-            [*shards[: len(shards) // 2], check, *shards[len(shards) // 2 :]],
-            settings,
-            store=self.store.uri,
-            run_id=self.run_id,
-            actors=actors,
-            gpus_per_actor=gpus,
-            accelerator_type=workers.accelerator_type,
-            show=self.show,
-        )
-        done = list(receipts)
-        return Encoded(done, checked(check.uri), receipts.refused)
+        # Not last: all other workers would wait for the one that has it.
+        in_order = [*shards[: len(shards) // 2], check, *shards[len(shards) // 2 :]]
+        receipts, refused = gathered(chosen.run(in_order, settings, EncodeShards, (self.spec.store.uri, self.spec.run_id)))
+        return Encoded(receipts, checked(check.uri), refused, runner=chosen.name, runner_reason=chosen.reason)
+
+
+def gathered(rows: Iterable[pa.Table]) -> tuple[list[Receipt], list[str]]:
+    """The receipts in the shards' order, and the digests that ended every worker process that encoded them, of rows of `EncodeShards`.
+
+    A file that a dying worker left behind has another name and no receipt. The shard of `plan.cut_check` has none either, nor has one of
+    which nothing but refused sequences are left.
+    """
+    receipts, refused = [], []
+    for batch in rows:
+        refused += batch["refused"].combine_chunks().flatten().to_pylist()
+        receipts += [Receipt.from_json(text) for text in batch["receipt"].to_pylist() if text]
+    return sorted(receipts, key=lambda one: one.shard), refused
 
 
 def _version(config: EmbedConfig, source: Source) -> FeatureVersion:
     """The run's feature version, its precision resolved against the machines that will encode and not against this one."""
-    gpus = config.actors.gpus_per_actor
-    gpu = gpus > 0 if gpus is not None else None
-    if gpu is None and os.environ.get("RAY_ADDRESS"):
-        cluster.start_ray()
-        gpu = cluster.default_gpus() > 0
+    gpu = config.actors.gpus_per_actor > 0 if config.actors.gpus_per_actor is not None else None
+    if gpu is None and on_cluster() and config.actors.runner != "local":
+        from dnafeat.cluster import session
+
+        session.start_ray()
+        gpu = session.default_gpus() > 0
     version = describe(source, config.encoding, gpu=gpu)
     return replace(version, names={**version.names, "vectors": list(config.vectors)})
 

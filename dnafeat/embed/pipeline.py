@@ -1,29 +1,31 @@
 """The Ray Data pipeline: shard -> tokenise (tasks) -> encode, pool, project, write (actors, one model each) -> receipts.
 
 One row of the dataset is one work shard from end to end, so that nothing in between can cut or merge it; vectors are written where
-they are made and never travel. A receipt is a row that says what file a shard became. Other actors make other rows of a shard:
-`run_shards` takes their class. What happens in the workers stands in `tokenise` and
-`actors`.
+they are made and never travel. What happens in the workers stands in `tokenise` and `worker`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import ray
 import ray.data
+import torch
 
 from dnafeat import storage
+from dnafeat.cluster import packages
 from dnafeat.cluster import session as cluster
-from dnafeat.cluster.progress import shown, start
-from dnafeat.embed.actors import EncoderSettings, EncodeShards, ShardActor
+from dnafeat.cluster.bar import shown
+from dnafeat.cluster.progress import RayBoard, start
 from dnafeat.embed.plan import CHECK, Shard
-from dnafeat.embed.tokenise import tokenise_shards
-from dnafeat.errors import EncodingError, one_line
-from dnafeat.store.vector_files import Receipt
+from dnafeat.embed.tokenise import Tokenised, TokeniserSettings, tokenise_shards
+from dnafeat.embed.worker import EncoderSettings, ShardWorker, load_encoder
+from dnafeat.errors import DnafeatError, EncodingError, one_line
 
 # What a tokenising task asks for. An actor asks for more or less, never for the same: Ray Data would fuse the two into one operator.
 _TASK_CPUS = 0.25
@@ -36,63 +38,60 @@ def actor_cpus(cpus: float, actors: int) -> float:
     return share if share != _TASK_CPUS else share - 0.01
 
 
-class Receipts:
-    """The receipts of a run's shards in their order, as they come; to be iterated over once.
+class _Actor:
+    """A worker in a process of its own: what Ray Data makes for each place of the pool."""
 
-    Attributes
-    ----------
-    refused : list of str
-        Digests of sequences that ended every worker process that encoded them, and that no file holds; all of them once the last
-        receipt has come. A shard of which nothing else is left has no receipt.
-    """
+    def __init__(
+        self, worker: type[ShardWorker], settings: EncoderSettings, arguments: Sequence[Any], threads: int, board: RayBoard
+    ) -> None:
+        self._board = board
+        # Before the model is loaded, which may end this process.
+        if (stop := board.start(str(ray.get_runtime_context().get_actor_id()))) is not None:
+            board.fail(stop)
+            raise EncodingError(stop)
+        _compare_packages(settings, board)
+        torch.set_num_threads(min(threads, os.cpu_count() or 1))
+        with _told(board):
+            self._worker = worker(load_encoder(settings), settings, board, *arguments)
 
-    def __init__(self, rows: Iterable[pa.Table]) -> None:
-        self.refused: list[str] = []
-        self._rows = rows
-
-    def __iter__(self) -> Iterator[Receipt]:
-        for batch in self._rows:
-            self.refused += batch["refused"].combine_chunks().flatten().to_pylist()
-            yield from (Receipt.from_json(text) for text in batch["receipt"].to_pylist() if text)
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        with _told(self._board):
+            return pa.concat_tables([self._worker(Tokenised.of(batch.slice(i, 1))) for i in range(len(batch))])
 
 
-def encode_shards(
+def _tokenised(batch: Any, settings: TokeniserSettings, board: RayBoard) -> Any:
+    _compare_packages(settings, board)
+    with _told(board):
+        return tokenise_shards(batch, settings, board)
+
+
+_compared: set[str] = set()
+
+
+def _compare_packages(settings: TokeniserSettings, board: RayBoard) -> None:
+    """Note, once in a process and run, where it has other versions than the driver."""
+    if settings.job.run_id in _compared:
+        return
+    _compared.add(settings.job.run_id)
+    if other := packages.differing(settings.packages, packages.installed()):
+        node = ray.util.get_node_ip_address()
+        board.note(f"node {node} has other versions than the driver: {', '.join(other)}; install the same on all nodes")
+
+
+@contextlib.contextmanager
+def _told(board: RayBoard) -> Iterator[None]:
+    """Leave our own errors on the board, where the driver finds them as they are: what Ray raises for them has all of its own story."""
+    try:
+        yield
+    except DnafeatError as error:
+        board.fail(str(error))
+        raise
+
+
+def run_on_ray(
     shards: Sequence[Shard],
     settings: EncoderSettings,
-    *,
-    store: str,
-    run_id: str,
-    actors: int,
-    gpus_per_actor: float,
-    accelerator_type: str | None = None,
-    show: bool,
-) -> Receipts:
-    """Encodes and writes every shard while the receipts are iterated over.
-
-    A file that a dying worker left behind has another name and no receipt. The shard of `plan.cut_check` has none either.
-
-    Raises
-    ------
-    EncodingError
-        While iterating: the workers failed, or more sequences ended their worker than can be the sequences' doing.
-    """
-    rows = run_shards(
-        shards,
-        settings,
-        EncodeShards,
-        (store, run_id),
-        actors=actors,
-        gpus_per_actor=gpus_per_actor,
-        accelerator_type=accelerator_type,
-        show=show,
-    )
-    return Receipts(rows)
-
-
-def run_shards(
-    shards: Sequence[Shard],
-    settings: EncoderSettings,
-    actor: type[ShardActor],
+    worker: type[ShardWorker],
     arguments: Sequence[Any],
     *,
     actors: int,
@@ -100,29 +99,36 @@ def run_shards(
     accelerator_type: str | None = None,
     show: bool,
 ) -> Iterator[pa.Table]:
-    """Tokenises every shard, sends it through a pool of actors, and yields what they return, in the shards' order.
+    """Tokenise every shard, send it through a pool of actors, and yield what they return, in the shards' order.
 
-    An actor is made as `actor(settings, *arguments, threads, progress)`. Ray must be running. A worker or node that dies has its
-    shards done again, which ends where `attempts` says.
+    A worker is made as `worker(encoder, settings, board, *arguments)`. Ray must be running. A process or node that dies has its shards
+    done again, which ends where `attempts` says.
+
+    Raises
+    ------
+    EncodingError
+        While iterating: the workers failed, or more sequences ended their worker than can be the sequences' doing.
     """
     cluster.quiet()
     actors = min(actors, max(1, sum(storage.name(shard.uri) != CHECK for shard in shards)))
     cpus = max(1.0, cluster.most("CPU"))
     threads = max(1, int(cpus) // actors)
-    progress = start(settings.job, len(shards))
+    board = start(settings.job, len(shards))
     items = [{"uri": shard.uri} for shard in shards]
+    # Ray names the operator and its processes after the class.
+    actor = type(worker.__name__, (_Actor,), {})
     encoded: ray.data.Dataset = (
         ray.data.from_items(items, override_num_blocks=len(items))
         .map_batches(
-            tokenise_shards,  # type: ignore[arg-type]
-            fn_kwargs={"settings": settings.of_tokeniser, "progress": progress},
+            _tokenised,  # type: ignore[arg-type]
+            fn_kwargs={"settings": settings.of_tokeniser, "board": board},
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=_TASK_CPUS,
         )
         .map_batches(
             actor,
-            fn_constructor_args=(settings, *arguments, threads, progress),
+            fn_constructor_args=(worker, settings, arguments, threads, board),
             compute=ray.data.ActorPoolStrategy(size=actors),
             batch_size=1,  # None, which would do as well, is refused together with GPUs
             batch_format="pyarrow",
@@ -131,21 +137,19 @@ def run_shards(
             accelerator_type=accelerator_type,
         )
     )
-    # The last shards are the small ones, and a task whose process starts late must not make a large one of them the last.
+    # Keep shard order: the plan puts small shards last so that all actors finish together.
     encoded.context.execution_options.preserve_order = True
     encoded.set_name(f"dnafeat {settings.job.name} {settings.job.run_id}")
-    with shown(progress, sum(shard.rows for shard in shards), show, settings.job), _explained():
+    total = sum(shard.rows for shard in shards if storage.name(shard.uri) != CHECK)
+    with shown(board.read, total, show, settings.job), _explained(board):
         yield from encoded.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Turns what Ray raises for a failed job into one sentence that ends in the cause."""
+def _explained(board: RayBoard) -> Iterator[None]:
+    """Turn what Ray raises for a failed job into one sentence that ends in the cause."""
     try:
         yield
     except ray.exceptions.RayError as error:
-        # Ours says more than what it was raised from, and needs no name.
-        found = cluster.causes(error)
-        own = [cause.partition(": ")[2] for cause in found if cause.startswith("dnafeat.errors.")]
-        cause = (own or found or [one_line(error)])[0]
+        cause = board.failure() or (cluster.causes(error) or [one_line(error)])[0]
         raise EncodingError(f"the encoding stopped and nothing was published: {cause}; the same command tries again") from error

@@ -21,10 +21,10 @@ from dnafeat import storage
 from dnafeat.cluster.spread import Each, here
 from dnafeat.embed.intake import SEQUENCE_SCHEMA, Intake
 from dnafeat.embed.salvage import Claim, Salvage
+from dnafeat.parquet import write_parquet
 from dnafeat.spill import Spill
 from dnafeat.store import digests
-from dnafeat.store.store import Store
-from dnafeat.store.table import write_parquet
+from dnafeat.store.catalog import Store
 
 # Bytes of the packed sequences of partitions from which shards are cut together.
 _CUT_BYTES = 256 * 2**20

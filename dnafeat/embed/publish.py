@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,44 +32,56 @@ from dnafeat.errors import ConflictError, ForgottenError, UsageError
 from dnafeat.spill import Spill
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.catalog import Store
+from dnafeat.store.data_file import Change, DataFile
 from dnafeat.store.rewriting import forgotten
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
-from dnafeat.store.table import Change, DataFile, Table
+from dnafeat.store.table import Table
 
 # The application id under which `sequences` keeps the last run number it gave out.
 _NUMBER = "dnafeat/run_number"
 
 
-@dataclass
+@dataclass(frozen=True)
+class CommittedVectors:
+    """What a run has committed to `features`, which its commit to `sequences` counts on.
+
+    Attributes
+    ----------
+    version : str
+        Feature version.
+    files : list of DataFile
+        As they were committed.
+    unchanged : int
+        Delta version of `features` up to which nothing but this run has changed it since the plan.
+    """
+
+    version: str
+    files: list[DataFile]
+    unchanged: int
+
+
 class Publication:
-    """One attempt to publish a run. Make it before the source is read: a subject that is forgotten from then on is not brought back."""
+    """One attempt to publish a run.
 
-    store: Store
-    run_id: str
-    source_name: str
-    attempt: str = field(default_factory=lambda: uuid.uuid4().hex)
-    _stored: tuple[str, int] | None = None
-    """Feature version, and the Delta version of `features` up to which nobody but this run has changed it since the plan."""
-    _forgotten: dict[str, int] = field(default_factory=dict)
-    _kept: Spill | None = None
-    """Digests of entries that a run in mode merge leaves as they are, by range."""
-    each: Each = here
+    It counts erasures from when it is made, so that what is read after that does not bring an erased subject back.
 
-    def __post_init__(self) -> None:
-        self._forgotten = {table.name: forgotten(table.reload()) for table in (self.store.sequences, self.store.rejects)}
+    Parameters
+    ----------
+    store : Store
+    run_id, source_name : str
+    attempt : str
+        Tells this attempt from others under the same run id.
+    """
 
-    @property
-    def _app(self) -> str:
-        return f"dnafeat/{self.run_id}/{self.attempt}"
+    def __init__(self, store: Store, run_id: str, source_name: str, attempt: str | None = None) -> None:
+        self.store, self.run_id, self.source_name = store, run_id, source_name
+        self._app = f"dnafeat/{run_id}/{attempt or uuid.uuid4().hex}"
+        self._forgotten = {table.name: forgotten(table.reload()) for table in (store.sequences, store.rejects)}
 
-    def commit_features(self, files: Sequence[DataFile], version: str, planned: int) -> list[DataFile]:
-        """Adds vector files to `features`, less the rows that somebody stored after Delta version `planned`.
-
-        Returns the files as they were committed.
-        """
+    def commit_features(self, files: Sequence[DataFile], version: str, planned: int) -> CommittedVectors:
+        """Add vector files to `features`, less the rows that another run stored after Delta version `planned`."""
         table = self.store.features
-        self._stored = version, planned
         committed, base = list(files), -1
 
         def change() -> Change:
@@ -82,36 +94,28 @@ class Publication:
 
         if committed:
             table.settle(self._app, change)
-        if base == planned:
-            # The commit was made from what was planned on, so that nothing came between.
-            self._stored = version, planned + 1
-        return committed
+        # A commit that was made from what was planned on: nothing came between.
+        return CommittedVectors(version, committed, planned + (base == planned))
 
-    def _check_stored(self, intake: Intake) -> None:
-        """Raises ConflictError when vectors that the plan found stored are gone: somebody took them out meanwhile."""
-        if self._stored is None:
+    def _check_stored(self, vectors: CommittedVectors, needed: Sequence[Spill], each: Each) -> None:
+        """Raise ConflictError when vectors of `needed` digests that the plan found stored are gone: another process took them out."""
+        if self.store.features.version() == vectors.unchanged:
             return
-        version, seen = self._stored
-        if self.store.features.version() == seen:
-            return
-        for spill in (intake.sequences, self._kept):
-            if gone := self._lacking(spill, version):
+        for spill in needed:
+            if gone := self._lacking(spill, vectors.version, each):
                 raise ConflictError(
                     f"{gone} vectors that run {self.run_id} found in {self.store.features.uri} were taken out before it "
                     f"could publish: send the run again"
                 )
 
-    def _lacking(self, spill: Spill | None, version: str) -> int:
+    def _lacking(self, spill: Spill, version: str, each: Each) -> int:
         """How many of the digests in a spill by range have no vectors of the version."""
-        if spill is None:
-            return 0
         self.store.features.version()  # loads the snapshot, so that all look at one
-        return sum(self.each(functools.partial(_lacking, self.store, version), spill.each(), "looking for vectors"))
+        return sum(each(functools.partial(_lacking, self.store, version), spill.each(), "looking for vectors"))
 
-    def _check_kept(self) -> None:
-        """Raises UsageError where a run in mode merge would leave entries that its version has no vectors of."""
-        lacking = self._lacking(self._kept, self._stored[0]) if self._stored else 0
-        if lacking:
+    def _check_kept(self, kept: Spill, version: str, each: Each) -> None:
+        """Raise UsageError where a run in mode merge would leave entries that its version has no vectors of."""
+        if lacking := self._lacking(kept, version, each):
             raise UsageError(
                 f"source {self.source_name} has {lacking} sequences that this run does not read and that its version has no vectors of, so "
                 f"it cannot be merged: send a run with the whole source in mode replace"
@@ -183,8 +187,10 @@ class Publication:
                 storage.remove(storage.join(table.uri, file.path))
             raise
 
-    def commit_sequences(self, intake: Intake, folder: Path | str, mode: str = "replace") -> tuple[int, int, int]:
-        """Brings the source's rows in `sequences` up to what was read, and takes a run number.
+    def commit_sequences(
+        self, intake: Intake, vectors: CommittedVectors, folder: Path | str, mode: str = "replace", each: Each = here
+    ) -> tuple[int, int, int]:
+        """Bring the source's rows in `sequences` up to what was read, and take a run number.
 
         New and changed entries open a row, changed ones close theirs; unchanged ones are left alone. In mode `replace` the entries that
         are gone close theirs, too; in mode `merge` they stay. The number is taken in the same commit, so that numbers and intervals have
@@ -197,33 +203,35 @@ class Publication:
         table = self.store.sequences
         self._check_forgotten(table.reload())
         self.store.features.reload()
-        self._check_stored(intake)
+        self._check_stored(vectors, [intake.sequences], each)
         opened = closed = 0
+        kept: Spill | None = None
 
         def change() -> Change:
-            nonlocal opened, closed
+            nonlocal opened, closed, kept
             self._check_forgotten(table)
             table.add_string_columns(intake.keys)
             number = (table.transaction(_NUMBER) or 0) + 1
             paths = table.paths([("source_name", "=", self.source_name)])
-            difference = changes.compare(self.store, self.source_name, intake, paths, folder, mode, self.each)
-            self._kept = difference.kept
+            difference = changes.compare(self.store, self.source_name, intake, paths, folder, mode, each)
+            kept = difference.kept
             self.store.features.reload()
-            self._check_kept()
-            added, removed = changes.write(table, self.source_name, paths, difference, self.run_id, number, self.each)
+            if kept is not None:
+                self._check_kept(kept, vectors.version, each)
+            added, removed = changes.write(table, self.source_name, paths, difference, self.run_id, number, each)
             opened, closed = difference.fresh.rows + difference.opening.rows, difference.closing.rows
             return Change(added=added, removed=removed, transactions={_NUMBER: number}, number=number)
 
         number = table.settle(self._app, change)
         assert number is not None
-        self._seal(intake)
+        self._seal(vectors, [intake.sequences] if kept is None else [intake.sequences, kept], each)
         return number, opened, closed
 
-    def _seal(self, intake: Intake) -> None:
-        """Makes sure, once `sequences` names them, that all vectors are there: whoever takes some out from now on sees the names."""
+    def _seal(self, vectors: CommittedVectors, needed: Sequence[Spill], each: Each) -> None:
+        """Make sure, once `sequences` names them, that all vectors are there: what takes some out from now on sees the names."""
 
         def change() -> Change:
-            self._check_stored(intake)
+            self._check_stored(vectors, needed, each)
             return Change()
 
         self.store.features.settle(f"{self._app}/seal", change)

@@ -13,8 +13,8 @@ import numpy as np
 
 from dnafeat import storage
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.catalog import Store
 from dnafeat.store.retention import ABANDONED_AFTER
-from dnafeat.store.store import Store
 from dnafeat.store.vector_files import Receipt
 
 

@@ -1,4 +1,4 @@
-"""What a task does with a shard before an encoder has it: reads its sequences and adds their windows of token ids.
+"""Read a shard's sequences and cut them into windows of token ids, before an encoder has them.
 
 No torch, and no file of a model: the tokenizer comes with the settings. A process that only tokenises takes little memory, is there a
 second sooner, and needs no model on its node.
@@ -10,20 +10,17 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
-from botocore.exceptions import BotoCoreError, ClientError
 
 from dnafeat import storage
-from dnafeat.cluster import packages as pins
 from dnafeat.cluster.attempts import Attempt
+from dnafeat.cluster.board import TOKENISING, Board
 from dnafeat.cluster.observe import Job
-from dnafeat.cluster.progress import TOKENISING
 from dnafeat.encoder.models.tokenizers import Tokenizer
 from dnafeat.encoder.windows import ARRAYS, Cutting, Windows, cut
 from dnafeat.errors import EncodingError, one_line
@@ -31,7 +28,7 @@ from dnafeat.errors import EncodingError, one_line
 
 @dataclass(frozen=True, kw_only=True)
 class TokeniserSettings:
-    """What a task needs to tokenise the run's shards."""
+    """What tokenising the run's shards takes."""
 
     tokenizer: Tokenizer
     cutting: Cutting
@@ -40,70 +37,9 @@ class TokeniserSettings:
     """Versions of the libraries in the driver; a process that has others says so."""
 
 
-def tokenise_shards(batch: Any, settings: TokeniserSettings, progress: ray.actor.ActorHandle) -> Any:
-    """Reads shards (an Arrow table with column uri) and adds their windows of token ids: one row in, one row out, arrays as lists."""
-    # The library starts a thread for every core unless told not to, in each of the tasks beside the encoders.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    return pa.concat_tables([_tokenised(uri, settings, progress) for uri in batch["uri"].to_pylist()])
-
-
-def _tokenised(uri: str, settings: TokeniserSettings, progress: ray.actor.ActorHandle) -> pa.Table:
-    name = TOKENISING + storage.name(uri)
-    begun(name, progress)
-    compare_packages(settings, progress)
-    with reached(uri, "read"):
-        fs, path = storage.filesystem(uri)
-        with fs.open(path, "rb") as file:
-            table = pq.read_table(file)
-    letters = table["sequence"].cast(pa.large_string()).to_pylist()
-    windows = cut(letters, settings.tokenizer, settings.cutting)
-    columns = {
-        "digests": table["sequence_digest"].combine_chunks(),
-        "bases": pc.binary_length(table["sequence"]).cast(pa.int64()).combine_chunks(),
-        **{name: pa.array(getattr(windows, name)) for name in ARRAYS},
-    }
-    progress.finish.remote(name)
-    return pa.table({"uri": [uri], **{name: one_list(column) for name, column in columns.items()}})
-
-
-@contextlib.contextmanager
-def reached(uri: str, how: str) -> Iterator[None]:
-    """Raises EncodingError, which names the place, where the block cannot reach its storage; s3fs and botocore have tried again by then."""
-    try:
-        yield
-    except (OSError, pa.ArrowException, BotoCoreError, ClientError) as error:
-        raise EncodingError(f"{uri} cannot be {how}: {one_line(error)}") from error
-
-
-def begun(name: str, progress: ray.actor.ActorHandle) -> Attempt:
-    """Says that this process begins something, and waits until that is known, whatever becomes of the process."""
-    attempt = cast(Attempt, ray.get(progress.begin.remote(name)))
-    if attempt.stop is not None:
-        raise EncodingError(attempt.stop)
-    return attempt
-
-
-_compared: set[str] = set()
-
-
-def compare_packages(settings: TokeniserSettings, progress: ray.actor.ActorHandle) -> None:
-    """Notes, once in a process and run, where it has other versions than the driver."""
-    if settings.job.run_id in _compared:
-        return
-    _compared.add(settings.job.run_id)
-    if other := pins.differing(settings.packages, pins.installed()):
-        node = ray.util.get_node_ip_address()
-        progress.note.remote(f"node {node} has other versions than the driver: {', '.join(other)}; install the same on all nodes")
-
-
-def one_list(values: pa.Array) -> pa.Array:
-    """An array as the only row of a list column, not copied."""
-    return pa.LargeListArray.from_arrays(pa.array([0, len(values)]), values)
-
-
 @dataclass(frozen=True)
 class Tokenised:
-    """A tokenised shard as an actor takes it.
+    """A tokenised shard as an encoder takes it.
 
     Attributes
     ----------
@@ -120,20 +56,70 @@ class Tokenised:
 
     @classmethod
     def of(cls, row: pa.Table) -> Tokenised:
-        """From one row of what `tokenise_shards` returns."""
+        """From a row that `row` made."""
         arrays = {name: row[name].combine_chunks().flatten() for name in (*ARRAYS, "bases", "digests")}
         digests, bases = arrays.pop("digests").cast(pa.string()), arrays.pop("bases").to_numpy()
         windows = Windows(**{name: array.to_numpy(zero_copy_only=False) for name, array in arrays.items()})
         return cls(row["uri"][0].as_py(), digests, bases, windows)
 
-    @property
-    def truncated(self) -> int:
-        """Sequences whose end was left out."""
-        return int(self.windows.cut.sum())
+    def row(self) -> pa.Table:
+        """One row, arrays as lists, as it goes from one process to another."""
+        columns = {
+            "digests": self.digests,
+            "bases": pa.array(self.bases),
+            **{name: pa.array(getattr(self.windows, name)) for name in ARRAYS},
+        }
+        return pa.table({"uri": [self.uri], **{name: one_list(column) for name, column in columns.items()}})
 
     @property
     def counts(self) -> dict[str, int]:
-        """What a receipt says of its length."""
-        windows = self.windows
-        counted = {"tokens": int(windows.tokens().sum()), "windowed": int((windows.counts() > 1).sum())}
-        return counted | {"truncated": self.truncated}
+        """Tokens; sequences whose end was left out; sequences of several windows."""
+        return {
+            "tokens": int(self.windows.tokens().sum()),
+            "truncated": int(self.windows.cut.sum()),
+            "windowed": int((self.windows.counts() > 1).sum()),
+        }
+
+
+def tokenise(uri: str, settings: TokeniserSettings, board: Board) -> Tokenised:
+    """Read a shard and cut its sequences into windows of token ids. Raises EncodingError where it cannot be read."""
+    name = TOKENISING + storage.name(uri)
+    begun(name, board)
+    with reached(uri, "read"):
+        fs, path = storage.filesystem(uri)
+        with fs.open(path, "rb") as file:
+            table = pq.read_table(file)
+    letters = table["sequence"].cast(pa.large_string()).to_pylist()
+    windows = cut(letters, settings.tokenizer, settings.cutting)
+    bases = pc.binary_length(table["sequence"]).cast(pa.int64()).combine_chunks()
+    board.finish(name)
+    return Tokenised(uri, table["sequence_digest"].combine_chunks(), bases.to_numpy(), windows)
+
+
+def tokenise_shards(batch: Any, settings: TokeniserSettings, board: Board) -> Any:
+    """Tokenise shards of a Ray dataset (an Arrow table with column uri): one row in, one row out."""
+    # The library starts a thread for every core unless told not to, in each of the tasks beside the encoders.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    return pa.concat_tables([tokenise(uri, settings, board).row() for uri in batch["uri"].to_pylist()])
+
+
+@contextlib.contextmanager
+def reached(uri: str, how: str) -> Iterator[None]:
+    """Raise EncodingError, which names the place, where the block cannot reach its storage; s3fs and botocore have tried again by then."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, *storage.SERVER_ERRORS) as error:
+        raise EncodingError(f"{uri} cannot be {how}: {one_line(error)}") from error
+
+
+def begun(name: str, board: Board) -> Attempt:
+    """Report that this process begins a shard. Raises EncodingError where the run has to end."""
+    attempt = board.begin(name)
+    if attempt.stop is not None:
+        raise EncodingError(attempt.stop)
+    return attempt
+
+
+def one_list(values: pa.Array) -> pa.Array:
+    """An array as the only row of a list column, not copied."""
+    return pa.LargeListArray.from_arrays(pa.array([0, len(values)]), values)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dnafeat.encoder.models.tokenizers import Tokenizer
+from dnafeat.encoder.padding import frame
 from dnafeat.encoder.windows import Windows
 
 # oneDNN and torch make a program for every number of rows that a product has had, and keep a thousand of them, some 100 MB: so there are
@@ -75,17 +76,9 @@ def pad(
     windows: Windows, chosen: np.ndarray, tokenizer: Tokenizer, *, special_tokens: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ids (int64), mask and what is pooled (bool) of some windows, each (rows, longest window), padding behind."""
-    start, stop = windows.start[chosen, None], windows.stop[chosen, None]
-    width = int((stop - start).max()) + tokenizer.specials
-    position = start + np.arange(-1, width - 1)[None, :]
-    content = (position >= start) & (position < stop)
-    ids = np.where(content, windows.ids[np.where(content, position, 0)], tokenizer.pad_id)
-    ids[:, 0] = tokenizer.cls_id
-    real = position < stop
-    if tokenizer.sep_id is not None:
-        ids[position == stop] = tokenizer.sep_id
-        real = position <= stop
+    ids, real, content = frame(windows.ids, windows.start[chosen], windows.stop[chosen], tokenizer)
+    position = windows.start[chosen, None] + np.arange(-1, ids.shape[1] - 1)[None, :]
     own = (position >= windows.own_start[chosen, None]) & (position < windows.own_stop[chosen, None])
     if special_tokens:
         own |= real & ~content
-    return ids.astype(np.int64), real, own
+    return ids, real, own

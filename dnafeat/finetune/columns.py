@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from dnafeat import storage
 from dnafeat.errors import UsageError, one_line
 from dnafeat.finetune.labels import Label
+from dnafeat.parquet import PAGED
 from dnafeat.sources import delimited
 from dnafeat.sources import reader as sources
 from dnafeat.sources.entries import MAX_ENTRIES, batches, schema, whole
@@ -130,7 +131,7 @@ def _read_lists(uri: str, options: sources.ReadOptions, label: str) -> Iterator[
 
 def _lists(uri: str, label: str) -> Iterator[list[str | int | None] | None]:
     with storage.open_input(uri) as file:
-        parquet = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+        parquet = pq.ParquetFile(file, **PAGED)
         for batch in parquet.iter_batches(batch_size=MAX_ENTRIES, columns=[label], use_threads=False):
             yield from batch.column(0).to_pylist()
 

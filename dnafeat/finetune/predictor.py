@@ -9,15 +9,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 import torch
 from safetensors import SafetensorError
 
 from dnafeat import storage
-from dnafeat.embed.actors import PIECE_ROWS, EncoderSettings, ShardActor, Tally
+from dnafeat.cluster.board import Board
+from dnafeat.embed.runner import expected_flops
 from dnafeat.embed.tokenise import Tokenised, one_list
+from dnafeat.embed.worker import PIECE_ROWS, EncoderSettings, ShardWorker, Tally
 from dnafeat.encoder.config import EncodingConfig
 from dnafeat.encoder.describe import cutting, describe, resolve_precision
+from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.models.checkpoint import BUNDLED
 from dnafeat.encoder.models.checkpoint import find as find_model
 from dnafeat.encoder.models.fetch import is_hub_name
@@ -28,6 +30,7 @@ from dnafeat.finetune import artifact
 from dnafeat.finetune.labels import Labels
 from dnafeat.finetune.network import Head, TokenHead
 from dnafeat.finetune.per_base import base_values, intervals
+from dnafeat.spill import Spill
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,11 @@ class Predictor:
             version = describe(source, replace(encoding, precision="float32"))
         return cls(labels, head, encoding, precision, source, version)
 
+    def expected_flops(self, sequences: Spill) -> float:
+        """Operations that the encoder takes for some sequences."""
+        tokenizer = self.source.tokenizer(self.encoding)
+        return expected_flops(self.version.architecture, sequences, tokenizer, cutting(self.version, tokenizer))
+
     def settings(self, precision: str | None, *, gpu: bool) -> EncoderSettings:
         """For actors with or without GPUs, in the precision asked for; without one as trained, and in float32 on CPUs.
 
@@ -131,22 +139,15 @@ def _find_base(name: str, encoding: EncodingConfig, trained_on: str | None) -> N
         ) from error
 
 
-class PredictShards(ShardActor):
-    """Actor: the logits of every sequence of a shard, end to end, or for task token its labelled intervals."""
+class PredictShards(ShardWorker):
+    """The logits of every sequence of a shard, end to end, or for task token its labelled intervals."""
 
-    def __init__(
-        self,
-        settings: EncoderSettings,
-        head: Head | TokenHead,
-        labels: Labels,
-        threads: int,
-        progress: ray.actor.ActorHandle,
-    ) -> None:
-        super().__init__(settings, threads, progress)
+    def __init__(self, encoder: Encoder, settings: EncoderSettings, board: Board, head: Head | TokenHead, labels: Labels) -> None:
+        super().__init__(encoder, settings, board)
         self.head, self.labels = head.to(self.encoder.device).eval(), labels
 
     def shard(self, shard: Tokenised) -> pa.Table:
-        began, tally, head = time.time(), Tally(self.progress, self.job), self.head
+        began, tally, head = time.time(), Tally(self.board, self.job), self.head
         answer, strange = self._per_base(head, shard, tally) if isinstance(head, TokenHead) else self._logits(head, shard, tally)
         tally.flush()
         counts = {**shard.counts, "not_finite": strange, "began": began, "ended": time.time()}

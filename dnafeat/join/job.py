@@ -20,7 +20,6 @@ from typing import Any
 
 import pyarrow as pa
 
-import dnafeat
 from dnafeat import pseudonyms as keyhash
 from dnafeat import storage
 from dnafeat.cluster.spread import Each, here
@@ -30,15 +29,15 @@ from dnafeat.join.config import DNA, GENE, LEVELS, JoinConfig, JoinInputs, pairs
 from dnafeat.join.modalities import PartnerTable, open_partner, read_mapping
 from dnafeat.join.rows import DnaSide
 from dnafeat.join.steps import Dealt, deal_entries, deal_partner, deal_vectors, own_spill, partner_schema, put_together
-from dnafeat.join.summary import Summary
+from dnafeat.join.summary import JoinSummary
 from dnafeat.join.table import WORK, JoinedTable
-from dnafeat.provenance import digest_of
+from dnafeat.provenance import __version__, digest_of
 from dnafeat.spill import Spill
 from dnafeat.store import digests, reading
+from dnafeat.store.catalog import Store
 from dnafeat.store.lookup import Lookup
 from dnafeat.store.replaced import ABOUT
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
 from dnafeat.text import did_you_mean
 from dnafeat.vectors import VECTORS
 
@@ -48,7 +47,7 @@ _DIGEST_ROWS = 49_152  # entries of a partition of digests
 _NAMED = 5  # missing genes that are named
 
 
-def join(config: JoinConfig, *, show: bool = True) -> Summary:
+def join(config: JoinConfig, *, show: bool = True) -> JoinSummary:
     """Joins the vectors of a version with those of other modalities, and writes them as one more version of a Delta table.
 
     Parameters
@@ -95,11 +94,11 @@ class _Join:
         mappings = pairs(self.inputs.mapping, "mapping")
         return {name: read_mapping(name, uri, key=keys[name], on=self.inputs.on) for name, uri in mappings.items()}
 
-    def __call__(self) -> Summary:
+    def __call__(self) -> JoinSummary:
         lineage = self.lineage()
         if self.last is not None and self.last["inputs_digest"] == lineage["inputs_digest"]:
             told = {name: value for name, value in self.last["summary"].items() if name != "notes"}
-            return Summary(
+            return JoinSummary(
                 **{
                     **told,
                     "output": self.config.output,
@@ -149,7 +148,7 @@ class _Join:
         repeated = self.entries * others if self.inputs.level in ("sequence", "gene", "region") else 0
         return 4 * (dealt + repeated)
 
-    def run(self, lineage: dict[str, Any], each: Each, work: str) -> Summary:
+    def run(self, lineage: dict[str, Any], each: Each, work: str) -> JoinSummary:
         side = self.side
         partitions = min(digests.MAX_PARTITIONS, 1 + self.bytes() // _PARTITION_BYTES)
         ranges = min(digests.MAX_PARTITIONS, 1 + self.entries // _DIGEST_ROWS)
@@ -182,7 +181,7 @@ class _Join:
         version = self.output.commit(files, side.contract(names), told, self.attempt)
         self.output.sweep()
         seconds = round(time.monotonic() - self.clock, 3)
-        return Summary(**{**asdict(summary), "output_version": version, "seconds": seconds})
+        return JoinSummary(**{**asdict(summary), "output_version": version, "seconds": seconds})
 
     def deal(self, partner: PartnerTable, partitions: int, each: Each, work: str) -> Dealt:
         mapping = self.mappings[partner.name][0] if partner.name in self.mappings else None
@@ -222,7 +221,7 @@ class _Join:
             "how": config.how,
             "keys_hashed_under": None if side.salt is None else keyhash.check(side.salt),
         }
-        about_us = {"features_version": side.store.features.version(), "dnafeat": dnafeat.__version__}
+        about_us = {"features_version": side.store.features.version(), "dnafeat": __version__}
         return {**inputs, **about_us, "made_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "inputs_digest": digest_of(inputs)}
 
     def widths(self) -> dict[str, int]:
@@ -263,7 +262,7 @@ class _Join:
                     f"the salt with --salt-file, which hashes those that are not"
                 )
 
-    def summary(self, dna: Dealt, partners: Sequence[Dealt], counts: Counter[str]) -> Summary:
+    def summary(self, dna: Dealt, partners: Sequence[Dealt], counts: Counter[str]) -> JoinSummary:
         """What came of it, without the version. Raises UsageError where nothing did."""
         config, notes = self.config, self.notes
         about = {}
@@ -296,7 +295,7 @@ class _Join:
             DNA: _left_out(dna.counts),
             **{p.name: _left_out(d.counts) for p, d in zip(self.partners, partners, strict=True)},
         }
-        return Summary(
+        return JoinSummary(
             output=config.output,
             output_version=-1,
             rows=counts["rows"],

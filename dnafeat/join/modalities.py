@@ -19,6 +19,7 @@ from deltalake.exceptions import DeltaError
 
 from dnafeat import storage
 from dnafeat.errors import UsageError, one_line
+from dnafeat.parquet import PAGED
 from dnafeat.provenance import digest_of
 from dnafeat.text import did_you_mean
 
@@ -267,7 +268,7 @@ def _batches(
     outside = ds.get_partition_keys(fragment.partition_expression)
     with fragment.open() as opened:
         # Page by page: a file that pandas wrote is one row group, however large.
-        parquet = pq.ParquetFile(opened, buffer_size=1 << 20, pre_buffer=False)
+        parquet = pq.ParquetFile(opened, **PAGED)
         stored = [name for name in columns if name in parquet.schema_arrow.names]
         # A Delta table's older files lack its later columns.
         if version is None and (absent := set(columns) - set(stored)):

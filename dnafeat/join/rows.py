@@ -15,9 +15,9 @@ from deltalake import Schema
 from dnafeat.join import levels
 from dnafeat.join.config import DNA, GENE, LEVELS, JoinInputs
 from dnafeat.join.levels import Groups
+from dnafeat.store.catalog import Store
 from dnafeat.store.matrices import as_nullable_lists, one_array
 from dnafeat.store.schema import joined_schema, without_metadata
-from dnafeat.store.store import Store
 
 # Bytes of the result that are made at a time.
 _PIECE_BYTES = 32 * 2**20

@@ -27,12 +27,13 @@ from dnafeat.join.config import GENE, JoinInputs
 from dnafeat.join.levels import Groups
 from dnafeat.join.modalities import PartnerTable
 from dnafeat.join.rows import DnaSide, JoinedRows
+from dnafeat.parquet import write_parquet
 from dnafeat.spill import Spill
 from dnafeat.store import digests
+from dnafeat.store.data_file import DataFile, plain
 from dnafeat.store.digests import id_partition
 from dnafeat.store.matrices import one_array
 from dnafeat.store.reading import Entries, Reading, stood
-from dnafeat.store.table import DataFile, plain, write_parquet
 
 # Bytes of vectors that are read at a time.
 _READ_BYTES = 8 * 2**20

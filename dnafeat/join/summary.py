@@ -10,7 +10,7 @@ from dnafeat.join.config import DNA
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class JoinSummary:
     """What a join made.
 
     Attributes
@@ -50,7 +50,7 @@ class Summary:
     seconds: float = 0.0
 
 
-def format_summary(summary: Summary) -> str:
+def format_summary(summary: JoinSummary) -> str:
     """The result in a few lines."""
     s = summary
     if s.unchanged:

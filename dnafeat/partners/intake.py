@@ -76,7 +76,7 @@ class _Seen:
         self._rows.close()
 
 
-class Intake:
+class PartnerIntake:
     """Everything read so far: good rows and refused ones on disk, and what is to be said of them."""
 
     def __init__(self, folder: Path, config: PartnerConfig, salt: bytes | None) -> None:

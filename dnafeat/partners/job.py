@@ -11,17 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dnafeat import __version__, storage
 from dnafeat import pseudonyms as keyhash
+from dnafeat import storage
 from dnafeat.partners.config import REGIONS, PartnerConfig
 from dnafeat.partners.files import find
-from dnafeat.partners.intake import Intake
+from dnafeat.partners.intake import PartnerIntake
 from dnafeat.partners.kinds import BRAINMT_WIDTH, SWIFT_WIDTHS
 from dnafeat.partners.output import Before, list_rejects, publish, rejects_uri
+from dnafeat.provenance import __version__
 
 
 @dataclass
-class Summary:
+class PartnerSummary:
     """What one call has made; prints as JSON."""
 
     output: str
@@ -47,7 +48,7 @@ class Summary:
     notes: list[str] = field(default_factory=list)
 
 
-def partner(config: PartnerConfig) -> Summary:
+def partner(config: PartnerConfig) -> PartnerSummary:
     """Reads files, checks them, and writes one table.
 
     Raises
@@ -62,7 +63,7 @@ def partner(config: PartnerConfig) -> Summary:
     files, others = find(config)
     before = Before.look(output)
     with tempfile.TemporaryDirectory(prefix="dnafeat-partner-") as folder:
-        intake = Intake(Path(folder), config, salt)
+        intake = PartnerIntake(Path(folder), config, salt)
         try:
             with storage.reached(folder):
                 intake.take(files)
@@ -74,12 +75,12 @@ def partner(config: PartnerConfig) -> Summary:
             intake.close()
 
 
-def _summary(intake: Intake, before: Before, version: int | None, files: int, others: int) -> Summary:
+def _summary(intake: PartnerIntake, before: Before, version: int | None, files: int, others: int) -> PartnerSummary:
     config = intake.config
     subjects, sessions, windowed = intake.seen.counts()
     tokens = [count for count, _ in intake.tokens.most_common(5)]
     by_regions = config.kind == "brainlm" and all((count - 1) % REGIONS == 0 for count in tokens)
-    return Summary(
+    return PartnerSummary(
         output=config.output,
         kind=config.kind,
         pooling=config.pooling(),
@@ -100,7 +101,7 @@ def _summary(intake: Intake, before: Before, version: int | None, files: int, ot
     )
 
 
-def _about(intake: Intake, files: int) -> dict[str, Any]:
+def _about(intake: PartnerIntake, files: int) -> dict[str, Any]:
     """What the table's commit or footer tells of how it was made; under a salt no name of a file, which could hold an id."""
     config = intake.config
     settings: Mapping[str, Any] = config.to_dict()
@@ -118,7 +119,7 @@ def _about(intake: Intake, files: int) -> dict[str, Any]:
     }
 
 
-def _notes(intake: Intake, others: int) -> list[str]:
+def _notes(intake: PartnerIntake, others: int) -> list[str]:
     config, notes = intake.config, []
     if config.kind == "swift" and intake.width not in SWIFT_WIDTHS:
         known = ", ".join(map(str, SWIFT_WIDTHS))
@@ -143,7 +144,7 @@ def _notes(intake: Intake, others: int) -> list[str]:
     return notes
 
 
-def format_summary(summary: Summary) -> str:
+def format_summary(summary: PartnerSummary) -> str:
     """The summary in a few lines, and the next command to try."""
     s = summary
     what = f"{_count(s.rows, 'vector')} of {_count(s.subjects, 'subject')}, {s.width:,} wide"
@@ -167,7 +168,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _tokens(s: Summary) -> str:
+def _tokens(s: PartnerSummary) -> str:
     counts = " or ".join(f"{count:,}" for count in s.tokens)
     if not s.timepoints:
         return counts

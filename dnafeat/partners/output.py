@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake import Schema
 
 from dnafeat import storage
 from dnafeat.errors import UsageError
+from dnafeat.parquet import opened, write_parquet
 from dnafeat.partners.intake import ROW_GROUP, SCHEMA
+from dnafeat.store.data_file import DataFile
 from dnafeat.store.replaced import ABOUT, ReplacedTable
-from dnafeat.store.table import DataFile, write_parquet
 
 _FILE_BYTES = 128 * 2**20
 
@@ -50,13 +50,10 @@ class Before:
 
 
 def _width_of_file(uri: str) -> int | None:
-    fs, path = storage.filesystem(uri)
-    if not fs.exists(path):
-        return None
     try:
-        with fs.open(path, "rb") as file:
-            told = (pq.read_metadata(file).metadata or {}).get(ABOUT.encode())
-    except pa.ArrowException:
+        with opened(uri) as file:
+            told = (file.metadata.metadata or {}).get(ABOUT.encode())
+    except (FileNotFoundError, pa.ArrowException):
         return None
     return json.loads(told)["width"] if told else None
 

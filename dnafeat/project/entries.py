@@ -25,16 +25,16 @@ from dnafeat.cluster.spread import Each
 from dnafeat.encoder.projection import applied
 from dnafeat.errors import StoreError, UsageError
 from dnafeat.project.config import FitProjectorConfig
-from dnafeat.project.statistics import Moments
 from dnafeat.sources.lists import read_list
 from dnafeat.spill import Spill
+from dnafeat.statistics import Moments
 from dnafeat.store import digests, reading
+from dnafeat.store.catalog import Store
 from dnafeat.store.digests import netstring
 from dnafeat.store.history import History
 from dnafeat.store.lookup import Lookup
 from dnafeat.store.matrices import matrix
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
 from dnafeat.text import did_you_mean
 from dnafeat.vectors import VECTORS, parts
 

@@ -25,12 +25,12 @@ from dnafeat.errors import UsageError
 from dnafeat.project import statistics as fitting
 from dnafeat.project.config import FitProjectorConfig
 from dnafeat.project.entries import Training, find_lookup, find_training
-from dnafeat.store.store import Store
+from dnafeat.store.catalog import Store
 from dnafeat.vectors import describe_projection, parts
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class FitSummary:
     """What was made.
 
     Attributes
@@ -60,7 +60,7 @@ class Summary:
     seconds: float
 
 
-def fit_projector(config: FitProjectorConfig, *, show: bool = True) -> Summary:
+def fit_projector(config: FitProjectorConfig, *, show: bool = True) -> FitSummary:
     """Fits what is to be fitted, and writes the artifact.
 
     Raises
@@ -75,7 +75,7 @@ def fit_projector(config: FitProjectorConfig, *, show: bool = True) -> Summary:
     with storage.reached(config.output):
         projection.save(storage.absolute(config.output))
     fitted = projection.about.get("fitted") if made.training else None
-    return Summary(
+    return FitSummary(
         output=config.output,
         name=projection.name,
         fingerprint=projection.fingerprint(),
@@ -187,7 +187,7 @@ class _Fit:
             raise UsageError(f"{self.config.map} takes {view} of {inner.inputs} numbers, and the store's are {width} wide")
 
 
-def format_summary(summary: Summary) -> str:
+def format_summary(summary: FitSummary) -> str:
     """What was made, in a few lines, and the next command to try."""
     s = summary
     lines = [f"{s.name} is in {s.output} ({s.seconds:.1f} s)", "", f"  steps    {s.description}"]

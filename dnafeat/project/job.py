@@ -16,7 +16,6 @@ parent, and of rows that are whole in the first the new ones are whole too, in f
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,24 +27,28 @@ import pyarrow.parquet as pq
 import torch
 
 from dnafeat import storage
-from dnafeat.cluster import session as cluster
+from dnafeat.cluster.config import on_cluster
 from dnafeat.cluster.counter import counter
-from dnafeat.cluster.observe import told_in_records
+from dnafeat.cluster.observe import Job, told_in_records
 from dnafeat.cluster.spread import Each
 from dnafeat.embed import plan
-from dnafeat.embed.actors import checked
 from dnafeat.embed.intake import SEQUENCE_SCHEMA, Intake, entry_sums
 from dnafeat.embed.plan import CHECK, Shard
-from dnafeat.embed.run import Encoded, Run, Summary, new_run_id
+from dnafeat.embed.report import RunSummary
+from dnafeat.embed.run import Encoded, RunSpec, carry_out, new_run_id
+from dnafeat.embed.worker import checked
+from dnafeat.embed.workspace import Workspace
 from dnafeat.encoder.projection import Projection, load_projector
 from dnafeat.encoder.rounding import rounded
 from dnafeat.encoder.version import FeatureVersion
 from dnafeat.errors import UsageError
+from dnafeat.parquet import write_parquet
 from dnafeat.project.config import ProjectConfig
 from dnafeat.provenance import digest_of
 from dnafeat.spill import Spill
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.catalog import Store
 from dnafeat.store.digests import id_partition
 from dnafeat.store.history import DEFAULT_CHANNEL, History
 from dnafeat.store.lookup import Lookup
@@ -53,8 +56,7 @@ from dnafeat.store.matrices import as_lists, matrix
 from dnafeat.store.names import split
 from dnafeat.store.reading import chosen, stood
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
-from dnafeat.store.table import Table, write_parquet
+from dnafeat.store.table import Table
 from dnafeat.store.vector_files import Receipt
 from dnafeat.vectors import PROJECTED_WIDTH, VECTORS, describe_projection, parts
 
@@ -76,7 +78,7 @@ class Projected:
         In a line.
     projected : int
         Distinct sequences whose vectors were projected.
-    runs : list of Summary
+    runs : list of RunSummary
         One for each source that the parent has more of than the child had.
     up_to_date : list of str
         Sources of which the child has what the parent has.
@@ -89,7 +91,7 @@ class Projected:
     name: str | None
     projection: str
     projected: int
-    runs: list[Summary]
+    runs: list[RunSummary]
     up_to_date: list[str]
     seconds: float
 
@@ -122,8 +124,21 @@ def project(config: ProjectConfig, *, show: bool = True) -> Projected:
         if len(state) > 1:
             run_id = f"{run_id}-{digest_of({'source': source})[:8]}"
         lookup = Lookup(Table(store.uri, "features"), origin, history.parent(origin))
-        made = _Projecting(config, store, version, projection, lookup, source, number, run_id, show=show)
-        runs.append(made.carry_out())
+        spec = RunSpec(
+            settings=config,
+            store=store,
+            version=version,
+            source_name=source,
+            run_id=run_id,
+            vectors=("projected",),
+            task="project",
+            config_digest=digest_of({"of": origin, "source_name": source, "version": version.digest}),
+            parent=parent,
+            checked=True,
+            each=_with_bar(show),
+        )
+        entries = _Entries(store, origin, source, number, show)
+        runs.append(carry_out(spec, entries, _Projecting(spec, projection, lookup, config.shard_rows)))
     name = store.name(config.name, version.digest)[0] if config.name is not None else None
     return Projected(
         store=config.store,
@@ -180,50 +195,35 @@ def _origin(history: History, asked: str | None) -> str:
     return history.resolve(asked)
 
 
-class _Projecting(Run):
-    """A source of the version that is projected, as of a run of it, under the child."""
+@dataclass(frozen=True)
+class _Entries:
+    """The entries of a source of the version that is projected, as of a run of it. Their sequences have no letters."""
 
-    def __init__(
-        self,
-        config: ProjectConfig,
-        store: Store,
-        version: FeatureVersion,
-        projection: Projection,
-        lookup: Lookup,
-        source: str,
-        number: int,
-        run_id: str,
-        *,
-        show: bool,
-    ) -> None:
-        super().__init__(config, store, version, source, run_id=run_id, vectors=("projected",), task="project", show=show)
-        self.config, self.projection, self.lookup, self.number = config, projection, lookup, number
-        self.parent = lookup.parent or lookup.version
-        self.each = _with_bar(show)
-        if os.environ.get("RAY_ADDRESS"):
-            self.spread()
+    store: Store
+    version: str
+    source: str
+    number: int
+    show: bool
 
-    @property
-    def config_digest(self) -> str:
-        return digest_of({"of": self.lookup.version, "source_name": self.source_name, "version": self.version.digest})
-
-    def read(self) -> Intake:
-        """The entries of the version that is projected, their sequences without letters."""
-        sequences = self.store.sequences.reload()
+    def read(self, workspace: Workspace) -> Intake:
+        if on_cluster():
+            workspace.spread(self.show)
+        store = self.store
+        sequences = store.sequences.reload()
         own = arrow_schema("sequences").names
         keys = [name for name in sequences.schema().names if name not in own]
-        partitions = min(digests.MAX_PARTITIONS, 1 + self.store.count_entries({self.source_name: self.number}) // _PARTITION_ROWS)
+        partitions = min(digests.MAX_PARTITIONS, 1 + store.count_entries({self.source: self.number}) // _PARTITION_ROWS)
         fields = [("sequence_id", pa.string()), ("sequence_digest", pa.string()), ("file", pa.string()), ("row", pa.int64())]
-        entries = Spill(self.spills, "entries", pa.schema([*fields, *((key, pa.string()) for key in keys)]), partitions)
-        letters = Spill(self.spills, "sequences", SEQUENCE_SCHEMA, partitions)
-        rejects = Spill(self.spills, "rejects", pa.schema([arrow_schema("rejects").field(name) for name in _REJECTS]))
+        entries = Spill(workspace.spills, "entries", pa.schema([*fields, *((key, pa.string()) for key in keys)]), partitions)
+        letters = Spill(workspace.spills, "sequences", SEQUENCE_SCHEMA, partitions)
+        rejects = Spill(workspace.spills, "rejects", pa.schema([arrow_schema("rejects").field(name) for name in _REJECTS]))
         total, rows = np.zeros(4, np.uint64), 0
         columns = ["sequence_id", "sequence_digest", *keys]
-        place = [("source_name", "=", self.source_name)]
-        for batch in sequences.batches(columns, stood(self.source_name, self.number), place, 65_536):
+        place = [("source_name", "=", self.source)]
+        for batch in sequences.batches(columns, stood(self.source, self.number), place, 65_536):
             names = batch["sequence_digest"].cast(pa.string())
             total += entry_sums(batch, keys, names.to_pylist())
-            file, row = pa.array([self.lookup.version] * len(batch), pa.string()), pa.array(np.arange(rows, rows + len(batch)))
+            file, row = pa.array([self.version] * len(batch), pa.string()), pa.array(np.arange(rows, rows + len(batch)))
             arrays = [batch["sequence_id"], names, file, row, *(batch[key] for key in keys)]
             entries.add(pa.RecordBatch.from_arrays(arrays, schema=entries.schema), id_partition(batch["sequence_id"], partitions))
             nothing = pa.array([b""] * len(batch), pa.large_binary())
@@ -236,28 +236,36 @@ class _Projecting(Run):
             spill.close()
         return Intake(entries, letters, rejects, keys, digest_of({"keys": keys, "sums": total.tolist()}))
 
-    def refuse_bad(self, intake: Intake) -> None:
-        """Nothing is: a run has refused it before."""
 
-    def encode(self, wanted: plan.Work) -> Encoded:
+@dataclass(frozen=True)
+class _Projecting:
+    """Vectors that are made of stored ones."""
+
+    spec: RunSpec
+    projection: Projection
+    lookup: Lookup
+    shard_rows: int | None
+
+    def encode(self, wanted: plan.Work, workspace: Workspace, job: Job) -> Encoded:
         if not wanted.missing.rows and not wanted.sample.rows:
             return Encoded([])
-        workers = int(cluster.most("CPU")) if os.environ.get("RAY_ADDRESS") else 1
-        rows = self.config.shard_rows or plan.shard_rows(wanted.missing.rows, workers, row_bytes=4 * PROJECTED_WIDTH)
-        shards = plan.cut_shards(wanted.missing, rows, self.work, self.each)
-        check = plan.cut_check(shards, wanted.sample, self.work)
-        self.projection.keep(self.store.uri)
+        version = self.spec.version
+        workers = 1
+        if on_cluster():
+            from dnafeat.cluster.session import most
+
+            workers = int(most("CPU"))
+        rows = self.shard_rows or plan.shard_rows(wanted.missing.rows, workers, row_bytes=4 * PROJECTED_WIDTH)
+        shards = plan.cut_shards(wanted.missing, rows, workspace.work, workspace.each)
+        check = plan.cut_check(shards, wanted.sample, workspace.work)
+        self.projection.keep(self.spec.store.uri)
         # At one snapshot, which has what the published runs name.
         self.lookup.features.reload().version()
-        held = [name for name in self.version.names["vectors"] if name != "projected"]
-        make = _Rows(self.lookup, self.projection, self.version.rounding, self.run_id)
-        write = functools.partial(_project_shard, make, held, self.version.digest)
-        done = self.each(write, [*shards, check], "projecting")
-        return Encoded([Receipt.from_json(text) for some in done for text in some], checked(check.uri))
-
-    def counts(self, encoded: Encoded, new: int) -> dict[str, Any]:
-        """Nothing was encoded."""
-        return dict.fromkeys(super().counts(encoded, new), 0)
+        held = [name for name in version.names["vectors"] if name != "projected"]
+        make = _Rows(self.lookup, self.projection, version.rounding, self.spec.run_id)
+        write = functools.partial(_project_shard, make, held, version.digest)
+        done = workspace.each(write, [*shards, check], "projecting")
+        return Encoded([Receipt.from_json(text) for some in done for text in some], checked(check.uri), by_encoder=False)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from dnafeat import storage
 from dnafeat.errors import UsageError, one_line
+from dnafeat.parquet import PAGED
 from dnafeat.sequence import normalise
 from dnafeat.sources.entries import MAX_BYTES, MAX_ENTRIES, RAW_KEPT, Piece
 from dnafeat.text import did_you_mean
@@ -213,7 +214,7 @@ def _parquet_rows(uri: str, here: Columns, keys: Sequence[str], label: str, some
     wanted = [here.sequence, *([here.sequence_id] if here.sequence_id else []), *here.keys]
     with storage.open_input(uri) as file:
         # Page by page: what is read ahead would be held until the file is closed.
-        parquet = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+        parquet = pq.ParquetFile(file, **PAGED)
         at = parquet.schema_arrow.names.index(here.sequence)
         groups = [parquet.metadata.row_group(i) for i in range(parquet.num_row_groups)]
         # Column chunks are numbered by leaf; with nested columns refused a leaf is a column.

@@ -16,9 +16,9 @@ import pyarrow as pa
 from dnafeat.errors import StoreError
 from dnafeat.spill import Spill
 from dnafeat.store import digests
+from dnafeat.store.catalog import Store
 from dnafeat.store.lookup import Lookup
 from dnafeat.store.matrices import matrix
-from dnafeat.store.store import Store
 from dnafeat.text import fitted
 from dnafeat.vectors import VECTORS
 

@@ -26,9 +26,9 @@ import pyarrow as pa
 
 from dnafeat import storage
 from dnafeat.errors import UsageError
+from dnafeat.parquet import encode_parquet
+from dnafeat.store.catalog import Store
 from dnafeat.store.reading import Reading
-from dnafeat.store.store import Store
-from dnafeat.store.table import encode_parquet
 
 MANIFEST = "_manifest.json"
 _FILE_BYTES = 128_000_000
@@ -36,7 +36,7 @@ _GROUP_ROWS = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class ExportSummary:
     """What an export wrote: rows, files and their bytes, below `output`."""
 
     output: str
@@ -46,7 +46,7 @@ class Summary:
     bytes: int
 
 
-def export(store: Store, output: str, **selection: Any) -> Summary:
+def export(store: Store, output: str, **selection: Any) -> ExportSummary:
     """Writes what `store.read(**selection)` gives, a file at a time, into a folder or prefix that is empty.
 
     Raises
@@ -88,7 +88,7 @@ def export(store: Store, output: str, **selection: Any) -> Summary:
             storage.remove(storage.join(folder, file["path"]))
         raise
     size = sum(file["size"] for file in files)
-    return Summary(output=output, feature_version=reading.version, rows=manifest["rows"], files=len(files), bytes=size)
+    return ExportSummary(output=output, feature_version=reading.version, rows=manifest["rows"], files=len(files), bytes=size)
 
 
 def _write(reading: Reading, folder: str, files: list[dict[str, Any]]) -> dict[str, str]:
@@ -153,7 +153,7 @@ class _Hashed(io.RawIOBase):
         return memoryview(data).nbytes
 
 
-def format_summary(summary: Summary) -> str:
+def format_summary(summary: ExportSummary) -> str:
     return (
         f"{summary.rows:,} rows of version {summary.feature_version} in {summary.files:,} files below {summary.output} "
         f"({summary.bytes / 1e6:,.1f} MB), listed in {MANIFEST}"

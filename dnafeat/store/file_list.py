@@ -8,8 +8,8 @@ from typing import Any
 
 from dnafeat import storage
 from dnafeat.errors import UsageError
+from dnafeat.store.catalog import Store
 from dnafeat.store.retention import RETENTION
-from dnafeat.store.store import Store
 from dnafeat.text import did_you_mean
 
 

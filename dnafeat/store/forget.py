@@ -53,27 +53,25 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from dnafeat import pseudonyms as keyhash
 from dnafeat import storage
-from dnafeat.errors import StoreError, UsageError
-from dnafeat.spill import SUFFIX
+from dnafeat.errors import UsageError
 from dnafeat.store import digests
-from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.rewriting import BATCH_ROWS, DRAFTS, EVERY, NONE, Draft, patiently, raised, settle, take_vectors, without
+from dnafeat.store.catalog import Store
+from dnafeat.store.data_file import Change, DataFile
+from dnafeat.store.reading import parse_where
+from dnafeat.store.rewriting import BATCH_ROWS, EVERY, NONE, Draft, patiently, raised, settle, take_vectors
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
-from dnafeat.store.table import Change, DataFile, Table, write_parquet
+from dnafeat.store.table import Table
+from dnafeat.store.unfinished import UNREADABLE, take_uncommitted, take_work
 from dnafeat.text import did_you_mean
 
 _OWN = ("source_name", "sequence_id", "sequence_digest")
-# What reading a file raises that is gone, or that nobody of ours has written.
-_UNREADABLE = (*storage.STORAGE_ERRORS, pa.ArrowException, KeyError, StoreError)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class ErasureSummary:
     """What was taken out.
 
     Attributes
@@ -104,18 +102,17 @@ class Summary:
 
 
 def parse(conditions: Sequence[str]) -> dict[str, str]:
-    """`COLUMN=VALUE` texts as a mapping. Raises UsageError for one that is none, and for a column that comes twice."""
-    where: dict[str, str] = {}
-    for text in conditions:
-        column, equals, value = text.partition("=")
-        if not (column and equals and value):
-            raise UsageError(f"--where {text!r} is not COLUMN=VALUE: write for instance --where subject_id=S17")
-        if column in where:
+    """`COLUMN=VALUE` texts as a mapping, with one value a column.
+
+    Raises UsageError for a text that is no condition, and for a column that comes twice: alternatives are erased one after the other.
+    """
+    where = parse_where(conditions)
+    for column, values in where.items():
+        if len(values) > 1:
             raise UsageError(
                 f"--where names column {column!r} twice and an entry has one value of it: forget one after the other"
             )
-        where[column] = value
-    return where
+    return {column: values[0] for column, values in where.items()}
 
 
 def hidden(where: Mapping[str, str], salt_file: str, store: str) -> dict[str, str]:
@@ -126,7 +123,7 @@ def hidden(where: Mapping[str, str], salt_file: str, store: str) -> dict[str, st
     }
 
 
-def forget(store: Store, where: Mapping[str, str]) -> Summary:
+def forget(store: Store, where: Mapping[str, str]) -> ErasureSummary:
     """Takes out the entries that meet all conditions, and what belongs to them alone. May be sent again whenever it ended.
 
     Of the refused entries those go that have the name of such an entry, and those in which the value of a condition stands as a whole
@@ -164,11 +161,11 @@ def forget(store: Store, where: Mapping[str, str]) -> Summary:
     with storage.reached(store.uri):
         pairs, alone = patiently(lambda: _gather(store, where))
         rejects, uncommitted = _take_rows(store.rejects, lambda rows: _refused(rows, where, pairs))
-        work = _take_work(store, alone)
-        uncommitted += _take_uncommitted(store, alone)
+        work = take_work(store, alone)
+        uncommitted += take_uncommitted(store, alone)
         entries, more = _take_rows(store.sequences, lambda rows: _matches(rows, where))
         vectors, _ = take_vectors(store, _within(alone), forgotten=True)
-        return Summary(
+        return ErasureSummary(
             store=store.uri,
             where=dict(where),
             entries=entries,
@@ -285,7 +282,7 @@ def _kept(table: Table, path: str, goes: Callable[[pa.Table], np.ndarray]) -> It
 def _holds(table: Table, path: str, goes: Callable[[pa.Table], np.ndarray]) -> bool:
     try:
         return any(goes(piece).any() for piece in table.pieces(path))
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
 
 
@@ -299,70 +296,6 @@ def _within(sorted_digests: np.ndarray) -> Callable[[DataFile], np.ndarray]:
         return sorted_digests[start:end]
 
     return inside
-
-
-def _take_uncommitted(store: Store, gone: np.ndarray) -> int:
-    """Has the vector files that no commit names, and that hold some of the digests, removed; their other rows are written anew.
-
-    Not those of a draft: they stand in the table too, whose owner makes another. A copy would be nobody's, and might hold what somebody
-    else, who has looked before it was there, is taking out.
-    """
-    table = store.features
-    rewritten: dict[str, DataFile | None] = {}
-    removed: list[str] = []
-
-    def change(_: Draft) -> Change | None:
-        nonlocal removed
-        removed = []
-        for listed in table.uncommitted():
-            version = listed.path.partition("/")[0].partition("=")[2]
-            receipt = vectorfiles.read_receipt(table, listed.path, listed.size, version)
-            try:
-                if receipt is None or not np.isin(vectorfiles.read_digests(table, listed.path), gone).any():
-                    continue
-                if listed.path not in rewritten:
-                    draft = storage.name(listed.path).startswith(DRAFTS)
-                    rewritten[listed.path] = None if draft else without(table, receipt.file, gone, "left")
-            except _UNREADABLE:
-                continue
-            removed.append(listed.path)
-        return Change(removed=removed, transactions=raised(table), rows_change=False) if removed else None
-
-    if len(gone):
-        settle(table, change)
-    for path, new in rewritten.items():
-        if path not in removed and new is not None:
-            # Somebody else has done it, and in this file might be what they have taken out.
-            storage.remove(storage.join(table.uri, new.path))
-    return len(removed)
-
-
-def _take_work(store: Store, gone: np.ndarray) -> int:
-    """Takes sequences out of the work shards of runs that are alive or dead, and away what these have spilled."""
-    rows = 0
-    folder = storage.join(store.uri, "work")
-    for listed in storage.listing(folder):
-        uri = storage.join(folder, listed.path)
-        if listed.path.endswith(SUFFIX):
-            storage.remove(uri)
-        if not listed.path.endswith(".parquet") or not len(gone):
-            continue
-        fs, path = storage.filesystem(uri)
-        try:
-            with fs.open(path, "rb") as file:
-                shard = pq.read_table(file)
-            stays = ~np.isin(digests.to_numpy(shard["sequence_digest"]), gone)
-        except _UNREADABLE:
-            # Its run has ended meanwhile, or it is none of ours.
-            continue
-        if stays.all():
-            continue
-        rows += int((~stays).sum())
-        if stays.any():
-            write_parquet(uri, [shard.filter(pa.array(stays))])
-        else:
-            storage.remove(uri)
-    return rows
 
 
 # -- what is said ----------------------------------------------------------------------------------------------------------
@@ -391,7 +324,7 @@ def _notes(store: Store, where: Mapping[str, str]) -> list[str]:
     return notes
 
 
-def format_summary(summary: Summary) -> str:
+def format_summary(summary: ErasureSummary) -> str:
     """What was taken out and what is left to do, in a few lines."""
     s = summary
     conditions = " and ".join(f"{column}={value}" for column, value in s.where.items())

@@ -8,20 +8,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from dnafeat import storage
+from dnafeat import parquet, storage
 from dnafeat.store import digests
+from dnafeat.store.data_file import DataFile
 from dnafeat.store.lookup import Assembly
 from dnafeat.store.matrices import end_to_end, fixed
 from dnafeat.store.reading import Entries, Reading, is_vector, stored
-from dnafeat.store.table import DataFile
 
 _AT_ONCE = 8  # files whose digests are read at a time
 
 
 @dataclass(frozen=True)
-class Piece:
+class VectorPiece:
     """A row group of a file of `features`, and the number of entries whose vectors stand in it.
 
     `parents` are row groups, by file and number, with those vectors of its sequences that it may lack itself.
@@ -33,7 +32,7 @@ class Piece:
     parents: tuple[tuple[str, int], ...] = ()
 
 
-def pieces(reading: Reading) -> list[Piece]:
+def pieces(reading: Reading) -> list[VectorPiece]:
     """All that hold something, in the order of paths; reads the digests of files in whose range an entry lies, and no vectors.
 
     Raises StoreError unless each entry has its vectors once.
@@ -52,7 +51,7 @@ def pieces(reading: Reading) -> list[Piece]:
         reading.note(seen, at)
         if len(at):
             beside = np.unique(of_parent[digests.present(distinct, names)])
-            found.append(Piece(uri, number, len(at), tuple(parents[i] for i in beside if i >= 0)))
+            found.append(VectorPiece(uri, number, len(at), tuple(parents[i] for i in beside if i >= 0)))
     reading.check_all(seen)
     return found
 
@@ -78,14 +77,12 @@ def _may_hold(file: DataFile, reading: Reading, version: str) -> bool:
 
 
 def _digests(uri: str) -> list[np.ndarray]:
-    fs, path = storage.filesystem(uri)
-    with storage.reached(uri), fs.open(path, "rb") as opened:
-        file = pq.ParquetFile(opened)
+    with storage.reached(uri), parquet.opened(uri) as file:
         groups = range(file.num_row_groups)
         return [digests.to_numpy(file.read_row_group(i, columns=["sequence_digest"])["sequence_digest"]) for i in groups]
 
 
-def read_piece(piece: Piece, entries: Entries, columns: Sequence[str], *, threads: bool = True) -> pa.Table:
+def read_piece(piece: VectorPiece, entries: Entries, columns: Sequence[str], *, threads: bool = True) -> pa.Table:
     """The entries that a piece serves with their columns, as `Store.read` has them, always in one order."""
     batch = _group(piece.uri, piece.group, stored(columns), threads)
     if piece.parents:
@@ -107,7 +104,5 @@ def read_piece(piece: Piece, entries: Entries, columns: Sequence[str], *, thread
 
 def _group(uri: str, number: int, columns: Sequence[str], threads: bool) -> pa.RecordBatch:
     """A row group's columns, without those that its file does not have."""
-    fs, path = storage.filesystem(uri)
-    with storage.reached(uri), fs.open(path, "rb") as opened:
-        file = pq.ParquetFile(opened, pre_buffer=True)
+    with storage.reached(uri), parquet.opened(uri, pre_buffer=True) as file:
         return file.read_row_group(number, columns=list(columns), use_threads=threads).combine_chunks().to_batches()[0]

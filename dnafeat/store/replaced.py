@@ -13,7 +13,9 @@ from deltalake.transaction import create_table_with_add_actions
 
 from dnafeat import storage
 from dnafeat.errors import ConflictError, one_line
-from dnafeat.store.table import DataFile, Table, broken_off
+from dnafeat.store.data_file import DataFile
+from dnafeat.store.retry import broken_off
+from dnafeat.store.table import Table
 
 ABOUT = "dnafeat"
 """The key under which a commit, or a Parquet footer, says what it was made of, as JSON."""

@@ -14,8 +14,9 @@ from dnafeat import storage
 from dnafeat.errors import StoreError
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.store import Store
-from dnafeat.store.table import Change, DataFile, Refused, Table
+from dnafeat.store.catalog import Store
+from dnafeat.store.data_file import Change, DataFile
+from dnafeat.store.table import Refused, Table
 
 # The application id under which `sequences` and `rejects` count how often something was forgotten.
 FORGOTTEN = "dnafeat/forgotten"

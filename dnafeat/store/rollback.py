@@ -12,9 +12,10 @@ from typing import Any
 import pyarrow.compute as pc
 
 from dnafeat.errors import StoreError
+from dnafeat.store.catalog import Store
+from dnafeat.store.data_file import Change, plain
 from dnafeat.store.history import described
-from dnafeat.store.store import Store
-from dnafeat.store.table import Change, Table, plain
+from dnafeat.store.table import Table
 from dnafeat.text import did_you_mean
 
 

@@ -20,11 +20,11 @@ from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from dnafeat.errors import UsageError
+from dnafeat.store.catalog import Store
 from dnafeat.store.history import AsOf
 from dnafeat.store.matrices import matrix
 from dnafeat.store.pieces import pieces, read_piece
 from dnafeat.store.reading import Where, is_vector
-from dnafeat.store.store import Store
 
 
 class VectorStream(IterableDataset):
@@ -58,6 +58,8 @@ class VectorStream(IterableDataset):
 
     Attributes
     ----------
+    version : str
+        The feature version that is read.
     rows : int
         Entries of all ranks together.
     fingerprint : str
@@ -100,12 +102,19 @@ class VectorStream(IterableDataset):
         reading = store.reading(version, columns, source, as_of, where, run)
         self.batch_size, self.shuffle, self.seed, self.buffer_rows, self.even = batch_size, shuffle, seed, buffer_rows, even
         self._share = (rank, world_size)
+        self._uri, self.version = store.uri, reading.version
         self._entries, self._columns, self._pieces = reading.entries, reading.columns, pieces(reading)
         self.rows = len(reading.entries)
         told = [reading.version, self.rows, *((piece.uri.rpartition("/")[2], piece.group, piece.rows) for piece in self._pieces)]
         self.fingerprint = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
         # In shared memory, so that workers that live on from epoch to epoch are told, too.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __repr__(self) -> str:
+        return (
+            f"VectorStream({self._uri!r}, {list(self._columns)}, version={self.version!r}, rows={self.rows}, "
+            f"batch_size={self.batch_size}, shuffle={self.shuffle}, fingerprint={self.fingerprint!r})"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """A spawned worker has no `torch.distributed`: it is told its rank."""

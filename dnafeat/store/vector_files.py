@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from dnafeat import storage
+from dnafeat import parquet, storage
 from dnafeat.store import digests
+from dnafeat.store.data_file import DataFile
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.table import DataFile, Table
+from dnafeat.store.table import Table
 from dnafeat.vectors import VECTORS
 
 _FOOTER = "dnafeat"
@@ -166,10 +166,9 @@ def read_receipt(table: Table, path: str, size: int, version: str) -> Receipt | 
     version : str
         The feature version in whose folder it lies.
     """
-    fs, root = storage.filesystem(storage.join(table.uri, path))
     try:
-        with fs.open(root, "rb") as opened:
-            metadata = pq.ParquetFile(opened).metadata
+        with parquet.opened(storage.join(table.uri, path)) as opened:
+            metadata = opened.metadata
         told = json.loads((metadata.metadata or {})[_FOOTER.encode()])
         norms = {name: Norms(**values) for name, values in told.pop("norms").items()}
         # The footer's own statistics: the rows are in digest order.
@@ -197,9 +196,7 @@ def _text(value: Any) -> str:
 
 def read_columns(table: Table, path: str, columns: Sequence[str]) -> pa.Table:
     """Some columns of a vector file."""
-    fs, root = storage.filesystem(storage.join(table.uri, path))
-    with fs.open(root, "rb") as file:
-        return pq.read_table(file, columns=list(columns))
+    return parquet.read(storage.join(table.uri, path), columns)
 
 
 def read_digests(table: Table, path: str) -> np.ndarray:
@@ -235,9 +232,7 @@ def rewrite(
     """
     parts = []
     for one in files:
-        fs, root = storage.filesystem(storage.join(table.uri, one.path))
-        with fs.open(root, "rb") as opened:
-            rows = pq.read_table(opened)
+        rows = parquet.read(storage.join(table.uri, one.path))
         stays = keep(one, digests.to_numpy(rows["sequence_digest"]))
         if stays.any():
             parts.append(rows if stays.all() else rows.filter(pa.array(stays)))

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from dnafeat.encoder.models.tokenizers import Tokenizer, Tokens
+from dnafeat.encoder.padding import frame
 
 # Batches whose examples are sorted by length together, so that an epoch's order stays random beyond them.
 _SORTED_BATCHES = 50
@@ -127,22 +128,14 @@ class Collate:
 
     def __call__(self, chosen: Sequence[Choice]) -> dict[str, Tensor]:
         examples, tokenizer = self.examples, self.tokenizer
-        end = [] if tokenizer.sep_id is None else [tokenizer.sep_id]
         parts = [self._tokens(i, turned) for i, _, turned in chosen]
-        width = max(map(len, parts)) + tokenizer.specials
-        ids = np.full((len(parts), width), tokenizer.pad_id, np.int64)
-        mask, content = np.zeros((len(parts), width), bool), np.zeros((len(parts), width), bool)
-        for row, part in enumerate(parts):
-            whole = [tokenizer.cls_id, *part.tolist(), *end]
-            ids[row, : len(whole)] = whole
-            mask[row, : len(whole)] = True
-            content[row, 1 : 1 + len(part)] = True
+        stop = np.cumsum([len(part) for part in parts])
+        ids, mask, content = frame(np.concatenate(parts), stop - [len(part) for part in parts], stop, tokenizer)
         numbers = np.array([i for i, _, _ in chosen])
         if self.per_token:
-            targets = np.full((len(parts), width), -100, np.int64)
             offsets = examples.tokens.offsets
-            for row, i in enumerate(numbers):
-                targets[row, 1 : 1 + offsets[i + 1] - offsets[i]] = examples.targets[offsets[i] : offsets[i + 1]]
+            targets = np.full(ids.shape, -100, np.int64)
+            targets[content] = np.concatenate([examples.targets[offsets[i] : offsets[i + 1]] for i in numbers])
         else:
             targets = examples.targets[numbers]
         return {

@@ -23,7 +23,7 @@ from dnafeat.align.config import AlignConfig
 from dnafeat.align.encoder import encoding, read_letters, subject_encoder
 from dnafeat.align.prepare import prepared
 from dnafeat.align.subjects import Subjects
-from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.source import Source
 from dnafeat.errors import UsageError
 

@@ -24,7 +24,7 @@ from dnafeat.align.prepare import prepare, prepared
 from dnafeat.align.subjects import Subjects
 from dnafeat.align.worker import _Run
 from dnafeat.cli.main import main
-from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.projection import load_projector
 from dnafeat.errors import UsageError
 from dnafeat.finetune import artifact

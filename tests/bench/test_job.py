@@ -29,7 +29,7 @@ from dnafeat.bench.job import Benchmark, benchmark, format_table
 from dnafeat.bench.rows import Row, format_rows, measured, not_measured, ratios, to_json, without_target
 from dnafeat.bench.tokens import tokenising
 from dnafeat.cli.main import main
-from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.models.base import Config
 from dnafeat.encoder.models.checkpoint import find, load_encoder
 from dnafeat.encoder.models.dnabert2 import DNABERT2

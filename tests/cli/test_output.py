@@ -16,7 +16,7 @@ from stores import A, B, Entry, Run, fill
 from terminal import on_terminal
 
 from dnafeat.cli import main as cli
-from dnafeat.cli.commands import COMMANDS
+from dnafeat.cli.commands import BY_NAME, COMMANDS
 from dnafeat.cli.main import main
 from dnafeat.cli.output import JsonOutput, Output, Report, logged
 from dnafeat.errors import DnafeatWarning, UsageError
@@ -138,8 +138,8 @@ def test_the_log_is_plain_lines_by_level(capsys: pytest.CaptureFixture[str]) -> 
 def job(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], form: Callable[..., str] = str) -> None:
     """Put a job and a form in the place of those of `embed`."""
     real = cli.found
-    monkeypatch.setattr("dnafeat.cli.command.found", lambda path: function if path == "dnafeat.embed.job:embed" else real(path))
-    monkeypatch.setattr(cli, "found", lambda path: form if path == "dnafeat.embed.run:describe_run" else real(path))
+    monkeypatch.setattr("dnafeat.cli.command.found", lambda path: function if path == BY_NAME["embed"].job else real(path))
+    monkeypatch.setattr(cli, "found", lambda path: form if path == BY_NAME["embed"].form else real(path))
 
 
 def test_a_job_is_told_to_show_nothing_and_what_it_prints_is_no_result(

@@ -216,7 +216,7 @@ def test_predictions_go_where_and_as_they_are_asked(
     """The job is stood in for: what it writes is a small table."""
     from dataclasses import dataclass
 
-    from dnafeat.finetune import predict as module
+    from dnafeat.finetune import prediction as module
 
     @dataclass(frozen=True, kw_only=True)
     class Done:

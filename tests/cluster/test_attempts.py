@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dnafeat.cluster.attempts import Attempt, Attempts
-from dnafeat.embed.actors import PIECE_ROWS, row_ranges
+from dnafeat.embed.worker import PIECE_ROWS, row_ranges
 
 
 def work(

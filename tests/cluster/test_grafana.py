@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 import ray
-from ray.util.metrics import Counter, Gauge, Histogram
 
 from dnafeat.cluster.observe import METERS, Job
 
 DASHBOARD = Path(__file__).parents[2] / "jobs" / "grafana.json"
 MODULES = Path(ray.__file__).parent / "dashboard" / "modules"
 # What is served of a meter has `ray_` before its name and one of these after it.
-SUFFIXES = {Counter: ("_total",), Histogram: ("_bucket", "_sum", "_count"), Gauge: ("",)}
+SUFFIXES = {"Counter": ("_total",), "Histogram": ("_bucket", "_sum", "_count"), "Gauge": ("",)}
 OWN = {f"ray_{name}{suffix}": name for name, (kind, _, _) in METERS.items() for suffix in SUFFIXES[kind]}
 TAGS = Job()._tagged({}).keys()
 PROMETHEUS = {"type": "prometheus", "uid": "${datasource}"}

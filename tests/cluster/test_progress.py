@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dnafeat.cluster.progress import TOKENISING, Queue
+from dnafeat.cluster.board import TOKENISING, Queue
 
 
 def test_shards_are_counted_where_they_are_also_when_they_are_begun_again() -> None:

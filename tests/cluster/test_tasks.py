@@ -29,8 +29,8 @@ from dnafeat.embed.intake import Checks, take_in, without
 from dnafeat.embed.job import embed
 from dnafeat.errors import EncodingError, ForgottenError, UsageError
 from dnafeat.sources.reader import ReadOptions, look
+from dnafeat.store.catalog import Store
 from dnafeat.store.forget import forget
-from dnafeat.store.store import Store
 
 
 @pytest.fixture(scope="module", autouse=True)

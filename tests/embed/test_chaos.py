@@ -31,7 +31,7 @@ from stores import digest, rows, splice_junctions, stored_vectors
 
 import dnafeat
 from dnafeat.embed.config import NightlyConfig
-from dnafeat.embed.nightly import nightly
+from dnafeat.embed.schedule import nightly
 from dnafeat.errors import StoreError
 from dnafeat.store.history import AsOf
 from dnafeat.vectors import VECTORS

@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -22,7 +24,7 @@ from stores import digest, fasta, stored_vectors
 import dnafeat
 from dnafeat.cli.main import main
 from dnafeat.cluster import session as cluster
-from dnafeat.embed import pipeline
+from dnafeat.embed import plan, runner
 from dnafeat.embed.config import EmbedConfig
 from dnafeat.embed.job import embed
 from dnafeat.errors import AuditError, UsageError
@@ -393,18 +395,17 @@ def test_a_sequence_that_no_worker_survives_is_refused_and_the_others_are_stored
     """What the pipeline says of such a sequence (tests/embed/test_pipeline.py) becomes rejects, one for each entry that carries it."""
     source = fasta(tmp_path / "a.fa", {"a": "ACGTACGTAC", "b": "GGGCCCAATT", "again": "ACGTACGTAC", "c": "TTTTTACGAC"})
     poison = digest("ACGTACGTAC")
-    real = pipeline.encode_shards
 
-    def without(shards: list, *arguments: Any, **options: Any) -> pipeline.Receipts:
-        for shard in shards:
-            rows = pq.read_table(shard.uri)
-            pq.write_table(rows.filter(pc.not_equal(rows["sequence_digest"], poison)), shard.uri)
-        receipts = real(shards, *arguments, **options)
-        receipts.refused.append(poison)
-        return receipts
+    class Refusing(runner.LocalRunner):
+        def run(self, shards: Sequence[plan.Shard], *arguments: Any) -> Iterator[pa.Table]:
+            for shard in shards:
+                rows = pq.read_table(shard.uri)
+                pq.write_table(rows.filter(pc.not_equal(rows["sequence_digest"], poison)), shard.uri)
+            yield from super().run(shards, *arguments)
+            yield pa.table({"receipt": [""], "refused": [[poison]]})
 
-    monkeypatch.setattr(pipeline, "encode_shards", without)
-    config = EmbedConfig.make(sources=(source,), store=str(tmp_path / "store"), model=model)
+    monkeypatch.setattr(runner, "choose", lambda *_, **__: Refusing("asked for", workers=1, gpu=False, show=False))
+    config = EmbedConfig(sources=(source,), store=str(tmp_path / "store"), model=model)
     summary = embed(config, show=False)
     assert (summary.read, summary.rejected, summary.distinct, summary.encoded, summary.opened) == (4, 2, 2, 2, 2)
     assert vectors(config.store).keys() == {"b", "c"}

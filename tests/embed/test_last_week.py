@@ -13,9 +13,9 @@ from stores import A, B, Entry, Run, digest, expected, fill, rows
 from dnafeat import storage
 from dnafeat.cli.main import main
 from dnafeat.errors import StoreError
+from dnafeat.store.catalog import Store
 from dnafeat.store.maintain import maintain
 from dnafeat.store.schema import TABLES
-from dnafeat.store.store import Store
 from dnafeat.store.table import Table
 
 KEYS = ["subject"]

@@ -17,8 +17,8 @@ import dnafeat
 from dnafeat.cli.main import main
 from dnafeat.cluster import session as cluster
 from dnafeat.embed import job as embedding
-from dnafeat.embed import nightly as nights
 from dnafeat.embed import plan
+from dnafeat.embed import schedule as nights
 from dnafeat.embed.intake import Intake
 from dnafeat.errors import AuditError, ForgottenError
 from dnafeat.store.rewriting import FORGOTTEN

@@ -23,13 +23,15 @@ from dnafeat import storage
 from dnafeat.cluster import attempts
 from dnafeat.cluster import packages as pins
 from dnafeat.cluster.observe import Job
+from dnafeat.cluster.progress import RayBoard
 from dnafeat.embed import pipeline
-from dnafeat.embed.actors import EncoderSettings, EncodeShards, ShardActor, checked
 from dnafeat.embed.intake import SEQUENCE_SCHEMA
+from dnafeat.embed.job import gathered
 from dnafeat.embed.plan import CHECK, Shard
 from dnafeat.embed.tokenise import Tokenised, tokenise_shards
+from dnafeat.embed.worker import EncoderSettings, EncodeShards, ShardWorker, checked
 from dnafeat.encoder.config import EncodingConfig
-from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.engine import Encoder
 from dnafeat.errors import EncodingError
 from dnafeat.sequence import digest
 from dnafeat.store.table import Table
@@ -93,22 +95,21 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     def change(_: Any) -> None:
         attempts._CARELESS, attempts._ATTEMPTS, attempts._STARTS = 1, 2, 2
 
-    def start(*arguments: Any) -> ray.actor.ActorHandle:
-        progress = ordinary(*arguments)
-        ray.get(progress.__ray_call__.remote(change))
-        return progress
+    def start(*arguments: Any) -> RayBoard:
+        board = ordinary(*arguments)
+        ray.get(board.actor.__ray_call__.remote(change))
+        return board
 
     ordinary = pipeline.start
     monkeypatch.setattr(pipeline, "start", start)
 
 
 def encode(
-    shards: Sequence[Shard], settings: EncoderSettings, store: Path, actor: type[EncodeShards], monkeypatch: pytest.MonkeyPatch
+    shards: Sequence[Shard], settings: EncoderSettings, store: Path, worker: type[EncodeShards] = EncodeShards, actors: int = 2
 ) -> tuple[list[Receipt], list[str]]:
-    """Receipts and refused digests of a run with two actors of a class of the test's own."""
-    monkeypatch.setattr(pipeline, "EncodeShards", actor)
-    receipts = pipeline.encode_shards(shards, settings, store=str(store), run_id="run", actors=2, gpus_per_actor=0, show=False)
-    return list(receipts), receipts.refused
+    """Receipts and refused digests of a run with actors of a class of the test's own."""
+    arguments = (str(store), "run")
+    return gathered(pipeline.run_on_ray(shards, settings, worker, arguments, actors=actors, gpus_per_actor=0, show=False))
 
 
 # Classes are made in functions, so that Ray sends them as they are: its workers cannot import this file.
@@ -149,9 +150,7 @@ def test_sequences_that_end_every_worker_are_left_out_and_told_and_all_others_ar
         cut_shard(tmp_path / "work", CHECK, sequences[5:8]),
     ]
     (tmp_path / "deaths").mkdir()
-    receipts, refused = encode(
-        shards, settings, tmp_path / "store", deadly(encoder, poison, once, tmp_path / "deaths"), monkeypatch
-    )
+    receipts, refused = encode(shards, settings, tmp_path / "store", deadly(encoder, poison, once, tmp_path / "deaths"))
     assert sorted(refused) == sorted(digest(one.encode()) for one in poison)
     assert {receipt.shard: receipt.refused for receipt in receipts} == {
         "shard-00000.parquet": (digest(poison[0].encode()),),
@@ -183,8 +182,7 @@ def test_sequences_that_end_every_worker_are_left_out_and_told_and_all_others_ar
 def unloadable() -> type[EncodeShards]:
     class Unloadable(EncodeShards):
         def __init__(self, *arguments: Any) -> None:
-            Encoder.load = classmethod(lambda *_: os.kill(os.getpid(), signal.SIGKILL))  # type: ignore[method-assign,assignment]
-            super().__init__(*arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     return Unloadable
 
@@ -232,7 +230,7 @@ def test_what_ends_a_run_is_one_sentence(
     if actor is EncodeShards:
         shards = [Shard(str(tmp_path / "work" / "none.parquet"), 1)]
     with pytest.raises(EncodingError) as error:
-        encode(shards, settings, tmp_path / "store", actor, monkeypatch)
+        encode(shards, settings, tmp_path / "store", actor)
     sentence = str(error.value)
     assert sentence.startswith("the encoding stopped and nothing was published: ")
     assert says.format(store=tmp_path / "store", work=tmp_path / "work") in sentence
@@ -243,19 +241,19 @@ def test_what_ends_a_run_is_one_sentence(
 
 def test_actors_ask_for_a_kind_of_gpu(settings: EncoderSettings, tmp_path: Path) -> None:
     # Stands before a run that fails: its actor keeps the GPU for as long as somebody holds the exception.
-    class Asks(ShardActor):
+    class Asks(ShardWorker):
         def shard(self, shard: Tokenised) -> pa.Table:
             return pa.table({"asked": [sorted(ray.get_runtime_context().get_assigned_resources())]})
 
     shards = [cut_shard(tmp_path, "shard-00000.parquet", ["ACGTACGT"])]
-    (row,) = pipeline.run_shards(shards, settings, Asks, (), actors=1, gpus_per_actor=0.5, accelerator_type="L4", show=False)
+    (row,) = pipeline.run_on_ray(shards, settings, Asks, (), actors=1, gpus_per_actor=0.5, accelerator_type="L4", show=False)
     assert row["asked"].to_pylist() == [["CPU", "GPU", "accelerator_type:L4"]]
 
 
 def test_a_shard_that_ends_every_worker_of_another_kind_ends_the_run_and_is_named(
     settings: EncoderSettings, tmp_path: Path
 ) -> None:
-    class Answers(ShardActor):
+    class Answers(ShardWorker):
         def shard(self, shard: Tokenised) -> pa.Table:
             if len(shard.digests) == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -266,7 +264,7 @@ def test_a_shard_that_ends_every_worker_of_another_kind_ends_the_run_and_is_name
         cut_shard(tmp_path, "shard-00001.parquet", ["GATTACA", "ACGT"]),
     ]
     with pytest.raises(EncodingError, match=r"shard-00001\.parquet was begun 2 times"):
-        list(pipeline.run_shards(shards, settings, Answers, (), actors=1, gpus_per_actor=1, show=False))
+        list(pipeline.run_on_ray(shards, settings, Answers, (), actors=1, gpus_per_actor=1, show=False))
 
 
 def test_a_shard_whose_task_is_late_is_not_encoded_last(
@@ -274,18 +272,17 @@ def test_a_shard_whose_task_is_late_is_not_encoded_last(
 ) -> None:
     shards = [cut_shard(tmp_path, f"shard-{i:05d}.parquet", [dna(50, seed=i)]) for i in range(5)]
 
-    def late(batch: pa.Table, settings: Any, progress: Any) -> Any:
+    def late(batch: pa.Table, settings: Any, board: Any) -> Any:
         import time
 
         if "shard-00001" in batch["uri"][0].as_py():
             time.sleep(1)
-        return tokenise_shards(batch, settings, progress)
+        return tokenise_shards(batch, settings, board)
 
-    monkeypatch.setattr(pipeline, "tokenise_shards", late)
-    found = pipeline.encode_shards(
-        shards, settings, store=str(tmp_path / "store"), run_id="run", actors=1, gpus_per_actor=0, show=False
-    )
-    receipts = list(found)
+    monkeypatch.setattr(pipeline, "_tokenised", late)
+    arguments = (str(tmp_path / "store"), "run")
+    rows = pipeline.run_on_ray(shards, settings, EncodeShards, arguments, actors=1, gpus_per_actor=0, show=False)
+    receipts = [Receipt.from_json(row["receipt"][0].as_py()) for row in rows]
     assert [one.shard for one in receipts] == [storage.name(shard.uri) for shard in shards]
     # An actor has two at hand, and may take the second first.
     assert shards[1].uri.endswith(tuple(one.shard for one in sorted(receipts, key=lambda one: one.began)[:3]))
@@ -321,10 +318,8 @@ def test_a_node_with_other_versions_than_the_driver_is_told_once(
     job = Job(run_id="other")
     settings = replace(settings, packages={**pins.installed(), "numpy": "0.1"}, job=job)
     shards = [cut_shard(tmp_path / "work", f"shard-0000{i}.parquet", [dna(40, seed=i)]) for i in range(4)]
-    receipts = pipeline.encode_shards(
-        shards, settings, store=str(tmp_path), run_id="other", actors=2, gpus_per_actor=0, show=False
-    )
-    assert len(list(receipts)) == 4
+    receipts, _ = encode(shards, settings, tmp_path)
+    assert len(receipts) == 4
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dnafeat: ")]
     assert len(told) == 1
     assert f"other versions than the driver: numpy {pins.installed()['numpy']} and not 0.1; install" in told[0]

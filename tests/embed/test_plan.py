@@ -28,7 +28,7 @@ from dnafeat.errors import UsageError
 from dnafeat.sources import entries
 from dnafeat.sources.reader import ReadOptions, look
 from dnafeat.spill import Spill
-from dnafeat.store.store import Store
+from dnafeat.store.catalog import Store
 from dnafeat.vectors import VECTORS
 
 
@@ -473,7 +473,7 @@ from dnafeat.sources import entries
 from dnafeat.embed.salvage import Salvage
 from dnafeat.vectors import VECTORS
 from dnafeat.sources.reader import ReadOptions, look
-from dnafeat.store.store import Store
+from dnafeat.store.catalog import Store
 
 source, folder = sys.argv[1], Path(sys.argv[2])
 intake._PARTITION_BYTES = 2**18

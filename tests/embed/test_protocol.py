@@ -20,10 +20,10 @@ from stores import STEPS, A, B, Entry, Run, digest, expected, in_order, rows
 
 from dnafeat.errors import ConflictError, StoreError
 from dnafeat.store import table as tables
+from dnafeat.store.catalog import Store
 from dnafeat.store.forget import forget
 from dnafeat.store.maintain import maintain
 from dnafeat.store.rollback import rollback
-from dnafeat.store.store import Store
 
 EXAMPLES = int(os.environ.get("DNAFEAT_PROTOCOL_EXAMPLES", "15"))
 POOL = {digest(letters): letters for letters in ("ACGT" + end for end in ("A", "C", "G", "T", "AA", "CC", "GG", "TT"))}

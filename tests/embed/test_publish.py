@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from stores import STEPS, A, B, Entry, Run, digest, every_row, expected, feature_version, fill, in_order, rows, write_csv
 
 from dnafeat.embed.intake import Checks, take_in
+from dnafeat.embed.publish import CommittedVectors
 from dnafeat.errors import ConflictError, DnafeatError, StoreError
 from dnafeat.sources.reader import ReadOptions, look
 from dnafeat.store import table as tables
+from dnafeat.store.catalog import Store
 from dnafeat.store.schema import TABLES, arrow_schema
-from dnafeat.store.store import Store
 from dnafeat.store.table import Refused, Table
 
 KEYS = ["subject", "gene"]
@@ -570,7 +571,8 @@ def test_two_files_of_a_source_are_one_state(tmp_path: Path) -> None:
     files = [run.file, write_csv(tmp_path / "more.csv", ENTRIES[2:])]
     (tmp_path / "w").mkdir()
     intake = take_in(look(files, ReadOptions()), Checks(), tmp_path / "w")
-    number, opened, closed = run.publication.commit_sequences(intake, tmp_path / "w")
+    none = CommittedVectors("none", [], run.store.features.reload().version())
+    number, opened, closed = run.publication.commit_sequences(intake, none, tmp_path / "w")
     assert (number, opened, closed) == (1, 4, 0)
     assert as_of(run.store, "cohort", 1) == states(ENTRIES)
 

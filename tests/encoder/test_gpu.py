@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from dnafeat.bench import inputs as benchinputs
-from dnafeat.encoder.encoder import Encoder, Vectors
+from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.models.checkpoint import find, load_encoder
+from dnafeat.encoder.results import Vectors
 from dnafeat.encoder.windows import cut
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from dnafeat.cli.main import main
 from dnafeat.encoder import info as modelinfo
 from dnafeat.encoder.config import EncodingConfig
-from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.models.checkpoint import load_model
 from dnafeat.encoder.models.registry import FAMILIES
 

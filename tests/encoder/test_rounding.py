@@ -13,10 +13,11 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dnafeat.encoder.encoder import Encoder, Vectors
+from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder.results import Vectors
 from dnafeat.encoder.rounding import rounded
 from dnafeat.errors import UsageError
-from dnafeat.store.table import encode_parquet
+from dnafeat.parquet import encode_parquet
 from dnafeat.vectors import VECTORS
 
 SEQUENCES = [models.dna(n, seed=n) for n in (1, 20, 60, 60, 150, 300, 700)] + ["N" * 40, "ACGTN" * 9]

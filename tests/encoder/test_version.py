@@ -17,7 +17,7 @@ from dnafeat.embed.config import EmbedConfig
 from dnafeat.encoder.config import EncodingConfig
 from dnafeat.encoder.describe import describe as describe_found
 from dnafeat.encoder.describe import resolve_precision
-from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.models import checkpoint
 from dnafeat.encoder.source import Source
 from dnafeat.encoder.version import FeatureVersion

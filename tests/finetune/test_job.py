@@ -30,7 +30,7 @@ from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
 from dnafeat.cli.main import main
-from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.models.adapter import attach, merge
 from dnafeat.encoder.models.checkpoint import load_encoder
 from dnafeat.encoder.source import Source

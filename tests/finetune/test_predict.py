@@ -1,21 +1,19 @@
 """Prediction: what the trained network itself answers, for every entry, in the order of the input.
 
-Everything but Ray is always real. Tests that ask for `on_ray` run on it; the others have tokenising and actor in this process.
+Tests that ask for `on_ray` run on it; the others take the local runner.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import pickle
 import runpy
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,19 +29,16 @@ from safetensors.torch import load_file, save_file
 from dnafeat import spill
 from dnafeat.cli.main import main
 from dnafeat.cluster import session as cluster
-from dnafeat.embed import pipeline, plan
-from dnafeat.embed.actors import EncoderSettings, ShardActor
+from dnafeat.embed import plan, runner
 from dnafeat.embed.intake import Checks, take_in
-from dnafeat.embed.tokenise import Tokenised
-from dnafeat.encoder.encoder import Encoder
-from dnafeat.encoder.windows import cut
+from dnafeat.encoder.engine import Encoder
 from dnafeat.errors import AuditError, CheckpointError, EncodingError, StoreError, StrictError, UsageError
 from dnafeat.finetune import artifact
 from dnafeat.finetune import job as finetune
 from dnafeat.finetune.config import FinetuneConfig, PredictConfig
 from dnafeat.finetune.network import FineTuned, build
 from dnafeat.finetune.per_base import base_values
-from dnafeat.finetune.predict import Summary, _in_order, predict
+from dnafeat.finetune.prediction import Summary, _in_order, predict
 from dnafeat.finetune.predictor import Predictor
 from dnafeat.finetune.trainer import Data
 from dnafeat.sources import reader as sources
@@ -88,32 +83,8 @@ def _in_this_process(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch
     if "on_ray" not in request.fixturenames:
         monkeypatch.setenv("DNAFEAT_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(plan, "_SHARD_MIN_ROWS", 2)
-        monkeypatch.setattr(cluster, "start_ray", lambda: None)
-        monkeypatch.setattr(cluster, "default_gpus", lambda: 0.0)
-        monkeypatch.setattr(cluster, "default_actors", lambda *_: 2)
-        monkeypatch.setattr(pipeline, "run_shards", without_ray)
-        monkeypatch.setattr(ShardActor, "__init__", with_encoder)
-
-
-def with_encoder(self: ShardActor, settings: EncoderSettings, threads: int, progress: Any) -> None:
-    """An actor that nobody but its own process asks for its progress."""
-    self.encoder, self.progress, self.job = Encoder.load(settings.config, settings.pins), progress, settings.job
-    assert self.encoder.version.digest == settings.version
-
-
-def without_ray(
-    shards: Sequence[plan.Shard], settings: EncoderSettings, actor: Any, arguments: Sequence[Any], **_: Any
-) -> Iterator[pa.Table]:
-    """`pipeline.run_shards` with one actor, what it is made of pickled as for a worker, and the last shard first."""
-    settings, arguments = pickle.loads(pickle.dumps((settings, tuple(arguments))))
-    made = actor(settings, *arguments, 1, SimpleNamespace(add=SimpleNamespace(remote=lambda sequences, tokens: None)))
-    for shard in reversed(shards):
-        table = pq.read_table(shard.uri)
-        letters = table["sequence"].cast(pa.string()).to_pylist()
-        names = table["sequence_digest"].combine_chunks()
-        yield made.shard(
-            Tokenised(shard.uri, names, np.array(list(map(len, letters))), cut(letters, settings.tokenizer, settings.cutting))
-        )
+        # Though a Ray of other tests may run.
+        monkeypatch.setattr(runner, "prefers_ray", lambda _: None)
 
 
 @pytest.fixture(scope="module")

@@ -26,13 +26,13 @@ from dnafeat.partners import intake as partnerintake
 from dnafeat.partners import output as partneroutput
 from dnafeat.partners.config import PartnerConfig
 from dnafeat.partners.intake import SCHEMA
-from dnafeat.partners.job import Summary, format_summary, partner
+from dnafeat.partners.job import PartnerSummary, format_summary, partner
 from dnafeat.partners.output import Before, publish
 
 SALT = "0123456789abcdef"
 
 
-def make(kind: str, output: str | Path, *inputs: str | Path, **settings: Any) -> Summary:
+def make(kind: str, output: str | Path, *inputs: str | Path, **settings: Any) -> PartnerSummary:
     return partner(PartnerConfig.make({"kind": kind, "input": [str(one) for one in inputs], "output": str(output), **settings}))
 
 

@@ -35,13 +35,13 @@ from dnafeat.project.fit import fit_projector
 from dnafeat.project.job import Projected, child_version, project
 from dnafeat.store import forget as forgetting
 from dnafeat.store import lookup
+from dnafeat.store.catalog import Store
 from dnafeat.store.drift import diff
 from dnafeat.store.export import export
 from dnafeat.store.file_list import file_list
 from dnafeat.store.forget import forget
 from dnafeat.store.maintain import maintain
 from dnafeat.store.rollback import rollback
-from dnafeat.store.store import Store
 
 ENTRIES = [
     Entry(f"e{i}", "ACGT" + "ACGT"[i % 4] + "ACGT"[i // 4], {"subject_id": f"s{i % 3}", "gene_id": "g"}) for i in range(12)

@@ -19,12 +19,12 @@ from dnafeat.encoder.projection import LinearMap, Projection, ZScore, load_proje
 from dnafeat.errors import DnafeatError, UsageError
 from dnafeat.project import statistics as fitting
 from dnafeat.project.config import FitProjectorConfig
-from dnafeat.project.fit import Summary, fit_projector
-from dnafeat.project.statistics import Moments
+from dnafeat.project.fit import FitSummary, fit_projector
 from dnafeat.pseudonyms import pseudonyms
+from dnafeat.statistics import Moments
 from dnafeat.store import lookup
+from dnafeat.store.catalog import Store
 from dnafeat.store.maintain import maintain
-from dnafeat.store.store import Store
 
 ROWS, WIDTH = 600, 40
 # The last hundred are nobody's training entries; two of the others share a sequence with another entry.
@@ -63,7 +63,7 @@ def listed(tmp_path: Path) -> str:
     return str(file)
 
 
-def fitted(store: str, output: Path | str, **settings: Any) -> tuple[Summary, Projection]:
+def fitted(store: str, output: Path | str, **settings: Any) -> tuple[FitSummary, Projection]:
     summary = fit_projector(FitProjectorConfig(store=store, output=str(output), **settings), show=False)
     return summary, load_projector(str(output))
 

@@ -19,9 +19,9 @@ from dnafeat.encoder.version import FeatureVersion
 from dnafeat.errors import StoreError
 from dnafeat.store import drift as drifting
 from dnafeat.store import lookup
+from dnafeat.store.catalog import Store
 from dnafeat.store.drift import Agreement, diff
 from dnafeat.store.rollback import rollback
-from dnafeat.store.store import Store
 from dnafeat.vectors import VECTORS
 
 ONE = [Entry("a", "ACGT"), Entry("b", "ACGT"), Entry("c", "GGCC"), Entry("d", "TTTT"), Entry("e", "AAAA")]

@@ -17,8 +17,8 @@ from stores import WIDTHS, A, Entry, expected, fill, in_order, rows
 from dnafeat import storage
 from dnafeat.cli.main import main
 from dnafeat.errors import StoreError, UsageError
+from dnafeat.store.catalog import Store
 from dnafeat.store.export import export
-from dnafeat.store.store import Store
 from dnafeat.vectors import VECTORS
 
 ENTRIES = [Entry(f"e{i:02d}", "ACGT" * (1 + i % 31), {"subject_id": f"S{i % 5}"}) for i in range(50)]

@@ -15,9 +15,9 @@ from stores import A, B, Entry, Run, digest, fill
 from dnafeat import storage
 from dnafeat.cli.main import main
 from dnafeat.errors import StoreError, UsageError
+from dnafeat.store.catalog import Store
 from dnafeat.store.file_list import file_list
 from dnafeat.store.schema import TABLES
-from dnafeat.store.store import Store
 
 ENTRIES = [Entry(f"e{i}", "ACGT" * (1 + i), {"subject_id": f"S{i}"}) for i in range(9)]
 

@@ -22,15 +22,15 @@ from dnafeat.embed import plan
 from dnafeat.embed.publish import Publication
 from dnafeat.errors import ConflictError, ForgottenError, UsageError
 from dnafeat.store import forget as module
-from dnafeat.store import maintain as maintenance
-from dnafeat.store import rewriting
+from dnafeat.store import merge, rewriting
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.catalog import Store
+from dnafeat.store.data_file import Change
 from dnafeat.store.forget import forget, parse
 from dnafeat.store.maintain import maintain
 from dnafeat.store.rewriting import forgotten
 from dnafeat.store.schema import TABLES
-from dnafeat.store.store import Store
-from dnafeat.store.table import Change, Table
+from dnafeat.store.table import Table
 
 KEYS = ["subject", "gene"]
 S17 = {"subject": "S17"}
@@ -288,7 +288,7 @@ def test_a_run_that_began_before_is_refused_even_when_nothing_matched(store_uri:
     assert rows(Store(store_uri).read()) == expected(OTHERS, KEYS)
 
 
-STAGES = ["_count", "_gather", "_take_rows", "_take_work", "_take_uncommitted", "take_vectors", "_notes"]
+STAGES = ["_count", "_gather", "_take_rows", "take_work", "take_uncommitted", "take_vectors", "_notes"]
 
 
 class Stop(Exception):
@@ -312,7 +312,7 @@ def during(monkeypatch: pytest.MonkeyPatch, stage: str, act: Callable[[], None],
     monkeypatch.setattr(module, stage, wrapped)
 
 
-MOMENTS = [("_count", 1), ("_count", 2), ("_take_rows", 1), ("_take_work", 1), ("_take_uncommitted", 1), ("_take_rows", 2)]
+MOMENTS = [("_count", 1), ("_count", 2), ("_take_rows", 1), ("take_work", 1), ("take_uncommitted", 1), ("_take_rows", 2)]
 
 
 @pytest.mark.parametrize(("stage", "call"), [*MOMENTS, ("take_vectors", 1)])
@@ -351,7 +351,7 @@ def test_maintain_or_a_run_or_another_forget_at_any_moment(
     def act() -> None:
         monkeypatch.undo()
         forget(Store(store), {"subject": "S1"})
-        monkeypatch.setattr(maintenance, "_FEWEST", 2)
+        monkeypatch.setattr(merge, "_FEWEST", 2)
         maintain(Store(store))
         # Somebody else turns out to have one of the subject's sequences.
         fill(store, [other], tmp_path, source="other")

@@ -17,10 +17,10 @@ from stores import A, B, Entry, Run, expected, fill, in_order, rows
 
 from dnafeat.cli.main import main
 from dnafeat.errors import StoreError
+from dnafeat.store.catalog import Store
 from dnafeat.store.history import LISTED, AsOf, History, second
 from dnafeat.store.rollback import rollback
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
 
 KEYS = ["subject"]
 FIRST = [Entry("a", "ACGT", {"subject": "s1"}), Entry("b", "ACGT", {"subject": "s2"}), Entry("c", "GGCC")]

@@ -25,12 +25,16 @@ from dnafeat import storage
 from dnafeat.cli import main as cli
 from dnafeat.embed.publish import Publication
 from dnafeat.errors import ConflictError, StoreError
-from dnafeat.store import maintain as module
+from dnafeat.store import maintain as maintenance
+from dnafeat.store import merge, vacuum
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.catalog import Store
+from dnafeat.store.collect import Unnamed, find_unnamed
+from dnafeat.store.data_file import DataFile
 from dnafeat.store.maintain import maintain
 from dnafeat.store.schema import TABLES
-from dnafeat.store.store import Store
-from dnafeat.store.table import DataFile, Table
+from dnafeat.store.table import Table
+from dnafeat.store.upkeep import Upkeep
 from dnafeat.vectors import VECTORS
 
 KEYS = ["subject"]
@@ -158,26 +162,26 @@ SIZES = st.lists(st.tuples(st.integers(1, 130), st.integers(1, 100)), max_size=4
 @given(sizes=SIZES)
 def test_groups_are_neighbours_of_about_the_target_and_leave_nothing_to_group(sizes: list[tuple[int, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_TARGET", 100)
+        patch.setattr(merge, "_TARGET", 100)
         files = [DataFile(f"{i}", size, count, {}, {}, {}, {}) for i, (size, count) in enumerate(sizes)]
-        groups = module._grouped(files, 80)
+        groups = merge._grouped(files, 80)
         piles = [[file] for file in files]
         for group in groups:
-            assert len(group) >= module._FEWEST
+            assert len(group) >= merge._FEWEST
             assert sum(file.size for file in group) <= 100
             assert sum(file.rows for file in group) <= 80
             first = piles.index([group[0]])
             piles[first : first + 1] = [group]
             piles = [pile for pile in piles if pile == group or pile[0] not in group]
         after = [DataFile("", sum(f.size for f in pile), sum(f.rows for f in pile), {}, {}, {}, {}) for pile in piles]
-        assert module._grouped(after, 80) == []
+        assert merge._grouped(after, 80) == []
 
 
 def test_ranges_of_merged_files_overlap_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = str(tmp_path / "store")
     fill(store, entries(0, 48), tmp_path, shard_rows=2)
     size = Store(store).features.files()[0][0].size
-    monkeypatch.setattr(module, "_TARGET", 8 * size)
+    monkeypatch.setattr(merge, "_TARGET", 8 * size)
     maintain(Store(store))
     ends = sorted((file.minimum["sequence_digest"], file.maximum["sequence_digest"]) for file, _ in Store(store).features.files())
     assert 2 <= len(ends) <= 8
@@ -262,7 +266,7 @@ def parts(run: Run) -> list[Any]:
 
 @pytest.mark.parametrize("at", range(1, len(STEPS) + 2))
 def test_maintain_between_any_two_steps_leaves_a_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    monkeypatch.setattr(module, "_FEWEST", 2)
+    monkeypatch.setattr(merge, "_FEWEST", 2)
     store = str(tmp_path / "store")
     nights(store, tmp_path, 2)
     later = [*entries(0, 3), *entries(20, 30)]
@@ -282,7 +286,7 @@ def test_maintain_between_any_two_steps_leaves_a_run_alone(tmp_path: Path, monke
 
 
 def test_maintain_between_all_steps_of_a_run(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FEWEST", 2)
+    monkeypatch.setattr(merge, "_FEWEST", 2)
     store_uri = s3.uri()
     nights(store_uri, tmp_path, 2)
     run = Run(store_uri, [*entries(4, 12), Entry("bad", "AC-T")], tmp_path, shard_rows=1)
@@ -320,16 +324,15 @@ def test_vectors_that_are_named_while_they_are_collected_stay(tmp_path: Path, mo
     for step in STEPS[:3]:
         run.step(step)
     late = []
-    unnamed = module._Maintenance._unnamed
 
-    def then_the_run_goes_on(self: module._Maintenance) -> module._Unnamed:
-        found = unnamed(self)
+    def then_the_run_goes_on(upkeep: Upkeep) -> Unnamed:
+        found = find_unnamed(upkeep)
         for step in STEPS[3:]:
             run.step(step)
         late.append(sum(map(len, found.digests.values())))
         return found
 
-    monkeypatch.setattr(module._Maintenance, "_unnamed", then_the_run_goes_on)
+    monkeypatch.setattr(maintenance, "find_unnamed", then_the_run_goes_on)
     assert maintain(Store(store), now=in_days(8)).rows_collected == 0
     assert (late, run.published) == ([4], True)
     assert rows(Store(store).read()) == expected(entries(2, 8), KEYS)
@@ -384,7 +387,7 @@ def test_runs_and_maintains_at_once(tmp_path: Path) -> None:
 def test_a_merge_that_was_overtaken_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = str(tmp_path / "store")
     nights(store, tmp_path)
-    rewritten = module._rewritten
+    rewritten = merge._rewritten
     other = []
 
     def slow(table: Table, group: list[DataFile]) -> DataFile:
@@ -394,7 +397,7 @@ def test_a_merge_that_was_overtaken_leaves_no_file(tmp_path: Path, monkeypatch: 
             maintain(Store(store))
         return file
 
-    monkeypatch.setattr(module, "_rewritten", slow)
+    monkeypatch.setattr(merge, "_rewritten", slow)
     before = state(store)
     maintain(Store(store))
     assert state(store) == before
@@ -535,7 +538,7 @@ def test_a_long_log_gets_a_checkpoint(tmp_path: Path, monkeypatch: pytest.Monkey
     store = str(tmp_path / "store")
     nights(store, tmp_path, 3)
     assert maintain(Store(store)).checkpoints == 0
-    monkeypatch.setattr(module, "_LOG_FILES", 6)
+    monkeypatch.setattr(vacuum, "_LOG_FILES", 6)
     assert maintain(Store(store), dry_run=True).checkpoints == 1
     assert not list(Path(store).rglob("*.checkpoint.parquet"))
     assert maintain(Store(store)).checkpoints == 1

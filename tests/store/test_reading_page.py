@@ -13,8 +13,8 @@ from stores import A, B, Entry, Run, feature_version, fill, in_order
 
 from dnafeat.project.config import ProjectConfig
 from dnafeat.project.job import project
+from dnafeat.store.catalog import Store
 from dnafeat.store.rollback import rollback
-from dnafeat.store.store import Store
 
 PAGE = Path(__file__).parents[2] / "schemas" / "README.md"
 

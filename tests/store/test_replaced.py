@@ -12,8 +12,9 @@ from s3 import S3
 
 from dnafeat import storage
 from dnafeat.errors import ConflictError, UnreachableError
+from dnafeat.parquet import write_parquet
+from dnafeat.store.data_file import DataFile
 from dnafeat.store.replaced import ReplacedTable
-from dnafeat.store.table import DataFile, write_parquet
 
 
 def file_of(uri: str, name: str, table: pa.Table) -> DataFile:

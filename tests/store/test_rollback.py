@@ -15,9 +15,9 @@ from stores import A, B, Entry, Run, every_row, expected, fill, in_order, rows
 from dnafeat.cli.main import main
 from dnafeat.errors import StoreError, UsageError
 from dnafeat.store import rollback as rolling
+from dnafeat.store.catalog import Store
 from dnafeat.store.maintain import maintain
 from dnafeat.store.rollback import rollback
-from dnafeat.store.store import Store
 from dnafeat.store.table import Refused, Table
 
 KEYS = ["subject"]

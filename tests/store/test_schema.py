@@ -10,8 +10,8 @@ import pytest
 from deltalake import DeltaTable, Schema
 
 from dnafeat import storage
+from dnafeat.store.catalog import Store
 from dnafeat.store.schema import TABLES, arrow_schema, delta_schema, joined_schema, without_metadata
-from dnafeat.store.store import Store
 from dnafeat.vectors import PROJECTED_WIDTH, VECTORS
 
 FILES = sorted((Path(__file__).parents[2] / "schemas").glob("*.json"))

@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader
 
 import dnafeat
 from dnafeat.errors import StoreError, UsageError
+from dnafeat.store.catalog import Store
 from dnafeat.store.rollback import rollback
-from dnafeat.store.store import Store
 from dnafeat.store.stream import VectorStream
 
 # 97 entries of 61 sequences; row groups of 4, files of 10.
@@ -29,7 +29,7 @@ IDS = sorted(entry.id for entry in ENTRIES)
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnafeat.store.table._ROW_GROUP", 4)
+    monkeypatch.setattr("dnafeat.parquet._ROW_GROUP", 4)
 
 
 def filled(uri: str, folder: Path) -> str:
@@ -71,6 +71,14 @@ def test_batches_have_vectors_as_tensors_with_ids_and_keys_beside(store: str) ->
             assert batch["subject_id"][i] == by_id[name].keys.get("subject_id")
             assert batch["sequence_digest"][i] == digest(by_id[name].sequence)
     assert sorted(ids(batches)) == IDS
+
+
+def test_a_stream_shows_what_it_reads(local: str) -> None:
+    stream = dnafeat.VectorStream(local, ["mean"], batch_size=10)
+    assert repr(stream) == (
+        f"VectorStream({local!r}, ['mean'], version={stream.version!r}, rows={len(ENTRIES)}, batch_size=10, shuffle=True, "
+        f"fingerprint={stream.fingerprint!r})"
+    )
 
 
 def test_the_order_comes_from_seed_and_epoch_alone(local: str) -> None:

@@ -20,11 +20,11 @@ from deltalake.schema import PrimitiveType
 from s3 import S3
 from stores import A, B, Entry, Run, digest, feature_rows, fill, vectors
 
-from dnafeat import storage
+from dnafeat import parquet, storage
 from dnafeat.errors import StoreError
-from dnafeat.store import table as tables
+from dnafeat.store.data_file import DataFile
 from dnafeat.store.schema import TABLES, arrow_schema
-from dnafeat.store.table import DataFile, Refused, Table
+from dnafeat.store.table import Refused, Table
 
 VERSION = A.digest
 OWN = {"feature_version": VERSION}
@@ -330,7 +330,7 @@ def test_a_table_is_written_while_the_next_one_is_made() -> None:
             yield pa.table({"row": range(1000 * i, 1000 * (i + 1))})
 
     file = Waits()
-    tables.encode_parquet(file, made())
+    parquet.encode_parquet(file, made())
     found = pq.ParquetFile(io.BytesIO(file.getvalue()))
     assert found.num_row_groups == 5
     assert found.read()["row"].to_pylist() == list(range(5000))
@@ -353,11 +353,11 @@ def test_what_fails_in_making_or_writing_a_table_leaves_no_file(tmp_path: Path, 
     error, words = (ValueError, "not this one") if at == "making" else (OSError, "No space")
     running = threading.active_count()
     with pytest.raises(error, match=words):
-        tables.encode_parquet(Full(), made())
+        parquet.encode_parquet(Full(), made())
     assert threading.active_count() == running
     if at == "making":
         with pytest.raises(error, match=words):
-            tables.write_parquet(str(tmp_path / "a.parquet"), made())
+            parquet.write_parquet(str(tmp_path / "a.parquet"), made())
         assert list(tmp_path.iterdir()) == []
 
 
@@ -450,7 +450,7 @@ def test_a_run_that_is_never_committed_leaves_the_tables_as_they_were(store_uri:
 
 
 def test_pages_are_those_of_row_groups_that_can_hold_what_is_wanted(store_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "_ROW_GROUP", 4)
+    monkeypatch.setattr(parquet, "_ROW_GROUP", 4)
     table = made(store_uri, "features")
     names = [f"SQ.{i:032d}" for i in range(20)]
     files = [

@@ -26,8 +26,8 @@ from dnafeat.join.config import JoinConfig
 from dnafeat.join.job import join
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.catalog import Store
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
 
 SOURCE, GENES, OF_A_SUBJECT, SHARED_BY = "cohort", 5, 10, 4
 VERSION = replace(A, names={**A.names, "vectors": ["mean"]})

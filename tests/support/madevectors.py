@@ -27,8 +27,8 @@ from dnafeat.project.config import FitProjectorConfig
 from dnafeat.project.fit import fit_projector
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.catalog import Store
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
 
 SOURCE = "cohort"
 Values = Callable[[np.ndarray], Mapping[str, np.ndarray]]

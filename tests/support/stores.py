@@ -28,8 +28,8 @@ from dnafeat.embed.salvage import Salvage
 from dnafeat.encoder.version import FeatureVersion
 from dnafeat.sources.reader import ReadOptions, look
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.catalog import Store
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.store import Store
 from dnafeat.vectors import VECTORS
 
 WIDTHS = {"cls": 3, "mean": 4, "max": 5, "projected": 6}
@@ -145,7 +145,7 @@ class Run:
         self.folder.mkdir()
         self.file = write_csv(self.folder / "source.csv", entries, keys)
         self.store.create()
-        self.publication = Publication(self.store, self.run_id, source, each=each)
+        self.publication = Publication(self.store, self.run_id, source)
         self.committed: list = []
         self.number = self.opened = self.closed = 0
         self.published: bool | None = None
@@ -201,10 +201,13 @@ class Run:
         self.store.record_version(self.version.digest, event="created", lineage=self.version.lineage(), run_id=self.run_id)
 
     def _features(self) -> None:
-        self.committed = self.publication.commit_features(self.files, self.version.digest, self.planned)
+        self.vectors = self.publication.commit_features(self.files, self.version.digest, self.planned)
+        self.committed = self.vectors.files
 
     def _sequences(self) -> None:
-        self.number, self.opened, self.closed = self.publication.commit_sequences(self.intake, self.folder / "spills", self.mode)
+        self.number, self.opened, self.closed = self.publication.commit_sequences(
+            self.intake, self.vectors, self.folder / "spills", self.mode, self.each
+        )
 
     def _run(self) -> None:
         self.published = self.publication.commit_run(self.row())

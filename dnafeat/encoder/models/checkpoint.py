@@ -13,6 +13,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dnafeat.encoder.models import vocabularies
 from dnafeat.encoder.models.base import Config
@@ -228,6 +229,17 @@ def load_checked(module: nn.Module, state: State, source: Path, what: str) -> No
     module.load_state_dict({key: value.float() for key, value in state.items()})
 
 
+class _Unfilled(TorchFunctionMode):
+    """Leaves parameters as memory has them, where a checkpoint fills them all: random numbers for none cost a second in a large model,
+    and on the meta device torch loads its compiler for them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
+
+
 def load_encoder(checkpoint: Checkpoint, *, dropout: float | None = None) -> nn.Module:
     """The encoder in float32 on the CPU, in eval mode; `dropout` for training in place of what its config says."""
     return _filled(checkpoint, checkpoint.state()[0], dropout)
@@ -241,9 +253,10 @@ def _filled(checkpoint: Checkpoint, state: State, dropout: float | None = None) 
         config = replace(config, **off)
     what = f"{family.name} checkpoint"
     # Shapes alone at first: a wrong size in the config may be more than the memory holds.
-    with torch.device("meta"):
-        check(family.build(config), state, checkpoint.weights, what)
-    model = family.build(config)
+    with _Unfilled():
+        with torch.device("meta"):
+            check(family.build(config), state, checkpoint.weights, what)
+        model = family.build(config)
     load_checked(model, state, checkpoint.weights, what)
     return model.eval()
 

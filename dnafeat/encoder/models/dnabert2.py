@@ -41,7 +41,7 @@ def alibi_slopes(heads: int) -> list[float]:
     return of_power(below) + of_power(2 * below)[0::2][: heads - below]
 
 
-class Embeddings(nn.Module):
+class DNABERT2Embeddings(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -59,7 +59,7 @@ class Embeddings(nn.Module):
 Attend = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
-class SelfAttention(nn.Module):
+class DNABERT2SelfAttention(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
@@ -78,7 +78,7 @@ def gate(both: Tensor) -> Tensor:
     return F.gelu(first) * second
 
 
-class Residual(nn.Module):
+class DNABERT2Residual(nn.Module):
     """Dense, dropout, add, LayerNorm: the second half of an attention block."""
 
     def __init__(self, config: Config) -> None:
@@ -95,11 +95,11 @@ class Residual(nn.Module):
         return self.add_norm(self.dropout(self.dense(x)), residual, norm.weight, norm.bias, norm.eps)
 
 
-class Attention(nn.Module):
+class DNABERT2Attention(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.self = SelfAttention(config)
-        self.output = Residual(config)
+        self.self = DNABERT2SelfAttention(config)
+        self.output = DNABERT2Residual(config)
 
     def forward(self, x: Tensor, attention: Attend) -> tuple[Tensor, Tensor | None]:
         attended, probabilities = self.self(x, attention)
@@ -138,10 +138,10 @@ class FusedMLP(nn.Module):
         return self.layernorm(self.wo.plus(self.second.times(x, self.first.gelu(x)), x))
 
 
-class Layer(nn.Module):
+class DNABERT2Layer(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.attention = Attention(config)
+        self.attention = DNABERT2Attention(config)
         self.mlp: nn.Module = GatedMLP(config)
 
     def forward(self, x: Tensor, attention: Attend) -> tuple[Tensor, Tensor | None]:
@@ -149,10 +149,10 @@ class Layer(nn.Module):
         return self.mlp(attended), probabilities
 
 
-class LayerStack(nn.Module):
+class DNABERT2LayerStack(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.layer = nn.ModuleList(DNABERT2Layer(config) for _ in range(config.num_hidden_layers))
 
 
 class DNABERT2(nn.Module):
@@ -165,8 +165,8 @@ class DNABERT2(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.embeddings = Embeddings(config)
-        self.encoder = LayerStack(config)
+        self.embeddings = DNABERT2Embeddings(config)
+        self.encoder = DNABERT2LayerStack(config)
         # A kernel in the place of `plain_attention_over`.
         self.attention_over: Callable[[Sequence[tuple[int, int]], int, Tensor], Callable[[Tensor], Tensor]] | None = None
         self.apply(functools.partial(initialise, std=config.initializer_range))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dnafeat.encoder.models.dnabert2 import DNABERT2, FusedMLP, GatedMLP, Residual, add_norm, gate
+from dnafeat.encoder.models.dnabert2 import DNABERT2, DNABERT2Residual, FusedMLP, GatedMLP, add_norm, gate
 from dnafeat.encoder.models.products import packs, replace_products
 from dnafeat.errors import DnafeatWarning, one_line
 
@@ -53,7 +53,7 @@ def use_kernels(model: DNABERT2) -> None:
             module.gate = kernels.gate
             if kernels.fuses_gate(module.gated_layers.weight):
                 module.gated_product = kernels.gated_product
-        if isinstance(module, GatedMLP | Residual):
+        if isinstance(module, GatedMLP | DNABERT2Residual):
             module.add_norm = kernels.add_norm
 
 

@@ -24,7 +24,7 @@ from dnafeat.encoder.models.base import (
 )
 
 
-class Embeddings(nn.Module):
+class ProkBERTEmbeddings(nn.Module):
     def __init__(self, config: PositionedConfig) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -37,7 +37,7 @@ class Embeddings(nn.Module):
         return self.dropout(self.word_embeddings(input_ids) + types)
 
 
-class SelfAttention(nn.Module):
+class ProkBERTSelfAttention(nn.Module):
     def __init__(self, config: PositionedConfig) -> None:
         super().__init__()
         self.heads, self.size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
@@ -72,7 +72,7 @@ class SelfAttention(nn.Module):
         return out.transpose(1, 2).reshape(batch, tokens, hidden), probabilities
 
 
-class Residual(nn.Module):
+class ProkBERTResidual(nn.Module):
     """Dense, dropout, add: without a norm, which stands before each block here."""
 
     def __init__(self, inner: int, config: PositionedConfig) -> None:
@@ -84,12 +84,12 @@ class Residual(nn.Module):
         return residual + self.dropout(self.dense(x))
 
 
-class Attention(nn.Module):
+class ProkBERTAttention(nn.Module):
     def __init__(self, config: PositionedConfig) -> None:
         super().__init__()
         self.ln = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.self = SelfAttention(config)
-        self.output = Residual(config.hidden_size, config)
+        self.self = ProkBERTSelfAttention(config)
+        self.output = ProkBERTResidual(config.hidden_size, config)
 
     def forward(self, x: Tensor, attention_mask: Tensor | None, weights: bool) -> tuple[Tensor, Tensor | None]:
         attended, probabilities = self.self(self.ln(x), attention_mask, weights)
@@ -105,23 +105,23 @@ class Intermediate(nn.Module):
         return F.gelu(self.dense(x))
 
 
-class Layer(nn.Module):
+class ProkBERTLayer(nn.Module):
     def __init__(self, config: PositionedConfig) -> None:
         super().__init__()
-        self.attention = Attention(config)
+        self.attention = ProkBERTAttention(config)
         self.ln = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.intermediate = Intermediate(config)
-        self.output = Residual(config.intermediate_size, config)
+        self.output = ProkBERTResidual(config.intermediate_size, config)
 
     def forward(self, x: Tensor, attention_mask: Tensor | None, weights: bool) -> tuple[Tensor, Tensor | None]:
         x, probabilities = self.attention(x, attention_mask, weights)
         return self.output(self.intermediate(self.ln(x)), x), probabilities
 
 
-class LayerStack(nn.Module):
+class ProkBERTLayerStack(nn.Module):
     def __init__(self, config: PositionedConfig) -> None:
         super().__init__()
-        self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.layer = nn.ModuleList(ProkBERTLayer(config) for _ in range(config.num_hidden_layers))
         self.ln = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
 
@@ -131,8 +131,8 @@ class ProkBERT(nn.Module):
     def __init__(self, config: PositionedConfig) -> None:
         super().__init__()
         self.config = config
-        self.embeddings = Embeddings(config)
-        self.encoder = LayerStack(config)
+        self.embeddings = ProkBERTEmbeddings(config)
+        self.encoder = ProkBERTLayerStack(config)
         self.apply(functools.partial(initialise, std=config.initializer_range))
 
     def forward(

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from dnafeat.encoder.padding import frame
 from dnafeat.errors import CheckpointError, UsageError
 
 SPECIAL = ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
@@ -131,24 +132,33 @@ class Tokenizer(ABC):
         first = self._parts([sequences] if isinstance(sequences, str) else sequences)
         end = [] if self.sep_id is None else [self.sep_id]
         room = max_length - self.specials if truncation and max_length is not None else None
-        rows = [[self.cls_id, *part[:room], *end] for part in first]
-        types = [[0] * len(row) for row in rows]
+        content = [part[:room] for part in first]
+        second = [0] * len(content)
         if pairs is not None:
-            for row, kinds, part in zip(rows, types, self._parts([pairs] if isinstance(pairs, str) else pairs), strict=True):
-                row += [*part, *end]
-                kinds += [1] * (len(part) + len(end))
-        width = max(map(len, rows), default=0) if padding or return_tensors else 0
-        fill = [width - len(row) for row in rows]
-        answer: dict[str, Any] = {
-            "input_ids": [row + [self.pad_id] * more for row, more in zip(rows, fill, strict=True)],
-            "token_type_ids": [row + [0] * more for row, more in zip(types, fill, strict=True)],
-            "attention_mask": [[1] * len(row) + [0] * more for row, more in zip(rows, fill, strict=True)],
-        }
+            more = self._parts([pairs] if isinstance(pairs, str) else pairs)
+            # What ends the first sequence stands within the content of the two.
+            content = [[*part, *end, *other] for part, other in zip(content, more, strict=True)]
+            second = [len(other) + len(end) for other in more]
+        answer = self._framed(content, second, padded=padding or return_tensors is not None)
         if return_tensors == "pt":
             import torch
 
             return {name: torch.tensor(value) for name, value in answer.items()}
         return {name: value[0] for name, value in answer.items()} if alone else answer
+
+    def _framed(self, content: Sequence[Sequence[int]], second: Sequence[int], *, padded: bool) -> dict[str, Any]:
+        """Ids, types and masks of some contents; the last `second` tokens of each that are no padding have type 1."""
+        if not content:
+            return {"input_ids": [], "token_type_ids": [], "attention_mask": []}
+        sizes = np.array([len(part) for part in content])
+        stop = np.cumsum(sizes)
+        ids, real, _ = frame(np.array(list(itertools.chain(*content)), np.int64), stop - sizes, stop, self)
+        lengths = real.sum(1)
+        place = np.arange(ids.shape[1])
+        types = ((place >= (lengths - second)[:, None]) & real).astype(np.int64)
+        ends = [ids.shape[1]] * len(ids) if padded else lengths.tolist()
+        arrays = {"input_ids": ids, "token_type_ids": types, "attention_mask": real.astype(np.int64)}
+        return {name: [row[:end].tolist() for row, end in zip(array, ends, strict=True)] for name, array in arrays.items()}
 
     def _parts(self, sequences: Sequence[str]) -> list[list[int]]:
         tokens = self.ragged(sequences)

@@ -21,7 +21,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from dnafeat.encoder.config import EncodingConfig
 from dnafeat.encoder.describe import describe
-from dnafeat.encoder.encoder import Encoder
+from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.models import adapter as adapters
 from dnafeat.encoder.models.adapter import find_adapter, resolve
 from dnafeat.encoder.models.checkpoint import find, load_encoder, load_model

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from dnafeat.encoder.models.base import PositionedConfig
-from dnafeat.encoder.models.prokbert import ProkBERT, SelfAttention
+from dnafeat.encoder.models.prokbert import ProkBERT, ProkBERTSelfAttention
 
 GOLDEN = Path(__file__).parents[2] / "data" / "prokbert_tiny_reference.safetensors"
 VALUES = models.prokbert_config()
@@ -215,7 +215,7 @@ def gathered(q: torch.Tensor, k: torch.Tensor, table: torch.Tensor) -> torch.Ten
 @pytest.mark.parametrize("tokens", [1, 2, 5, 9])
 @pytest.mark.parametrize("laid_out", ["contiguous", "as a transposed view"])
 def test_skewed_scores_and_their_gradients_are_those_of_plain_gathering(tokens: int, laid_out: str) -> None:
-    attention = SelfAttention(
+    attention = ProkBERTSelfAttention(
         config(models.prokbert_config(hidden_size=8, num_attention_heads=2, max_position_embeddings=9))
     ).double()
     table = attention.distance_embedding.weight
@@ -237,7 +237,7 @@ def test_skewed_scores_and_their_gradients_are_those_of_plain_gathering(tokens: 
 
 
 def test_skewed_scores_pass_gradcheck() -> None:
-    attention = SelfAttention(
+    attention = ProkBERTSelfAttention(
         config(models.prokbert_config(hidden_size=6, num_attention_heads=2, max_position_embeddings=4))
     ).double()
     q, k = (torch.randn(2, 2, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in range(2))

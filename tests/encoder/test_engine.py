@@ -20,9 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from dnafeat.encoder.encoder import Encoder, Vectors
+from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.packing import ROWS
 from dnafeat.encoder.projection import load_projector
+from dnafeat.encoder.results import Vectors
 from dnafeat.encoder.windows import cut
 from dnafeat.errors import CheckpointError, DnafeatWarning, UsageError
 from tests.encoder.test_windows import IUPAC, KINDS, Kind, kmers, reverse_complement, slow_windows, spaced, spans, words
@@ -926,3 +927,14 @@ def test_a_window_that_does_not_fit_alone_and_other_errors_go_on(folder: Path, m
     with pytest.raises(RuntimeError, match="something else"):
         encoder.encode(["ACGT" * 8] * 4)
     assert len(asked) == 1
+
+
+def test_an_encoder_and_its_vectors_show_what_they_are() -> None:
+    encoder = Encoder.from_pretrained()
+    assert repr(encoder) == (
+        "Encoder('dnafeat-mini', version='0185783863a65f42', precision='float32', hidden_size=192, projection='random@0', "
+        f"device='{encoder.device}')"
+    )
+    assert repr(encoder.encode(["ACGT", "ACGT"])).startswith(
+        "Vectors(cls (2, 192), mean (2, 192), max (2, 192), projected (2, 512); "
+    )

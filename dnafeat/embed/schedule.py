@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 
 from dnafeat.embed.config import NightlyConfig
 from dnafeat.embed.job import embed
-from dnafeat.embed.run import Summary
+from dnafeat.embed.report import RunSummary
 from dnafeat.errors import ForgottenError
-from dnafeat.store.store import Store
+from dnafeat.store.catalog import Store
 
 _log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ _READINGS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Night(Summary):
+class Night(RunSummary):
     """The summary of the run, and what became of the channel.
 
     Attributes

@@ -23,10 +23,9 @@ import pyarrow.parquet as pq
 
 from dnafeat import sequence as dna
 from dnafeat import storage
-from dnafeat.cluster import packages as pins
-from dnafeat.cluster import session as cluster
+from dnafeat.cluster import packages
 from dnafeat.cluster.observe import Job
-from dnafeat.embed import pipeline, plan
+from dnafeat.embed import plan, runner
 from dnafeat.embed.intake import Checks, Intake, take_in
 from dnafeat.errors import AuditError, StoreError, StrictError, UsageError, one_line
 from dnafeat.finetune.config import PredictConfig
@@ -40,7 +39,7 @@ _ROWS_OF_A_FILE = 1 << 40
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class PredictSummary:
     """What a run did. Rows are entries; sequences are distinct ones, and counted so are `truncated` and `windowed`."""
 
     artifact: str
@@ -59,7 +58,7 @@ class Summary:
     sequences_per_second: float
 
 
-def predict(config: PredictConfig, *, show: bool = True) -> Summary:
+def predict(config: PredictConfig, *, show: bool = True) -> PredictSummary:
     """Writes a row for every entry of the input, in its order.
 
     Columns: `sequence_id`; `predicted`, text, or float64 for a regression; for tasks with classes `probability_<label>`, float64, for
@@ -109,7 +108,7 @@ def predict(config: PredictConfig, *, show: bool = True) -> Summary:
         answers = _answers(config, predictor, distinct, work, show)
         with _writing(config.output):
             size = storage.write_whole(output, lambda file: _write(file, answers, intake, files))
-        return Summary(
+        return PredictSummary(
             artifact=config.artifact,
             output=config.output,
             rows=intake.read,
@@ -132,7 +131,7 @@ def predict(config: PredictConfig, *, show: bool = True) -> Summary:
             storage.remove_folder(work)
 
 
-def format_summary(summary: Summary) -> str:
+def format_summary(summary: PredictSummary) -> str:
     """A run's summary in a few lines."""
     s = summary
     lines = [f"{s.output}: {s.rows:,} rows, {s.sequences:,} distinct sequences, {s.bytes / 1e6:,.1f} MB in {s.seconds:.1f} s"]
@@ -223,25 +222,19 @@ def _answers(config: PredictConfig, predictor: Predictor, distinct: Spill, work:
     texts: list[pa.Array] = [pa.array([], pa.large_string())]
     if not rows:
         return Answers(labels, names, np.empty(0, np.int64), logits, texts[0])
-    cluster.start_ray()
-    gpus = cluster.gpus(config.actors.gpus_per_actor, config.actors.accelerator_type)
-    actors = config.actors.num_actors or cluster.default_actors(gpus, rows)
-    about = Job(name="predict", run_id=storage.name(config.output))
-    settings = replace(predictor.settings(config.precision, gpu=gpus > 0), job=about, packages=pins.installed())
-    with _writing(config.output):
-        shards = plan.cut_shards(distinct, plan.shard_rows(rows, actors, row_bytes=4 * labels.width), work)
-    at, receipts = 0, []
-    own = (predictor.head, labels)
-    batches = pipeline.run_shards(
-        shards,
-        settings,
-        PredictShards,
-        own,
-        actors=actors,
-        gpus_per_actor=gpus,
-        accelerator_type=config.actors.accelerator_type,
+    chosen = runner.choose(
+        config.actors,
+        sequences=rows,
+        flops=predictor.expected_flops(distinct),
+        cpu_only=False,
         show=show,
     )
+    about = Job(name="predict", run_id=storage.name(config.output))
+    settings = replace(predictor.settings(config.precision, gpu=chosen.gpu), job=about, packages=packages.installed())
+    with _writing(config.output):
+        shards = plan.cut_shards(distinct, plan.shard_rows(rows, chosen.workers, row_bytes=4 * labels.width), work)
+    at, receipts = 0, []
+    batches = chosen.run(shards, settings, PredictShards, (predictor.head, labels))
     for batch in batches:
         for i in range(len(batch)):
             found, answer = (batch.slice(i, 1)[name].combine_chunks().flatten() for name in ("digests", "answer"))

@@ -26,8 +26,8 @@ import dnafeat
 from dnafeat.cli.main import main
 from dnafeat.errors import StoreError, UsageError
 from dnafeat.store import schema
+from dnafeat.store.catalog import Store, matrix
 from dnafeat.store.rollback import rollback
-from dnafeat.store.store import Store, matrix
 from dnafeat.store.table import Table
 from dnafeat.vectors import VECTORS
 
@@ -294,7 +294,18 @@ def test_batches_are_the_table_in_pieces(local: Store, tmp_path: Path, monkeypat
 def test_nothing_is_read_before_it_is_needed(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "no" / "store"))
     assert repr(store) == f"Store('{tmp_path}/no/store')"
+    assert store._repr_markdown_().startswith("there is no store at ")
     assert not (tmp_path / "no").exists()
+
+
+def test_jupyter_shows_the_versions(two: Store) -> None:
+    two.point("production", A.digest)
+    shown = two._repr_markdown_().splitlines()
+    assert shown[0] == f"**Store** `{two.uri}`"
+    assert {line.split(" | ")[0]: line.split(" | ")[2:] for line in shown[4:]} == {
+        f"| `{A.digest}`": ["production", "tests-1", "2 |"],
+        f"| `{B.digest}`": ["", "tests-2", "1 |"],
+    }
 
 
 def test_ids_and_keys_of_any_letters_come_back(store_uri: str, tmp_path: Path) -> None:
@@ -365,7 +376,7 @@ def test_a_key_that_is_not_there_or_no_text_is_one_sentence(local: Store, where:
 def test_files_and_row_groups_without_a_wanted_sequence_are_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("dnafeat.store.table._ROW_GROUP", 2)
+    monkeypatch.setattr("dnafeat.parquet._ROW_GROUP", 2)
     few = [entry for entry in MANY if entry.keys["subject"] == "s3"]
     fill(str(tmp_path / "store"), MANY, tmp_path, source="one", shard_rows=10)
     fill(str(tmp_path / "store"), few, tmp_path, source="few")

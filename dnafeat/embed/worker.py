@@ -1,44 +1,44 @@
-"""What actors, which have one model each, do with a tokenised shard: encode, pool, project and write it.
+"""Encode, pool, project and write a tokenised shard: what one worker does, whichever runner made it.
 
-A shard comes to an actor as one row and leaves it as one row. An actor says which shard it begins; how that gets a run past a sequence
-that ends its worker says `attempts`.
+A worker has the run's encoder and says which shard it begins; how that gets a run past a sequence that ends its process is told in
+`attempts`.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 import torch
 
 from dnafeat import storage
 from dnafeat.cluster.attempts import Attempt
+from dnafeat.cluster.board import Board
 from dnafeat.cluster.observe import Job
 from dnafeat.embed.plan import CHECK
-from dnafeat.embed.tokenise import Tokenised, TokeniserSettings, begun, compare_packages, reached
+from dnafeat.embed.tokenise import Tokenised, TokeniserSettings, begun, reached
 from dnafeat.encoder.config import EncodingConfig
-from dnafeat.encoder.encoder import Begun, Encoder, one_behind
-from dnafeat.errors import EncodingError
+from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder.results import Begun, one_behind
+from dnafeat.parquet import write_parquet
 from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.matrices import as_lists
 from dnafeat.store.schema import arrow_schema
-from dnafeat.store.table import Table, write_parquet
+from dnafeat.store.table import Table
 
 PIECE_ROWS = 2048  # encoded and written at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSettings(TokeniserSettings):
-    """What an actor needs to build the run's encoder, and what the tasks before it need."""
+    """What a worker needs to build the run's encoder, and what the tasks before it need."""
 
     config: EncodingConfig
     """With the precision the driver has resolved."""
@@ -47,7 +47,7 @@ class EncoderSettings(TokeniserSettings):
     vectors: tuple[str, ...]
     """Columns to store."""
     version: str
-    """Digest the driver planned for; an actor that arrives at another one stops the run."""
+    """Digest the driver planned for; a worker that arrives at another one stops the run."""
 
     @property
     def of_tokeniser(self) -> TokeniserSettings:
@@ -55,12 +55,28 @@ class EncoderSettings(TokeniserSettings):
         return TokeniserSettings(**{one.name: getattr(self, one.name) for one in fields(TokeniserSettings)})
 
 
-class Tally:
-    """What an actor has computed of a shard: an encoder's `report`, which tells the driver's bar and the meters of it twice a second."""
+def load_encoder(settings: EncoderSettings) -> Encoder:
+    """Load the run's encoder. Raises RuntimeError where it is not the one that the run was planned for."""
+    began = time.monotonic()
+    encoder = Encoder.load(settings.config, settings.pins)
+    settings.job.record("encoder loaded", device=str(encoder.device), threads=torch.get_num_threads(), seconds=_since(began))
+    if encoder.version.digest != settings.version:
+        raise RuntimeError(
+            f"this worker's encoder has feature version {encoder.version.digest} and the run was planned for {settings.version}: "
+            f"{settings.config.model} is not the same on all nodes"
+        )
+    return encoder
 
-    def __init__(self, progress: ray.actor.ActorHandle, job: Job) -> None:
+
+class Tally:
+    """What a worker has computed of a shard: an encoder's `report`, which tells the board and the meters of it twice a second.
+
+    The sequences of the audit's sample are not the user's, so that they are not `shown`.
+    """
+
+    def __init__(self, board: Board, job: Job, *, shown: bool = True) -> None:
         self.computed = 0  # tokens, with padding
-        self._progress, self._job = progress, job
+        self._board, self._job, self._shown = board, job, shown
         self._sequences = self._tokens = self._counted = 0
         self._last = time.monotonic()
 
@@ -71,7 +87,7 @@ class Tally:
             self.flush()
 
     def flush(self) -> None:
-        self._progress.add.remote(self._sequences, self._tokens)
+        self._board.add(self._sequences if self._shown else 0, self._tokens)
         self._job.count("dnafeat_sequences", self._sequences)
         self._job.count("dnafeat_tokens", self._tokens)
         self._job.count("dnafeat_computed_tokens", self.computed - self._counted)
@@ -79,47 +95,28 @@ class Tally:
         self._last = time.monotonic()
 
 
-class ShardActor(ABC):
-    """What an actor over tokenised shards has: the run's encoder, and the run's `Progress`, which it tells how far it is.
+class ShardWorker(ABC):
+    """Work on tokenised shards with the run's encoder, one at a time.
 
     Attributes
     ----------
     encoder : Encoder
-    progress : ActorHandle
-        Of a `Progress`.
+    board : Board
     attempt : Attempt
-        At the present shard. An actor that does not heed it ends the run with the shard on which too many processes have died.
+        At the present shard. A worker that does not heed it ends the run with the shard on which too many processes have died.
     """
 
-    encoder: Encoder
     attempt: Attempt
 
-    def __init__(self, settings: EncoderSettings, threads: int, progress: ray.actor.ActorHandle) -> None:
-        self.progress, self.job = progress, settings.job
-        # Before the model is loaded, which may end this process.
-        stop = cast(str | None, ray.get(progress.start.remote(ray.get_runtime_context().get_actor_id())))
-        if stop is not None:
-            raise EncodingError(stop)
-        compare_packages(settings, progress)
-        torch.set_num_threads(min(threads, os.cpu_count() or 1))
-        began = time.monotonic()
-        self.encoder = Encoder.load(settings.config, settings.pins)
-        self.job.record("encoder loaded", device=str(self.encoder.device), threads=torch.get_num_threads(), seconds=_since(began))
-        if self.encoder.version.digest != settings.version:
-            raise RuntimeError(
-                f"this worker's encoder has feature version {self.encoder.version.digest} and the run was planned for "
-                f"{settings.version}: {settings.config.model} is not the same on all nodes"
-            )
+    def __init__(self, encoder: Encoder, settings: EncoderSettings, board: Board) -> None:
+        self.encoder, self.board, self.job = encoder, board, settings.job
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        return pa.concat_tables([self._attempted(Tokenised.of(batch.slice(i, 1))) for i in range(len(batch))])
-
-    def _attempted(self, shard: Tokenised) -> pa.Table:
+    def __call__(self, shard: Tokenised) -> pa.Table:
         name = storage.name(shard.uri)
-        self.attempt = begun(name, self.progress)
+        self.attempt = begun(name, self.board)
         began, halved = time.monotonic(), self.encoder.halved
         row = self.shard(shard)
-        self.progress.finish.remote(name)
+        self.board.finish(name)
         sequences, tokens, seconds = len(shard.digests), shard.counts["tokens"], _since(began)
         needed = shard.windows.stop - shard.windows.start + self.encoder.tokenizer.specials
         self.job.count("dnafeat_needed_tokens", int(needed.sum()))
@@ -133,20 +130,21 @@ class ShardActor(ABC):
         """One row for a shard."""
 
 
-class EncodeShards(ShardActor):
-    """Actor: encodes shards and writes each as one file below `features`, a piece of it while the next is encoded.
+class EncodeShards(ShardWorker):
+    """Encode shards and write each as one file below `features`, a piece of it while the next is encoded.
 
     A row of it has `receipt`, the JSON of a Receipt or an empty text where no file was written for the store, and `refused`, the digests
     that were left out.
     """
 
-    def __init__(self, settings: EncoderSettings, store: str, run_id: str, threads: int, progress: ray.actor.ActorHandle) -> None:
-        super().__init__(settings, threads, progress)
+    def __init__(self, encoder: Encoder, settings: EncoderSettings, board: Board, store: str, run_id: str) -> None:
+        super().__init__(encoder, settings, board)
         self.features = Table(store, "features")
         self.run_id, self.version, self.vectors = run_id, settings.version, settings.vectors
 
     def shard(self, shard: Tokenised) -> pa.Table:
-        began, name, tally = time.time(), storage.name(shard.uri), Tally(self.progress, self.job)
+        began, name = time.time(), storage.name(shard.uri)
+        tally = Tally(self.board, self.job, shown=name != CHECK)
         out = pc.is_in(shard.digests, value_set=pa.array(self.attempt.refused, pa.string())).to_numpy(zero_copy_only=False)
         refused = shard.digests.filter(pa.array(out)).to_pylist()
         ranges = row_ranges(len(out), self.attempt.cuts, np.flatnonzero(out).tolist())
@@ -160,11 +158,11 @@ class EncodeShards(ShardActor):
             for some in one_behind([begin(first, end) for first, end in piece] for _, piece in pieces):
                 yield pa.concat_tables([table(*one) for one in some])
             if self.attempt.careful:
-                ray.get(self.progress.leave.remote(name))
+                self.board.leave(name)
 
         def begin(first: int, end: int) -> tuple[int, int, Begun]:
             if self.attempt.careful:
-                ray.get(self.progress.enter.remote(name, first, end, shard.digests[first].as_py()))
+                self.board.enter(name, first, end, shard.digests[first].as_py())
             begun = self.encoder.begin(shard.windows.part(first, end), tally)
             if self.attempt.careful:
                 begun.wait()

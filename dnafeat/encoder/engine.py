@@ -14,8 +14,8 @@ a token of the sequence. With both strands each vector is pooled for the sequenc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,8 +31,9 @@ from dnafeat.encoder.models.checkpoint import load_encoder
 from dnafeat.encoder.models.prepare import prepared
 from dnafeat.encoder.models.tokenizers import Tokenizer
 from dnafeat.encoder.packing import ROWS, pack, pad
-from dnafeat.encoder.pooling import _pooled
+from dnafeat.encoder.pooling import pool_windows
 from dnafeat.encoder.projection import Projection
+from dnafeat.encoder.results import Begun, Collected, Vectors, one_behind
 from dnafeat.encoder.rounding import rounded
 from dnafeat.encoder.source import Source
 from dnafeat.encoder.version import FeatureVersion
@@ -42,105 +43,6 @@ from dnafeat.errors import UsageError
 # Told after each batch: sequences finished, content tokens, tokens computed with padding.
 Report = Callable[[int, int, int], None]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Vectors:
-    """What `encode` returns, in input order.
-
-    Attributes
-    ----------
-    cls, mean, max : np.ndarray, shape=(n, hidden_size), float32
-    projected : np.ndarray, shape=(n, 512), float32
-    tokens : np.ndarray, shape=(n,), int64
-        Content tokens of the forward strand, special ones not counted; of a truncated sequence those kept.
-    windows : np.ndarray, shape=(n,), int32
-        Of the forward strand.
-    truncated : np.ndarray, shape=(n,), bool
-        Whether the end of a sequence was left out.
-    needed, computed : int
-        Tokens of all windows with their special ones, and those computed, padding among them.
-    """
-
-    cls: np.ndarray
-    mean: np.ndarray
-    max: np.ndarray
-    projected: np.ndarray
-    tokens: np.ndarray
-    windows: np.ndarray
-    truncated: np.ndarray
-    needed: int
-    computed: int
-
-    @property
-    def padding_share(self) -> float:
-        """Share of the tokens computed that were padding."""
-        return 1 - self.needed / self.computed if self.computed else 0.0
-
-    def pooled(self, views: str) -> np.ndarray:
-        """One or several of cls, mean, max and projected end to end, named with plus signs: `cls+mean` is (n, 2 · hidden_size)."""
-        known = ("cls", "mean", "max", "projected")
-        names = views.split("+")
-        if strange := [name for name in names if name not in known]:
-            raise UsageError(f"no vector {strange[0]!r}: name some of {', '.join(known)}, with + between")
-        return np.concatenate([getattr(self, name) for name in names], axis=1)
-
-
-class Collected:
-    """Vectors of `n` sequences that come in parts, in order, put into one place as they come."""
-
-    def __init__(self, n: int) -> None:
-        self._n, self._filled, self._sums = n, 0, dict[str, Any](needed=0, computed=0)
-        self._arrays: dict[str, Any] = {}
-
-    def add(self, part: Vectors) -> None:
-        for name, values in vars(part).items():
-            if name in self._sums:
-                self._sums[name] += values
-                continue
-            if name not in self._arrays:
-                self._arrays[name] = np.empty((self._n, *values.shape[1:]), values.dtype)
-            self._arrays[name][self._filled : self._filled + len(values)] = values
-        self._filled += len(part.tokens)
-
-    def vectors(self) -> Vectors:
-        return Vectors(**self._arrays, **self._sums)
-
-
-class Begun:
-    """Vectors that a GPU may still be computing."""
-
-    def __init__(self, vectors: dict[str, Tensor], windows: Windows, needed: int, computed: int) -> None:
-        self._vectors, self._windows, self._needed, self._computed = vectors, windows, needed, computed
-        self._done = torch.cuda.Event() if vectors["mean"].is_pinned() else None
-        if self._done is not None:
-            self._done.record()
-
-    def wait(self) -> None:
-        """Until they are computed."""
-        if self._done is not None:
-            self._done.synchronize()
-
-    def vectors(self) -> Vectors:
-        """Waits for them. On a GPU they lie in memory that is pinned as long as they are there."""
-        self.wait()
-        return Vectors(
-            **{name: values.numpy() for name, values in self._vectors.items()},
-            tokens=self._windows.tokens(),
-            windows=self._windows.counts().astype(np.int32),
-            truncated=self._windows.cut,
-            needed=self._needed,
-            computed=self._computed,
-        )
-
-
-def one_behind(begun: Iterable[T]) -> Iterator[T]:
-    """Each item once the one after it has begun, so that a GPU computes that one while this one is taken."""
-    before: list[T] = []
-    for one in begun:
-        yield from before
-        before = [one]
-    yield from before
 
 
 class Encoder:
@@ -175,6 +77,14 @@ class Encoder:
         self.at_once = 2048 if self.device.type == "cuda" else None
         # Batches for which memory did not suffice.
         self.halved = 0
+
+    def __repr__(self) -> str:
+        names, version = self.version.names, self.version
+        adapter = f", adapter={names['adapter']!r}" if names.get("adapter") else ""
+        return (
+            f"Encoder({names.get('model')!r}{adapter}, version={version.digest!r}, precision={version.precision!r}, "
+            f"hidden_size={self.hidden_size}, projection={self.projector.name!r}, device={str(self.device)!r})"
+        )
 
     @classmethod
     def from_pretrained(cls, model: str | None = None, adapter: str | None = None, **settings: Any) -> Encoder:
@@ -265,7 +175,7 @@ class Encoder:
 
         def pooled_alone(chosen: np.ndarray) -> tuple[int, Tensor, Tensor, Tensor]:
             size, blocks = self._blocks(windows, chosen)
-            parts = [_pooled(hidden, own, self.tokenizer.sep_id is not None) for hidden, own in blocks]
+            parts = [pool_windows(hidden, own, self.tokenizer.sep_id is not None) for hidden, own in blocks]
             of_total, lone, of_cls = (torch.cat(part) for part in zip(*parts, strict=True))
             weight = to_device(owned[chosen], self.device)
             return size, of_total, lone, of_cls * weight[:, None]

@@ -15,12 +15,13 @@ import pyarrow.dataset as ds
 from dnafeat import storage
 from dnafeat.errors import StoreError
 from dnafeat.store import digests
+from dnafeat.store.data_file import Change
 from dnafeat.store.history import LISTED, AsOf, History
 from dnafeat.store.matrices import matrix as matrix
 from dnafeat.store.names import Names
 from dnafeat.store.reading import Reading, Where, chosen, load_entries, stood
 from dnafeat.store.schema import TABLES, arrow_schema
-from dnafeat.store.table import Change, Table
+from dnafeat.store.table import Table
 from dnafeat.vectors import VECTORS, projection_name
 
 
@@ -33,6 +34,25 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
+
+    def _repr_markdown_(self) -> str:
+        """What Jupyter shows: the versions with their names, channels and sources. Two small tables are read for it."""
+        try:
+            history = self.history()
+        except StoreError as error:
+            return str(error)
+        lines = [
+            f"**Store** `{self.uri}`",
+            "",
+            "| version | names | channels | model | sources |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for event in history.created():
+            version = event["feature_version"]
+            called = [", ".join(names) for names in (history.names.names_of(version), history.names.pointing_at(version))]
+            sources = f"{len(history.state(version)):,}"
+            lines.append("| " + " | ".join([f"`{version}`", *called, json.loads(event["lineage"])["model"], sources]) + " |")
+        return "\n".join(lines)
 
     def create(self) -> None:
         """Makes the tables that are not there yet. Raises StoreError when the place cannot be written."""

@@ -1,0 +1,72 @@
+"""What a run did, as a summary and in a few lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """What a run did. Sequences are distinct ones; entries are what the source names. Rates count the encoding alone.
+
+    Of the sequences it encoded, `windowed` took several windows and `truncated` were encoded without their end. `stages` are the seconds
+    that reading, planning, encoding, audit and publishing took; the rest of `seconds` is the beginning. `runner` is where it encoded
+    (local, ray, or empty where nothing had to be), and `runner_reason` why there.
+    """
+
+    run_id: str
+    run_number: int
+    source_name: str
+    feature_version: str
+    store: str
+    read: int
+    rejected: int
+    distinct: int
+    already_stored: int
+    salvaged: int
+    encoded: int
+    opened: int
+    closed: int
+    files: int
+    bytes: int
+    tokens: int
+    windowed: int
+    truncated: int
+    seconds: float
+    sequences_per_second: float
+    tokens_per_second: float
+    padding_share: float
+    stages: dict[str, float]
+    already_published: bool = False
+    runner: str = ""
+    runner_reason: str = ""
+
+
+def describe_run(summary: RunSummary) -> str:
+    """The summary of a run in a few lines, and the next command to try."""
+    s = summary
+    if s.already_published:
+        head = f"run {s.run_id} is published already, from the same source and configuration: nothing to do"
+    elif s.encoded:
+        head = f"run {s.run_id}: {s.encoded:,} sequences encoded in {s.seconds:.1f} s"
+    else:
+        head = f"run {s.run_id}: nothing to encode, every vector is there already ({s.seconds:.1f} s)"
+    lines = [head, ""]
+    lines.append(f"  source   {s.source_name}")
+    lines.append(f"  entries  {s.read:,} read, {s.rejected:,} rejected, {s.opened:,} new or changed, {s.closed:,} closed")
+    salvaged = f", {s.salvaged:,} taken from a run that had ended" if s.salvaged else ""
+    lines.append(f"  distinct {s.distinct:,} sequences, {s.already_stored:,} already there{salvaged}, {s.encoded:,} encoded")
+    if s.encoded:
+        rate = f"{s.sequences_per_second:,.1f} sequences/s, {s.tokens_per_second:,.0f} tokens/s, {100 * s.padding_share:.1f} % padding"
+        lines.append(f"  encoder  {rate}")
+        lines.append(f"  runner   {s.runner}: {s.runner_reason}")
+        lines.append(f"  written  {s.files:,} files, {s.bytes / 1e6:,.1f} MB")
+    if s.seconds >= 60:
+        lines.append(f"  time     {', '.join(f'{stage} {seconds:,.1f} s' for stage, seconds in s.stages.items())}")
+    if s.windowed or s.truncated:
+        lines.append(f"  long     {s.windowed:,} sequences in several windows, {s.truncated:,} truncated")
+    if s.rejected:
+        lines.append(f"  rejects  table rejects of the store, run_id {s.run_id}")
+    lines.append(f"  version  {s.feature_version} in {s.store}")
+    lines += ["", f"next: dnafeat read --store {s.store} --version {s.feature_version} --output vectors.parquet"]
+    return "\n".join(lines)

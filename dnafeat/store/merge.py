@@ -1,0 +1,147 @@
+"""Small files of a table merged into larger ones, in the order of their digests, sources or ids."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.data_file import Change, DataFile
+from dnafeat.store.rewriting import Draft, settle
+from dnafeat.store.schema import TABLES
+from dnafeat.store.table import Table
+from dnafeat.store.upkeep import Upkeep
+
+_TARGET = 128 * 2**20  # bytes of a merged file; in memory it is about three times as much
+# Rows of a merged file. A run that closes an entry rewrites the file that it stands in, and a refused entry has up to 10,000 characters.
+_TARGET_ROWS = {"sequences": 1_000_000, "rejects": 50_000, "runs": 50_000, "versions": 50_000}
+_FEWEST = 4  # small files that are worth a merge
+_ORDER = {
+    "sequences": ["source_name", "sequence_id", "from_run"],
+    "rejects": ["source_name", "run_id", "file", "row"],
+    "runs": ["run_number"],
+    "versions": ["recorded_at"],
+}
+_RANGE = {"features": "sequence_digest", "sequences": "source_name"}
+
+
+def merge(upkeep: Upkeep, waiting: set[str]) -> None:
+    """Merge small files of every table but the files of `features` that hold vectors `waiting` to be collected."""
+    for name, groups in _merges(upkeep, waiting):
+        _merge(upkeep, name, groups)
+
+
+def _merges(upkeep: Upkeep, waiting: set[str]) -> Iterator[tuple[str, list[list[DataFile]]]]:
+    """For each table, and each version of `features`, the files to be merged with each other."""
+    for name in TABLES:
+        column = _RANGE.get(name, "")
+        files = sorted(upkeep.files[name], key=lambda one: (*(str(end.get(column, "")) for end in _ends(one[0])), one[1]))
+        small = [file for file, _ in files if file.path not in waiting]
+        if name == "rejects":
+            small = _of_published_runs(upkeep, small)
+        for version in sorted({file.partition.get("feature_version", "") for file in small}):
+            own = [file for file in small if file.partition.get("feature_version", "") == version]
+            if groups := _grouped(own, _TARGET_ROWS.get(name)):
+                yield name, groups
+
+
+def _of_published_runs(upkeep: Upkeep, files: Sequence[DataFile]) -> list[DataFile]:
+    """Files of `rejects` with the refused entries of published runs alone."""
+    table = upkeep.tables["rejects"]
+    small = [file for file in files if _is_small(file.size, file.rows, _TARGET_ROWS["rejects"])]
+    if len(small) < _FEWEST:
+        return []
+    published = set(upkeep.tables["runs"].reload().read(["run_id"])["run_id"].to_pylist())
+    found = []
+    for file in small:
+        # One that is gone somebody else has merged.
+        with contextlib.suppress(FileNotFoundError):
+            if published.issuperset(vectorfiles.read_columns(table, file.path, ["run_id"])["run_id"].unique().to_pylist()):
+                found.append(file)
+    return found
+
+
+def _merge(upkeep: Upkeep, name: str, groups: Iterable[list[DataFile]]) -> None:
+    table = upkeep.tables[name]
+    for group in groups:
+        paths = {file.path for file in group}
+        if upkeep.dry_run or _replace(table, group):
+            upkeep.replaced[name] |= paths
+            kept = [one for one in upkeep.files[name] if one[0].path not in paths]
+            upkeep.files[name] = [*kept, (group[0], upkeep.now)]
+
+
+def _ends(file: DataFile) -> tuple:
+    return file.minimum, file.maximum
+
+
+def _is_small(size: int, rows: int, most_rows: int | None) -> bool:
+    return size < _TARGET // 2 and (most_rows is None or rows < most_rows // 2)
+
+
+def _grouped(files: Sequence[DataFile], most_rows: int | None) -> list[list[DataFile]]:
+    """Small files, neighbours in their order, that together make one of about the target.
+
+    Groups are made until no more can be: where all of them have been merged, nothing is left to do.
+    """
+    piles = [[file] for file in files]
+    while True:
+        merged = _merged_once(piles, most_rows)
+        if len(merged) == len(piles):
+            return [pile for pile in piles if len(pile) > 1]
+        piles = merged
+
+
+def _merged_once(piles: list[list[DataFile]], most_rows: int | None) -> list[list[DataFile]]:
+    done: list[list[DataFile]] = []
+    run: list[list[DataFile]] = []
+    size = rows = 0
+
+    def end() -> None:
+        nonlocal run, size, rows
+        done.extend([[file for pile in run for file in pile]] if len(run) >= _FEWEST else run)
+        run, size, rows = [], 0, 0
+
+    for pile in piles:
+        own_size, own_rows = sum(file.size for file in pile), sum(file.rows for file in pile)
+        if not _is_small(own_size, own_rows, most_rows):
+            done.append(pile)
+            continue
+        if size + own_size > _TARGET or (most_rows is not None and rows + own_rows > most_rows):
+            end()
+        run.append(pile)
+        size, rows = size + own_size, rows + own_rows
+    end()
+    return done
+
+
+def _replace(table: Table, group: Sequence[DataFile]) -> bool:
+    """Puts one file in the place of several, unless somebody else has replaced some of them."""
+    paths = {file.path for file in group}
+    new: DataFile | None = None
+
+    def change(draft: Draft) -> Change | None:
+        nonlocal new
+        if not paths.issubset(table.paths()):
+            return None
+        if new is None or new.path in table.removed_paths():
+            new = draft(_rewritten(table, group))
+        return Change(added=[new], removed=sorted(paths), rows_change=False)
+
+    return settle(table, change) is not None
+
+
+def _rewritten(table: Table, group: Sequence[DataFile]) -> DataFile:
+    if table.name == "features":
+        version = group[0].partition["feature_version"]
+        receipt = vectorfiles.rewrite(table, group, lambda _, own: np.ones(len(own), bool), stem="sorted", version=version)
+        assert receipt is not None
+        return receipt.file
+    rows = pa.concat_tables([table.read_file(file.path) for file in group])
+    order = [(column, "ascending") for column in _ORDER[table.name]]
+    # Not `sorted` alone, which a run may be called: what it finds in `rejects` under its own name it replaces.
+    return table.write(rows.sort_by(order), stem=f"sorted-{uuid.uuid4().hex}")

@@ -1,0 +1,248 @@
+"""One Delta table of a store at one snapshot: what it holds, and how its rows are read."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.fs as pa_fs
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from dnafeat import parquet, storage
+from dnafeat.errors import StoreError, one_line
+from dnafeat.store.data_file import DataFile
+from dnafeat.store.retry import again
+from dnafeat.store.schema import arrow_schema
+
+_COMPARED: dict[str, Callable[[Any, Any], pc.Expression]] = {"=": operator.eq, ">=": operator.ge, "<=": operator.le}
+
+
+@functools.lru_cache(maxsize=4)
+def _at_version(uri: str, version: int, **options: str) -> DeltaTable:
+    # Many tasks of a process look at the same snapshot, which is read from the log once.
+    return DeltaTable(uri, version=version, storage_options=options)
+
+
+def _snapshot(uri: str, version: int | None, **options: str) -> DeltaTable:
+    return DeltaTable(uri, storage_options=options) if version is None else _at_version(uri, version, **options)
+
+
+def _holds_some(statistics: Mapping[str, Mapping[str, Any]], sought: np.ndarray) -> bool:
+    """Whether one of some sorted digests lies in a row group's range."""
+    ends = statistics.get("sequence_digest")
+    if not ends:
+        return True
+    return bool(np.searchsorted(sought, ends["min"].encode()) < np.searchsorted(sought, ends["max"].encode(), side="right"))
+
+
+class TableSnapshot:
+    """A table at one snapshot, also in another process that it is sent to; `reload` moves to the newest."""
+
+    def __init__(self, store: str, name: str) -> None:
+        self.name = name
+        self.uri = storage.join(store, name)
+        self._options = storage.delta_options(store)
+        self._snapshot: DeltaTable | None = None
+        self._version: int | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs to see the same snapshot."""
+        return {**self.__dict__, "_snapshot": None, "_version": self._snapshot and self._snapshot.version()}
+
+    @property
+    def snapshot(self) -> DeltaTable:
+        if self._snapshot is None:
+            try:
+                self._snapshot = again(lambda: _snapshot(self.uri, self._version, **self._options))
+            except TableNotFoundError:
+                raise StoreError(f"there is no store at {self.uri.rpartition('/')[0]}: fill one with `dnafeat embed`") from None
+            except (DeltaError, OSError) as error:
+                raise storage.fault(error)(f"{self.uri} cannot be read: {one_line(error)}") from error
+        return self._snapshot
+
+    def reload(self) -> Self:
+        self._snapshot = self._version = None
+        return self
+
+    def exists(self) -> bool:
+        try:
+            return again(lambda: DeltaTable.is_deltatable(self.uri, storage_options=self._options))
+        except (DeltaError, OSError) as error:
+            raise storage.fault(error)(f"{self.uri} cannot be read: {one_line(error)}") from error
+
+    def schema(self) -> pa.Schema:
+        """The table's own columns as they are now, caller's keys included, and those that its newest contract has beside them."""
+        there = pa.schema([field.remove_metadata() for field in pa.schema(self.snapshot.schema().to_arrow())])
+        return pa.schema([*there, *(field for field in arrow_schema(self.name) if field.name not in there.names)])
+
+    def version(self) -> int:
+        return self.snapshot.version()
+
+    def dataset(self, pruned_by: Sequence[tuple[str, str, Any]] | None = None) -> ds.Dataset:
+        """A PyArrow dataset of the snapshot; `pruned_by` leaves out files that can hold no such row (rows are still to be filtered)."""
+        return self.snapshot.to_pyarrow_dataset(
+            filesystem=pa_fs.SubTreeFileSystem(self.uri, pa_fs.LocalFileSystem()) if storage.is_local(self.uri) else None,
+            file_pruning_predicate=list(pruned_by) if pruned_by else None,
+            # Of a column that came with a newer contract, an older store has nulls.
+            schema=self.schema(),
+        )
+
+    def count_rows(self, partition: Mapping[str, str]) -> int:
+        """Rows of the snapshot in some partition, as the log counts them."""
+        added = pa.table(self.snapshot.get_add_actions(flatten=True))
+        where = [pc.equal(added[f"partition.{column}"], value) for column, value in partition.items()] if len(added) else []
+        for one in where:
+            added = added.filter(one)
+        return pc.sum(added["num_records"]).as_py() or 0
+
+    def read(
+        self,
+        columns: Sequence[str] | None = None,
+        where: pc.Expression | None = None,
+        pruned_by: Sequence[tuple[str, str, Any]] | None = None,
+    ) -> pa.Table:
+        """Rows of the snapshot. Raises StoreError when a file of it is gone or cannot be read."""
+        with self._readable():
+            return again(lambda: self.dataset(pruned_by).to_table(columns=columns, filter=where))
+
+    def batches(
+        self,
+        columns: Sequence[str],
+        where: pc.Expression,
+        pruned_by: Sequence[tuple[str, str, Any]],
+        rows: int,
+    ) -> Iterator[pa.RecordBatch]:
+        """The same in batches of at most `rows` rows, none of them empty."""
+        given = 0
+
+        def rest() -> Iterator[pa.RecordBatch]:
+            """What was not given yet: a scan has one order, so that one begun anew is taken up where the last broke off."""
+            seen = 0
+            # Arrow's own readahead holds a third more of a million vectors in memory, and is no faster.
+            ahead = {"batch_readahead": 8, "fragment_readahead": 2}
+            for batch in self.dataset(pruned_by).to_batches(columns=columns, filter=where, batch_size=rows, **ahead):
+                first, seen = max(given - seen, 0), seen + len(batch)
+                if first < len(batch):
+                    yield batch.slice(first)
+
+        with self._readable():
+            scan = rest()
+
+            def following() -> pa.RecordBatch | None:
+                nonlocal scan
+                try:
+                    return next(scan, None)
+                except OSError:
+                    scan = rest()
+                    raise
+
+            while (batch := again(following)) is not None:
+                given += len(batch)
+                yield batch
+
+    def pages(
+        self,
+        columns: Sequence[str],
+        pruned_by: Sequence[tuple[str, str, Any]],
+        rows: int,
+        sought: np.ndarray | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """Batches of at most `rows` rows of those files, and row groups of them, that can hold such rows as `pruned_by` describes.
+
+        Slower than `batches` and sparing of memory: pages are read as they are needed, and none ahead. A column that a file lacks is null
+        there. With `sought`, sorted digests of dtype S35, row groups in whose range none of them lies are left out; Arrow itself does so
+        for no more than some fifty.
+        """
+        where = functools.reduce(operator.and_, (_COMPARED[how](ds.field(name), value) for name, how, value in pruned_by))
+        with self._readable():
+            dataset = self.dataset(pruned_by)
+            for fragment in dataset.get_fragments(where):
+                found = fragment.subset(where, schema=dataset.schema).row_groups
+                groups = [group.id for group in found if sought is None or _holds_some(group.statistics, sought)]
+                if not groups:
+                    continue
+                with fragment.open() as opened:
+                    file = pq.ParquetFile(opened, **parquet.PAGED)
+                    there = [name for name in columns if name in file.schema_arrow.names]
+                    for batch in file.iter_batches(rows, row_groups=groups, columns=there, use_threads=False):
+                        arrays = [
+                            batch[name] if name in there else pa.nulls(len(batch), dataset.schema.field(name).type)
+                            for name in columns
+                        ]
+                        yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, pa.ArrowInvalid) as error:
+            raise storage.fault(error)(f"{self.uri} cannot be read: {one_line(error)}") from error
+
+    def paths(self, pruned_by: Sequence[tuple[str, str, Any]] | None = None) -> list[str]:
+        """Files of the snapshot, relative to the table's folder."""
+        uris = self.snapshot.file_uris(file_pruning_predicate=list(pruned_by) if pruned_by else None)
+        # The folder's part of a URI is percent-encoded, ours is not and has no slash but a partition's.
+        return [uri.rpartition(f"/{self.name}/")[2] for uri in uris]
+
+    def files(self) -> list[tuple[DataFile, datetime]]:
+        """Files of the snapshot as the log describes them, and when each was added by the clock of who added it."""
+        rows = pa.table(self.snapshot.get_add_actions(flatten=True)).to_pylist()
+        found = []
+        for row in rows:
+            told: dict[str, dict[str, Any]] = {"min": {}, "max": {}, "null_count": {}, "partition": {}}
+            for name, value in row.items():
+                kind, _, column = name.partition(".")
+                if kind in told and value is not None:
+                    told[kind][column] = value
+            about = (row["path"], row["size_bytes"], row["num_records"] or 0, *told.values())
+            found.append((DataFile(*about), datetime.fromtimestamp(row["modification_time"] / 1000, UTC)))
+        return found
+
+    def read_file(self, path: str) -> pa.Table:
+        """One file of an unpartitioned table, in the table's present schema: columns it lacks come back as nulls."""
+        return pa.concat_tables([self.schema().empty_table(), *self.pieces(path)])
+
+    def pieces(self, path: str) -> Iterator[pa.Table]:
+        """The same a row group at a time."""
+        schema = self.schema()
+        with self._readable(), parquet.opened(storage.join(self.uri, path)) as file:
+            for i in range(file.num_row_groups):
+                table = file.read_row_group(i)
+                there = set(table.column_names)
+                columns = [table[f.name].cast(f.type) if f.name in there else pa.nulls(len(table), f.type) for f in schema]
+                yield pa.Table.from_arrays(columns, schema=schema)
+
+    def transaction(self, app: str) -> int | None:
+        return self.snapshot.transaction_version(app)
+
+    def removed_paths(self) -> set[str]:
+        """Files that were part of the table and are not any more, for as long as the log knows them (a week, by Delta's default)."""
+        with self._readable():
+            return set(again(lambda: self.snapshot.vacuum(retention_hours=0, dry_run=True, enforce_retention_duration=False)))
+
+    def uncommitted(self, within: str = "") -> list[storage.Listed]:
+        """Parquet files below the table's folder that are not part of the snapshot, and that the log does not know as removed.
+
+        `within` is the folder of a partition, to list that alone; paths are relative to the table's all the same.
+        """
+        known = set(self.paths()) | self.removed_paths()
+        found = []
+        for listed in storage.listing(storage.join(self.uri, within) if within else self.uri):
+            listed = replace(listed, path=f"{within}/{listed.path}" if within else listed.path)
+            parts = listed.path.split("/")
+            # What Delta and other tools keep for themselves begins with an underscore, what is not yet whole with a dot.
+            ours = parts[-1].endswith(".parquet") and not any(part.startswith(("_", ".")) for part in parts)
+            if ours and listed.path not in known:
+                found.append(listed)
+        return found

@@ -1,0 +1,49 @@
+"""The state of a store during one maintenance."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timedelta
+
+from dnafeat import storage
+from dnafeat.store.catalog import Store
+from dnafeat.store.data_file import DataFile
+from dnafeat.store.retention import ABANDONED_AFTER, RETENTION
+from dnafeat.store.schema import TABLES
+from dnafeat.store.table import Table
+
+
+class Upkeep:
+    """What the steps of one maintenance share.
+
+    Attributes
+    ----------
+    store : Store
+    dry_run : bool
+        Whether the steps only carry the state on and leave the store as it is.
+    tables : dict of str to Table
+    files : dict of str to list of (DataFile, datetime)
+        Of each table its files after the steps so far, and when each was added.
+    now : datetime
+        The time that ages are counted to.
+    retention : int
+        Hours for which replaced files stay.
+    listed : dict of str to storage.Listed
+        Files below the store as they were at the start, by path.
+    replaced : dict of str to set of str
+        Of each table the files that the steps so far have replaced.
+    """
+
+    def __init__(self, store: Store, dry_run: bool, now: datetime | None) -> None:
+        self.store, self.dry_run = store, dry_run
+        self.tables = {name: Table(store.uri, name) for name in TABLES}
+        self.files: dict[str, list[tuple[DataFile, datetime]]] = {name: table.files() for name, table in self.tables.items()}
+        clock = storage.clock(store.uri)
+        self.now = now or clock
+        self.retention = max(0, math.ceil((RETENTION - (self.now - clock)) / timedelta(hours=1)))
+        self.listed = {one.path: one for one in storage.listing(store.uri)}
+        self.replaced: dict[str, set[str]] = {name: set() for name in TABLES}
+
+    def is_old(self, file: storage.Listed) -> bool:
+        """Whether a file is old enough to belong to nobody, if no commit names it."""
+        return self.now - file.modified > ABANDONED_AFTER

@@ -1,0 +1,161 @@
+"""Deletion of what nobody needs any more: replaced files, what killed processes have left, unfinished uploads; and checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import warnings
+
+from botocore.exceptions import BotoCoreError, ClientError
+from deltalake.exceptions import CommitFailedError
+
+from dnafeat import storage
+from dnafeat.errors import DnafeatWarning, one_line
+from dnafeat.store.data_file import Change
+from dnafeat.store.retention import ABANDONED_AFTER
+from dnafeat.store.retry import again, back_off
+from dnafeat.store.rewriting import Draft, forgotten, settle
+from dnafeat.store.schema import TABLES
+from dnafeat.store.table import Table
+from dnafeat.store.upkeep import Upkeep
+
+# The application id under which a table keeps the count of `forgotten` up to which its replaced files were deleted.
+VACUUMED = "dnafeat/vacuumed"
+
+_LOG_FILES = 20  # since the last checkpoint
+_ATTEMPTS = 6
+# Files that `storage.write_whole` and the probes of `storage` leave behind when they are killed.
+_HIDDEN = re.compile(r"\.(clock|writable)-[0-9a-f]{32}|\..+\.[0-9a-f]{32}")
+
+
+def vacuum(upkeep: Upkeep, name: str, collected: bool) -> int:
+    """Delete replaced files of a table that are old enough, and return how many.
+
+    `collected` says that a dry run would have taken out the vectors of a forgotten subject.
+    """
+    table = upkeep.tables[name].reload()
+    count = forgotten(table)
+    at_once = _lately_forgotten(table) or collected
+    hours = 0 if at_once else upkeep.retention
+    found = set(again(lambda: table.snapshot.vacuum(retention_hours=hours, dry_run=True, enforce_retention_duration=False)))
+    if upkeep.dry_run and hours == 0:
+        found |= upkeep.replaced[name]
+    there = {path for path in found if f"{name}/{path}" in upkeep.listed}
+    if upkeep.dry_run:
+        return len(there)
+    if there:
+        _delete_replaced(table, hours)
+    if at_once:
+
+        def change(_: Draft) -> Change | None:
+            return Change(transactions={VACUUMED: count}) if (table.transaction(VACUUMED) or 0) < count else None
+
+        settle(table, change)
+    return len(there)
+
+
+def remove_abandoned(upkeep: Upkeep) -> int:
+    """Delete what nobody has named for a week, and return how many files."""
+    single = {path for path, one in upkeep.listed.items() if upkeep.is_old(one) and _is_leftover(path)}
+    single |= _old_projectors(upkeep)
+    folders: dict[str, list[storage.Listed]] = {}
+    for path, one in upkeep.listed.items():
+        if path.startswith("work/"):
+            folders.setdefault("/".join(path.split("/")[:2]), []).append(one)
+    dead = {folder: len(files) for folder, files in folders.items() if all(map(upkeep.is_old, files))}
+    for table in upkeep.tables.values():
+        single |= {f"{table.name}/{path}" for path in _disowned(upkeep, table.reload())}
+    for path in single:
+        upkeep.listed.pop(path, None)
+        if not upkeep.dry_run:
+            storage.remove(storage.join(upkeep.store.uri, path))
+    for folder in dead if not upkeep.dry_run else ():
+        # Another maintain may be faster.
+        with contextlib.suppress(FileNotFoundError):
+            storage.remove_folder(storage.join(upkeep.store.uri, folder))
+    return len(single) + sum(dead.values())
+
+
+def _disowned(upkeep: Upkeep, table: Table) -> list[str]:
+    """Old files below a table that were never part of it, as far as its log goes back; from now on they cannot be.
+
+    Where something was forgotten lately, young ones of entries, too: runs that were refused for it have left the subject's there.
+    """
+    found: list[str] = []
+
+    def change(_: Draft) -> Change | None:
+        nonlocal found
+        of_any_age = table.name in ("sequences", "rejects") and _lately_forgotten(table)
+        found = [one.path for one in table.uncommitted() if of_any_age or upkeep.is_old(one)]
+        return Change(removed=found, rows_change=False) if found and not upkeep.dry_run else None
+
+    settle(table, change)
+    return found
+
+
+def _old_projectors(upkeep: Upkeep) -> set[str]:
+    """Weights of projectors whose version was never recorded."""
+    old = {path for path, one in upkeep.listed.items() if path.startswith("projectors/") and upkeep.is_old(one)}
+    if not old:
+        return old
+    lineages = upkeep.tables["versions"].reload().read(["lineage"])["lineage"].to_pylist()
+    known = {json.loads(text).get("projector_sha256") for text in lineages if text}
+    return {path for path in old if storage.name(path).partition(".")[0] not in known}
+
+
+def abort_uploads(upkeep: Upkeep) -> int:
+    """End multipart uploads that were begun a week ago, and return how many."""
+    try:
+        old = [one for one in storage.unfinished_uploads(upkeep.store.uri) if upkeep.now - one.began > ABANDONED_AFTER]
+        for upload in old if not upkeep.dry_run else ():
+            storage.abort(upload)
+    except (OSError, BotoCoreError, ClientError) as error:
+        # It takes other rights than all the rest, which is done.
+        warnings.warn(
+            f"unfinished uploads below {upkeep.store.uri} are left alone: {one_line(error)}", DnafeatWarning, stacklevel=1
+        )
+        return 0
+    return len(old)
+
+
+def write_checkpoints(upkeep: Upkeep) -> int:
+    """Write checkpoints of long logs, and return how many.
+
+    Logs are counted as they were at the start, so that a dry run counts the same.
+    """
+    done = 0
+    for name, table in upkeep.tables.items():
+        logs = [storage.name(path) for path in upkeep.listed if path.startswith(f"{name}/_delta_log/")]
+        last = max((int(log[:20]) for log in logs if re.match(r"\d{20}\.checkpoint\.", log)), default=-1)
+        if sum(re.fullmatch(r"\d{20}\.json", log) is not None and int(log[:20]) > last for log in logs) >= _LOG_FILES:
+            done += 1
+            if not upkeep.dry_run:
+                again(table.reload().snapshot.create_checkpoint)
+    return done
+
+
+def _lately_forgotten(table: Table) -> bool:
+    """Whether something was forgotten in a table since its replaced files were deleted the last time."""
+    return forgotten(table) > (table.transaction(VACUUMED) or 0)
+
+
+def _delete_replaced(table: Table, hours: int) -> None:
+    """Delta's own vacuum; never `full`, which takes the files of running jobs."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            again(lambda: table.reload().snapshot.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False))
+            return
+        except CommitFailedError:
+            # The two commits that say what it did were overtaken.
+            if attempt == _ATTEMPTS - 1:
+                raise
+            back_off(attempt)
+
+
+def _is_leftover(path: str) -> bool:
+    """Whether a file of the store is one that a killed process leaves behind: a probe, or one not yet renamed. Logs are Delta's."""
+    folder, _, name = path.rpartition("/")
+    if not folder:
+        return name.startswith((".clock-", ".writable-")) and _HIDDEN.fullmatch(name) is not None
+    return folder.split("/")[0] in (*TABLES, "projectors") and "_delta_log" not in folder and bool(_HIDDEN.fullmatch(name))
