@@ -105,7 +105,7 @@ def test_every_setting_is_explained_with_its_default_and_environment(
         if d.env:
             assert d.env in text
         if d.kind in (int, float, str) and d.default is not None and not d.required:
-            assert f"default: {d.default}" in text, d.name
+            assert f"(default: {d.default})" in text, d.name
 
 
 @EVERY
