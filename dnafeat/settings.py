@@ -302,4 +302,5 @@ def read_yaml(file: str) -> dict[str, Any]:
         raise UsageError(f"configuration {file} is not valid YAML: {' '.join(str(error).split())}") from error
     values = {} if values is None else values  # an empty file
     require(isinstance(values, dict), f"configuration {file} must be a mapping of settings to values")
-    return values
+    # YAML 1.1 reads the name `on` as a truth value.
+    return {"on" if name is True else name: value for name, value in values.items()}

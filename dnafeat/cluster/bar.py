@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from dnafeat.cluster.counter import counter
 from dnafeat.cluster.observe import Job, told_in_records
+from dnafeat.text import visible
 
 _RECORD_SECONDS = 15.0
 # Between looks at what workers have reported: on a terminal, and in a file. Every look takes a moment from the encoders.
@@ -79,7 +80,7 @@ def say(text: str, job: Job) -> None:
     if told_in_records():
         job.record(text, level=30)
     else:
-        tqdm.write(f"dnafeat: {text}", file=sys.stderr)
+        tqdm.write(f"dnafeat: {visible(text)}", file=sys.stderr)
 
 
 class Pace:

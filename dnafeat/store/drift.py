@@ -209,7 +209,7 @@ def format_drift(drift: Drift, width: int | None = None) -> str:
     if drift.vectors:
         heads = ("vector", "cosine", "median", "5th pct.", "least", "distance", "median", "95th pct.", "most")
         rows = [[name, *(f"{value:.6f}" for value in astuple(agreement))] for name, agreement in drift.vectors.items()]
-        lines += ["", "mean cosine, and mean distance over the longer length, with what lies beside each mean:"]
+        lines += ["", "Mean cosine, and mean distance over the longer length, with their spread:"]
         lines.append(fitted([heads, *rows], right=range(1, 9), width=width))
     lines += [f"{name:<10} cannot be compared: {why}" for name, why in drift.not_comparable.items()]
     return "\n".join(lines)

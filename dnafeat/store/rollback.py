@@ -16,6 +16,7 @@ from dnafeat.store.catalog import Store
 from dnafeat.store.data_file import Change, plain
 from dnafeat.store.history import described
 from dnafeat.store.table import Table
+from dnafeat.text import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,8 @@ def rollback(store: Store, run_id: str) -> Rollback:
     history = store.history()
     before = [row for row in history.withdrawn() if row["run_id"] == run_id]
     if run is None and not before:
-        raise StoreError(f"{store.uri} has published no run {run_id!r}: `dnafeat runs` lists those there are")
+        hint = did_you_mean(run_id, [row["run_id"] for row in history.listing()])
+        raise StoreError(f"{store.uri} has published no run {run_id!r}: `dnafeat runs` lists those there are{hint}")
     gone = run or before[-1]
     left = history.filled_by(gone["feature_version"])
     return Rollback(
