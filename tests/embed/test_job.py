@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from models import dna, random_folder
+from models import dna
 from s3 import S3
 from stores import digest, fasta, stored_vectors
 
@@ -34,11 +34,6 @@ from dnafeat.errors import AuditError, UsageError
 from dnafeat.vectors import VECTORS
 
 JOB = Path(__file__).parents[2] / "jobs" / "embed.py"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(random_folder(tmp_path_factory.mktemp("models") / "tiny"))
 
 
 def vectors(store: str, **selection: Any) -> dict[str, dict[str, np.ndarray]]:
@@ -289,7 +284,7 @@ def test_an_id_that_stands_twice_ends_the_run_and_names_both_places(
         (["--store", "{tmp}/s"], "sources is missing"),
         (["{tmp}/a.csv", "--store", "{tmp}/s", "--stride", "5"], "stride"),
         (["{tmp}/a.csv", "--store", "{tmp}/s", "--overlap-tokens", "600"], "overlap"),
-        (["{tmp}/a.csv", "--store", "{tmp}/s", "--run-id", "a b"], "run_id"),
+        (["{tmp}/a.csv", "--store", "{tmp}/s", "--run-id", "a b"], "--run-id"),
         (["--config", "{tmp}/a.yaml"], "stroe"),
         (["--config", "{tmp}/none.yaml"], "none.yaml"),
     ],
@@ -462,4 +457,4 @@ def test_no_byte_of_a_store_has_a_hashed_id_and_its_subject_can_be_forgotten(
     assert main(["forget", "--store", store, "--where", "subject_id=Smith", "--salt-file", str(tmp_path / "salt")]) == 0
     assert len(dnafeat.Store(store).read(columns=["mean"])) == 3
     assert main(["embed", *command, "--hash-keys", "subject_id"]) == 2
-    assert "salt_file is for hash_keys" in capsys.readouterr().err
+    assert "--salt-file is for --hash-keys" in capsys.readouterr().err

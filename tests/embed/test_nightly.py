@@ -9,25 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models import dna, random_folder
+from models import dna
 from stores import fasta
 
 import dnafeat
 from dnafeat.cli.main import main
 from dnafeat.cluster import session as cluster
-from dnafeat.embed import job as embedding
 from dnafeat.embed import plan
+from dnafeat.embed import run as runs
 from dnafeat.embed import schedule as nights
 from dnafeat.embed.intake import Intake
 from dnafeat.errors import AuditError, ForgottenError
 from dnafeat.store.rewriting import FORGOTTEN
 
 JOB = Path(__file__).parents[2] / "jobs" / "nightly.py"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(random_folder(tmp_path_factory.mktemp("models") / "tiny", num_hidden_layers=1))
 
 
 def night(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> dict[str, Any]:
@@ -89,7 +84,7 @@ def test_an_audit_that_fails_moves_nothing(
         raise AuditError("the audit failed and nothing was published: norms: too large")
 
     with monkeypatch.context() as patch:
-        patch.setattr(embedding, "audit", fails)
+        patch.setattr(runs, "audit", fails)
         assert night(capsys, source, "--store", store, "--model", model, "--window-tokens", "16", code=4) == {}
     now = {table.name: table.reload().version() for table in (dnafeat.Store(store).features, dnafeat.Store(store).runs)}
     assert now == before

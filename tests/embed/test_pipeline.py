@@ -19,6 +19,7 @@ import pytest
 import ray
 import rays
 from models import dna, random_folder
+from shards import cut_shard
 
 from dnafeat import storage
 from dnafeat.cluster import attempts
@@ -26,7 +27,6 @@ from dnafeat.cluster import packages as pins
 from dnafeat.cluster.observe import Job
 from dnafeat.cluster.progress import RayBoard
 from dnafeat.embed import pipeline
-from dnafeat.embed.intake import SEQUENCE_SCHEMA
 from dnafeat.embed.job import gathered
 from dnafeat.embed.plan import CHECK, Shard
 from dnafeat.embed.tokenise import Tokenised, tokenise_shards
@@ -71,15 +71,6 @@ def config(factory: pytest.TempPathFactory) -> EncodingConfig:
     if not folder.exists():
         random_folder(folder)
     return EncodingConfig.make({"model": str(folder), "precision": "float32"})
-
-
-def cut_shard(folder: Path, name: str, sequences: Sequence[str]) -> Shard:
-    """A work shard as the plan writes it."""
-    named = sorted((digest(one.encode()), one.encode()) for one in sequences)
-    folder.mkdir(parents=True, exist_ok=True)
-    columns = [pa.array(column, f.type) for column, f in zip(zip(*named, strict=True), SEQUENCE_SCHEMA, strict=True)]
-    pq.write_table(pa.Table.from_arrays(columns, schema=SEQUENCE_SCHEMA), folder / name)
-    return Shard(str(folder / name), len(sequences))
 
 
 @pytest.fixture(autouse=True)

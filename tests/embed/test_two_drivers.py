@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import dna, random_folder
+from models import dna
 from nodes import Nodes
 from s3 import S3
 from stores import digest, fasta, stored_vectors
@@ -24,11 +24,6 @@ from dnafeat.vectors import VECTORS
 JOB = Path(__file__).parents[2] / "jobs" / "nightly.py"
 pytestmark = pytest.mark.own_ray("drivers in processes of their own, on one cluster")
 POOL = {f"s{i}": dna(30 + i % 40, seed=i) for i in range(450)}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(random_folder(tmp_path_factory.mktemp("models") / "tiny", num_hidden_layers=1))
 
 
 @pytest.fixture(scope="module")

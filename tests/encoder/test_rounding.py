@@ -23,11 +23,6 @@ from dnafeat.vectors import VECTORS
 SEQUENCES = [models.dna(n, seed=n) for n in (1, 20, 60, 60, 150, 300, 700)] + ["N" * 40, "ACGTN" * 9]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return models.random_folder(tmp_path_factory.mktemp("model"))
-
-
 def by_hand(values: np.ndarray) -> np.ndarray:
     """The definition on the numbers' bits: what is cut off is compared with a half, and of two as near the even one is taken."""
     bits = values.view(np.uint32)

@@ -107,11 +107,6 @@ def describe(model: Path | str | None, *, gpu: bool | None = None, **settings: A
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return models.random_folder(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As PEFT saves one."""
     place = tmp_path_factory.mktemp("adapter")
