@@ -144,8 +144,16 @@ def default_gpus() -> float:
 
 
 def gpus(per_actor: float | None, kind: str | None) -> float:
-    """GPUs an actor should hold: those that were asked for, or `default_gpus`. Raises UsageError for a kind of GPU and none to hold."""
+    """GPUs an actor should hold: those that were asked for, or `default_gpus`.
+
+    Raises UsageError for more than this machine has, where no cluster could start more, and for a kind of GPU and none to hold.
+    """
     found = default_gpus() if per_actor is None else per_actor
+    here = ray.cluster_resources().get("GPU", 0)
+    if found > here and not on_cluster():
+        raise UsageError(
+            f"gpus_per_actor is {found:g}, and this machine has {here:g} GPUs: ask for fewer, or set RAY_ADDRESS to a cluster that has them"
+        )
     if kind and not found:
         raise UsageError(
             f"accelerator_type {kind} is asked for, and actors would run on CPUs: leave it out, or say with gpus_per_actor how many GPUs "

@@ -33,8 +33,7 @@ from dnafeat.join.summary import JoinSummary
 from dnafeat.join.table import WORK, JoinedTable
 from dnafeat.provenance import __version__, digest_of
 from dnafeat.spill import Spill
-from dnafeat.store import digests, reading
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store, digests, reading
 from dnafeat.store.lookup import Lookup
 from dnafeat.store.replaced import ABOUT
 from dnafeat.store.schema import arrow_schema

@@ -15,7 +15,7 @@ from deltalake import Schema
 from dnafeat.join import levels
 from dnafeat.join.config import DNA, GENE, LEVELS, JoinInputs
 from dnafeat.join.levels import Groups
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 from dnafeat.store.matrices import as_nullable_lists, one_array
 from dnafeat.store.schema import joined_schema, without_metadata
 

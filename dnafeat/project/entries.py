@@ -28,8 +28,7 @@ from dnafeat.project.config import FitProjectorConfig
 from dnafeat.sources.lists import read_list
 from dnafeat.spill import Spill
 from dnafeat.statistics import Moments
-from dnafeat.store import digests, reading
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store, digests, reading
 from dnafeat.store.digests import netstring
 from dnafeat.store.history import History
 from dnafeat.store.lookup import Lookup

@@ -25,7 +25,7 @@ from dnafeat.errors import UsageError
 from dnafeat.project import statistics as fitting
 from dnafeat.project.config import FitProjectorConfig
 from dnafeat.project.entries import Training, find_lookup, find_training
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 from dnafeat.vectors import describe_projection, parts
 
 

@@ -17,7 +17,6 @@ from dnafeat.errors import StoreError
 from dnafeat.store import digests
 from dnafeat.store.data_file import Change
 from dnafeat.store.history import LISTED, AsOf, History
-from dnafeat.store.matrices import matrix as matrix
 from dnafeat.store.names import Names
 from dnafeat.store.reading import Reading, Where, chosen, load_entries, stood
 from dnafeat.store.schema import TABLES, arrow_schema

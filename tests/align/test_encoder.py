@@ -23,7 +23,7 @@ from dnafeat.align.config import AlignConfig
 from dnafeat.align.encoder import encoding, read_letters, subject_encoder
 from dnafeat.align.prepare import prepared
 from dnafeat.align.subjects import Subjects
-from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.source import Source
 from dnafeat.errors import UsageError
 
@@ -232,7 +232,7 @@ def test_longer_sequences_than_a_window_are_refused(base: str, table: str, tmp_p
         prepared(config, people(base, table))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_workers_tune_as_one_does(
     base: str, table: str, two_cpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,9 +31,7 @@ def check(found: dict[str, Any], said: str, times: float) -> None:
     assert "The signal was planted" in said
 
 
-def test_the_example_finds_what_was_planted_and_nothing_in_strangers(
-    tmp_path: Path, two_cpus: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_example_finds_what_was_planted_and_nothing_in_strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Embedding is that of the command; the alignments are trained in this process."""
     monkeypatch.setattr(align, "fit", alignments.fit_here)
     said: list[str] = []
@@ -45,7 +43,7 @@ def test_the_example_finds_what_was_planted_and_nothing_in_strangers(
     assert list(found["aligned"]["covariates"]["levels"]) == ["sex", "site"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_runs_as_it_stands_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["demo-align"]) == 0

@@ -16,11 +16,12 @@ import pytest
 import references
 import tokenizers
 import torch
+from counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.packing import ROWS
 from dnafeat.encoder.projection import load_projector
 from dnafeat.encoder.results import Vectors
@@ -473,7 +474,7 @@ HOW: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("how", HOW)
 @families
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=examples(4, 8))
 @given(sequence=st.text("ACGT" * 4 + IUPAC, min_size=3, max_size=80))
 def test_a_sequence_and_its_reverse_complement_get_the_mean_of_their_forward_vectors(
     made: Callable[..., Encoder], name: str, how: str, sequence: str

@@ -208,14 +208,12 @@ def options(folder: Path, **changes) -> PretrainConfig:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(two_cpus_throughout, tmp_path_factory):
     """Settings and numbers of a run on two workers."""
     # Workers cannot import a test module: what is defined here travels whole.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     chosen = options(tmp_path_factory.mktemp("pretrain"), num_workers=2)
-    yield chosen, pretrain.run(chosen, probes=(str(PROMOTERS),), say=lambda line: None)
-    ray.shutdown()
+    return chosen, pretrain.run(chosen, probes=(str(PROMOTERS),), say=lambda line: None)
 
 
 def prepared_like(chosen: PretrainConfig) -> tuple[corpus.Genomes, heldout.Prepared]:

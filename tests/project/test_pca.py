@@ -22,8 +22,7 @@ from dnafeat.project.config import FitProjectorConfig
 from dnafeat.project.fit import FitSummary, fit_projector
 from dnafeat.pseudonyms import pseudonyms
 from dnafeat.statistics import Moments
-from dnafeat.store import lookup
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store, lookup
 from dnafeat.store.maintain import maintain
 
 ROWS, WIDTH = 600, 40
@@ -315,7 +314,7 @@ def test_made_names_are_in_order() -> None:
     assert (found[1:] > found[:-1]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_million_vectors_take_no_more_memory_than_a_hundred_thousand(tmp_path: Path) -> None:
     peaks = {}

@@ -19,7 +19,7 @@ from dnafeat.align.config import AlignConfig
 from dnafeat.align.encoder import SubjectEncoder, encoding, subject_encoder
 from dnafeat.align.worker import AlignData, _Run
 from dnafeat.encoder.source import Source
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 from dnafeat.training.config import WorkersConfig
 
 QUICK: dict[str, Any] = {
