@@ -38,7 +38,7 @@ from dnafeat.finetune import job as finetune
 from dnafeat.finetune.config import FinetuneConfig, PredictConfig
 from dnafeat.finetune.network import FineTuned, build
 from dnafeat.finetune.per_base import base_values
-from dnafeat.finetune.prediction import Summary, _in_order, predict
+from dnafeat.finetune.prediction import PredictSummary, _in_order, predict
 from dnafeat.finetune.predictor import Predictor
 from dnafeat.finetune.trainer import Data
 from dnafeat.sources import reader as sources
@@ -160,7 +160,7 @@ def normal(letters: str) -> str:
     return letters.upper().replace("U", "T")
 
 
-def run(made: Trained, folder: Path, sequences: dict[str, str] = SEQUENCES, **settings: Any) -> tuple[pa.Table, Summary]:
+def run(made: Trained, folder: Path, sequences: dict[str, str] = SEQUENCES, **settings: Any) -> tuple[pa.Table, PredictSummary]:
     output = folder / "predictions.parquet"
     source = fasta(folder / "input.fa", sequences)
     summary = predict(PredictConfig.make(artifact=made.uri, input=(source,), output=str(output), **settings), show=False)
