@@ -290,6 +290,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(file: str) -> dict[str, Any]:
+    """The settings of a YAML file. Raises UsageError, which names the file, for one that cannot be read or is no mapping."""
     try:
         with Path(file).open("rb") as opened:
             content = opened.read(_MAX_FILE_BYTES + 1)
@@ -301,4 +302,5 @@ def read_yaml(file: str) -> dict[str, Any]:
         raise UsageError(f"configuration {file} is not valid YAML: {' '.join(str(error).split())}") from error
     values = {} if values is None else values  # an empty file
     require(isinstance(values, dict), f"configuration {file} must be a mapping of settings to values")
-    return values
+    # YAML 1.1 reads the name `on` as a truth value.
+    return {"on" if name is True else name: value for name, value in values.items()}

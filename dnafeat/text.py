@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import textwrap
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
@@ -129,7 +130,8 @@ def filled(text: str, width: int | None) -> str:
 
 
 def _filled_line(line: str, width: int) -> str:
-    if len(line) <= width:
+    # A row of a table stays one, and a command can be copied.
+    if len(line) <= width or line.lstrip().startswith(("next:", "dnafeat ")) or len(re.findall(r"\S {2,}", line)) > 2:
         return line
     indent = " " * (len(line) - len(line.lstrip()))
     # A label such as `  source   x` keeps its column.

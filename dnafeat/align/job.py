@@ -28,8 +28,8 @@ from dnafeat.align.report import format_scores, picture
 from dnafeat.align.scores import Modality, Scores
 from dnafeat.align.subjects import SIDES
 from dnafeat.align.worker import AlignJob, align_worker, split_state
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.config import EncodingConfig
-from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.source import Source
 from dnafeat.join.config import DNA
 from dnafeat.provenance import environment

@@ -10,7 +10,7 @@ from typing import Any
 from dnafeat.cli.command import Command
 from dnafeat.text import count
 
-_LOADS = "loading libraries takes some seconds …"
+_LOADS = "loading libraries …"
 # More files than that are not looked at for a line on the terminal.
 _MOST_LOOKED_AT = 1_000
 

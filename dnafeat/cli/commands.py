@@ -51,6 +51,7 @@ COMMANDS: tuple[Command, ...] = (
         summary="list the encoder architectures, and what was tested",
         settings="dnafeat.cli.config:NoConfig",
         job="dnafeat.cli.jobs:models",
+        form="dnafeat.cli.jobs:format_models",
         examples=("models", "models --json"),
         needs=_ENCODES,
         lists=True,
@@ -211,7 +212,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         name="pretrain",
         group="train",
-        summary="pretrain a small DNABERT-2 on genomes by masked-language modelling",
+        summary="pretrain a small DNABERT-2 on genomes (masked language model)",
         settings="dnafeat.pretrain.config:PretrainConfig",
         job="dnafeat.cli.jobs:pretrain",
         form="dnafeat.cli.jobs:format_pretrained",

@@ -39,13 +39,19 @@ def demo_align(config: settings.DemoAlignConfig, *, say: Callable[[str], None]) 
     return demo(config.folder, say=say)
 
 
-def models(config: settings.NoConfig) -> Report:
+def models(config: settings.NoConfig) -> list[dict[str, Any]]:
     """`dnafeat models`."""
-    from dnafeat.encoder.info import format_families
     from dnafeat.encoder.models.registry import FAMILIES
 
     names = ("name", "title", "models", "positions", "tokens", "tested", "lora_targets")
-    return Report(document=[{name: getattr(family, name) for name in names} for family in FAMILIES], text=format_families())
+    return [{name: getattr(family, name) for name in names} for family in FAMILIES]
+
+
+def format_models(families: Any, width: int | None) -> str:
+    """The architectures as text."""
+    from dnafeat.encoder.info import format_families
+
+    return format_families(width)
 
 
 def model_info(config: settings.ModelInfoConfig) -> Any:

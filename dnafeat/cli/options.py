@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 from dnafeat.cli.command import COMMON
@@ -12,6 +13,7 @@ from dnafeat.settings import Declared, Settings, declared
 _CHOICES_WIDTH = 34
 # In the order of a help page.
 _SECTIONS = ("required", "input", "join", "encoder", "training", "output", "workers", "privacy", "advanced")
+_DEFAULT = re.compile(r" \(default: ([^()]*)\)")
 _METAVARS = {int: "N", float: "X", tuple: "A,B,…", dict: "JSON"}
 
 
@@ -75,19 +77,23 @@ def metavar_of(d: Declared) -> str:
 
 def help_text(d: Declared) -> str:
     """The help of a setting with its choices, its environment variable and its default, for argparse to format."""
-    text = d.help
+    noted = _DEFAULT.search(d.help)
+    text, default = _DEFAULT.sub("", d.help), noted[1] if noted else ""
     listed = d.choices and metavar_of(d).startswith("{")
     if d.choices and not listed and not all(str(choice) in text for choice in d.choices):
         text += f": {', '.join(map(str, d.choices))}"
     if d.env is not None:
         text += f" (environment: {d.env})"
-    if not d.required and d.default not in (None, False, ()) and "(default" not in text:
-        text += f" (default: {_default(d.default)})"
-    return text.replace("%", "%%")
+    # A command may have another default than the part that declares the setting.
+    if not d.required and d.default is not None and d.default is not False and d.default != ():
+        default = _default(d.default)
+    return (f"{text} (default: {default})" if default else text).replace("%", "%%")
 
 
 def _default(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return "on" if value is True else str(value)
 
 
 def given(arguments: argparse.Namespace, settings: type[Settings]) -> dict[str, Any]:

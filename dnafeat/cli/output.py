@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import IO, Any
 
-from dnafeat.text import iso, visible
+from dnafeat.text import filled, iso, visible
 
-_HEADING = re.compile(r"^([A-Z][^:\n]*:)", re.MULTILINE)
+_HEADING = re.compile(r"^(Usage:|[A-Z][a-z ]*:$)", re.MULTILINE)
 _BOLD = "\x1b[1m\\1\x1b[0m"
 
 
@@ -71,7 +71,7 @@ class Output:
         else:
             assert form is not None, "a job without a form returns a Report"
             fits = "width" in inspect.signature(form).parameters
-            text = form(value, width=self.width) if fits else form(value)
+            text = form(value, width=self.width) if fits else filled(form(value), self.width)
         if self.quiet and not lists:
             text = text.partition("\n")[0]
         if text:

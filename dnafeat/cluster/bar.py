@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from dnafeat.cluster.counter import counter
 from dnafeat.cluster.observe import Job, told_in_records
+from dnafeat.text import visible
 
 _RECORD_SECONDS = 15.0
 # Values of a training run beside its bar.
@@ -119,7 +120,7 @@ def say(text: str, job: Job) -> None:
     if told_in_records():
         job.record(text, level=30)
     else:
-        tqdm.write(f"dnafeat: {text}", file=sys.stderr)
+        tqdm.write(f"dnafeat: {visible(text)}", file=sys.stderr)
 
 
 class Pace:

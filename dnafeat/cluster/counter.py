@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 # Between lines of a log. What ends sooner leaves none.
 _LINE_SECONDS = 15.0
+# Smaller numbers are shown in full.
+_SCALED_FROM = 100_000
 
 
 def counter(*, total: int | None, desc: str, unit: str, disable: bool = False) -> tqdm[Any] | Lines:
@@ -30,7 +32,7 @@ def counter(*, total: int | None, desc: str, unit: str, disable: bool = False) -
             total=total,
             desc=desc,
             unit=f" {unit}",
-            unit_scale=True,
+            unit_scale=total is not None and total >= _SCALED_FROM,
             smoothing=0.1,
             dynamic_ncols=True,
             disable=disable,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 import sys
@@ -147,6 +146,33 @@ def prefers_ray(config: ActorsConfig) -> str | None:
     return None
 
 
+def decide(config: ActorsConfig, *, seconds: float, gpus: int, kept_out: bool = False) -> tuple[str, str]:
+    """`local` or `ray` for an encoding on this machine, and why.
+
+    Parameters
+    ----------
+    config : ActorsConfig
+    seconds : float
+        That the encoding is expected to take.
+    gpus : int
+        That it can use here.
+    kept_out : bool
+        Whether there are GPUs that it must not use.
+    """
+    about = f"about {seconds:,.0f} s of encoding" if seconds >= 1 else "less than a second of encoding"
+    if config.runner == "local":
+        return "local", "asked for"
+    if importlib.util.find_spec("ray") is None:
+        return "local", "Ray is not installed"
+    if kept_out:
+        return "ray", "keeps the GPU out of it"
+    if gpus > 1:
+        return "ray", f"{gpus} GPUs"
+    if _START_SHARE * seconds > RAY_START_SECONDS:
+        return "ray", f"{about}, and starting Ray takes {RAY_START_SECONDS:.0f} s"
+    return "local", f"{about}, and starting Ray takes {RAY_START_SECONDS:.0f} s"
+
+
 def choose(config: ActorsConfig, *, sequences: int, flops: float, cpu_only: bool, show: bool) -> Runner:
     """Choose where to encode.
 
@@ -169,27 +195,19 @@ def choose(config: ActorsConfig, *, sequences: int, flops: float, cpu_only: bool
     """
     if (reason := prefers_ray(config)) is not None:
         return _on_ray(config, reason, sequences, cpu_only, show)
-    gpus = 0 if cpu_only or config.gpus_per_actor == 0 else _gpus()
-    if config.gpus_per_actor and not gpus:
+    there = 0 if cpu_only else _gpus()
+    if config.gpus_per_actor and not there:
         raise UsageError(
             f"gpus_per_actor is {config.gpus_per_actor:g}, and this machine has no GPU: leave it out to encode on CPUs, or set "
             f"RAY_ADDRESS to a cluster that has some"
         )
+    gpus = 0 if config.gpus_per_actor == 0 else there
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     seconds = flops / (_GPU_FLOPS if gpus else _CORE_FLOPS * cores)
-    about = f"about {seconds:,.0f} s of encoding" if seconds >= 1 else "less than a second of encoding"
-    local = functools.partial(LocalRunner, workers=1 if gpus else config.num_actors or cores, gpu=gpus > 0, show=show)
-    if config.runner == "local":
-        return local("asked for")
-    if importlib.util.find_spec("ray") is None:
-        return local("Ray is not installed")
-    if config.gpus_per_actor == 0 and _gpus():
-        return _on_ray(config, "keeps the GPU out of it", sequences, cpu_only, show)
-    if gpus > 1:
-        return _on_ray(config, f"{gpus} GPUs", sequences, cpu_only, show)
-    if _START_SHARE * seconds > RAY_START_SECONDS:
-        return _on_ray(config, f"{about}, against {RAY_START_SECONDS:.0f} s of starting Ray", sequences, cpu_only, show)
-    return local(f"{about}, and starting Ray takes {RAY_START_SECONDS:.0f} s")
+    name, reason = decide(config, seconds=seconds, gpus=gpus, kept_out=there > gpus)
+    if name == "ray":
+        return _on_ray(config, reason, sequences, cpu_only, show)
+    return LocalRunner(reason, workers=1 if gpus else config.num_actors or cores, gpu=gpus > 0, show=show)
 
 
 def _gpus() -> int:

@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dnafeat import storage
-from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder import Encoder
 from dnafeat.errors import UsageError, one_line
 from dnafeat.sequence import digest, normalise, reverse_complement
 

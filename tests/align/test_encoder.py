@@ -224,7 +224,7 @@ def test_longer_sequences_than_a_window_are_refused(base: str, table: str, tmp_p
         prepared(config, people(base, table))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_workers_tune_as_one_does(
     base: str, table: str, two_cpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

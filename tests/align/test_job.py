@@ -24,7 +24,7 @@ from dnafeat.align.prepare import prepare, prepared
 from dnafeat.align.subjects import Subjects
 from dnafeat.align.worker import align_loop
 from dnafeat.cli.main import main
-from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.projection import load_projector
 from dnafeat.errors import UsageError
 from dnafeat.finetune import artifact
@@ -34,12 +34,7 @@ KILLED_AFTER = 25
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    return alignments.cohort(tmp_path_factory.mktemp("cohort"))
-
-
-@pytest.fixture(scope="module")
-def both(place: tuple[str, str], two_cpus: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def both(place: tuple[str, str], two_cpus_throughout: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A run on two workers through the command line, one of which was killed after 25 steps, and what it printed."""
     folder = tmp_path_factory.mktemp("both")
     marker, after = str(folder / "killed"), KILLED_AFTER

@@ -35,8 +35,9 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager import config as ray_settings
 from ray.scripts import scripts
 
-from dnafeat.cli import main as cli
+from dnafeat.cli.commands import BY_NAME
 from dnafeat.cli.options import given
+from dnafeat.cli.parser import parser_of
 from dnafeat.embed.config import NightlyConfig
 from dnafeat.errors import UsageError
 
@@ -118,7 +119,7 @@ def night_of(words: list[str], files: dict[str, Path], home: str) -> NightlyConf
     python, script, *arguments = words
     assert python == "python"
     assert files[str(Path(home, script))] == ROOT / "jobs" / "nightly.py"
-    options = cli._parser().parse_args(["nightly", *arguments])
+    options = parser_of(BY_NAME["nightly"]).parse_args(arguments)
     return NightlyConfig.load(str(files[str(Path(home, options.config))]), given(options, NightlyConfig))
 
 

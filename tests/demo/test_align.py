@@ -29,7 +29,7 @@ def check(found: dict[str, Any], said: str, times: float) -> None:
     assert "The signal was planted" in said
 
 
-def test_the_example_finds_what_was_planted_and_nothing_in_strangers(tmp_path: Path, two_cpus: None) -> None:
+def test_the_example_finds_what_was_planted_and_nothing_in_strangers(tmp_path: Path) -> None:
     """Embedding is that of the command; the alignments are trained in this process."""
     said: list[str] = []
     cohort = Cohort(subjects=240, founders=8, factors=6, noise=0.2)
@@ -40,7 +40,7 @@ def test_the_example_finds_what_was_planted_and_nothing_in_strangers(tmp_path: P
     assert list(found["aligned"]["covariates"]["levels"]) == ["sex", "site"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_runs_as_it_stands_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["demo-align"]) == 0

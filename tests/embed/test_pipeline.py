@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+import rays
 from models import dna, random_folder
 
 from dnafeat import storage
@@ -30,29 +31,22 @@ from dnafeat.embed.job import gathered
 from dnafeat.embed.plan import CHECK, Shard
 from dnafeat.embed.tokenise import Tokenised, tokenise_shards
 from dnafeat.embed.worker import EncoderSettings, EncodeShards, ShardWorker, checked
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.config import EncodingConfig
-from dnafeat.encoder.engine import Encoder
 from dnafeat.errors import EncodingError
 from dnafeat.sequence import digest
 from dnafeat.store.table import Table
 from dnafeat.store.vector_files import Receipt, read_receipt
 from dnafeat.vectors import VECTORS
 
+pytestmark = pytest.mark.own_ray("has what it takes for a GPU, which all other tests would use")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def two_cpus() -> Iterator[None]:
-    """Ray of this module's own, with two CPUs and what it takes for a GPU, whatever the machine has."""
-    ray.init(
-        address="local",
-        num_cpus=2,
-        num_gpus=1,
-        resources={"accelerator_type:L4": 1},
-        include_dashboard=False,
-        object_store_memory=128 * 2**20,
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
+    """Ray with two CPUs and one GPU by its name."""
+    with rays.own(num_gpus=1, resources={"accelerator_type:L4": 1}):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -212,9 +206,11 @@ def without_space() -> type[EncodeShards]:
     ("actor", "says"),
     [
         (unloadable(), "2 processes in a row died before they began a shard, so the model cannot be loaded"),
-        (failing(ValueError("something is wrong\nand more of it")), "ValueError: something is wrong;"),
+        pytest.param(
+            failing(ValueError("something is wrong\nand more of it")), "ValueError: something is wrong;", marks=pytest.mark.long
+        ),
         (without_space(), "{store}/features cannot be written: [Errno 28] No space left on device;"),
-        (EncodeShards, "{work}/none.parquet cannot be read: "),
+        pytest.param(EncodeShards, "{work}/none.parquet cannot be read: ", marks=pytest.mark.long),
     ],
     ids=["unloadable", "failing", "without space", "unreadable"],
 )
@@ -250,6 +246,7 @@ def test_actors_ask_for_a_kind_of_gpu(settings: EncoderSettings, tmp_path: Path)
     assert row["asked"].to_pylist() == [["CPU", "GPU", "accelerator_type:L4"]]
 
 
+@pytest.mark.long
 def test_a_shard_that_ends_every_worker_of_another_kind_ends_the_run_and_is_named(
     settings: EncoderSettings, tmp_path: Path
 ) -> None:
@@ -267,6 +264,7 @@ def test_a_shard_that_ends_every_worker_of_another_kind_ends_the_run_and_is_name
         list(pipeline.run_on_ray(shards, settings, Answers, (), actors=1, gpus_per_actor=1, show=False))
 
 
+@pytest.mark.long
 def test_a_shard_whose_task_is_late_is_not_encoded_last(
     settings: EncoderSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +310,7 @@ def test_a_tokenising_task_is_sent_nothing_that_loads_torch(settings: EncoderSet
     assert done.stdout.split() == []
 
 
+@pytest.mark.long
 def test_a_node_with_other_versions_than_the_driver_is_told_once(
     settings: EncoderSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,17 +16,20 @@ import pytest
 import references
 import tokenizers
 import torch
+from counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.packing import ROWS
 from dnafeat.encoder.projection import load_projector
 from dnafeat.encoder.results import Vectors
 from dnafeat.encoder.windows import cut
 from dnafeat.errors import CheckpointError, DnafeatWarning, UsageError
-from tests.encoder.test_windows import IUPAC, KINDS, Kind, kmers, reverse_complement, slow_windows, spaced, spans, words
+from tests.encoder.test_windows import IUPAC, KINDS, Kind, kmers, slow_windows, spaced, spans, words
+
+from .py import reverse_complement
 
 HEADS = 8
 VALUES = models.config(hidden_size=32, num_attention_heads=HEADS)
@@ -473,7 +476,7 @@ HOW: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("how", HOW)
 @families
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=examples(4, 8))
 @given(sequence=st.text("ACGT" * 4 + IUPAC, min_size=3, max_size=80))
 def test_a_sequence_and_its_reverse_complement_get_the_mean_of_their_forward_vectors(
     made: Callable[..., Encoder], name: str, how: str, sequence: str

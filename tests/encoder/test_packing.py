@@ -8,7 +8,7 @@ import models
 import numpy as np
 import pytest
 
-from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.packing import pack, pad
 from dnafeat.encoder.windows import cut
 from tests.encoder.test_windows import IUPAC, KINDS

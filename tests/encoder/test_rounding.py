@@ -13,7 +13,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.results import Vectors
 from dnafeat.encoder.rounding import rounded
 from dnafeat.errors import UsageError

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 
 from dnafeat.embed.config import EmbedConfig
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.config import EncodingConfig
 from dnafeat.encoder.describe import describe as describe_found
 from dnafeat.encoder.describe import resolve_precision
-from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.models import checkpoint
 from dnafeat.encoder.source import Source
 from dnafeat.encoder.version import FeatureVersion

@@ -17,27 +17,25 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import counts
 import models
 import numpy as np
 import peft
 import psutil
 import pytest
 import torch
+from labelled import loaded
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
 from dnafeat.cli.main import main
-from dnafeat.encoder.engine import Encoder
-from dnafeat.encoder.models.adapter import attach, merge
-from dnafeat.encoder.models.checkpoint import load_encoder
-from dnafeat.encoder.source import Source
+from dnafeat.encoder import Encoder
 from dnafeat.errors import EncodingError, UsageError
 from dnafeat.finetune import artifact, trainer
 from dnafeat.finetune import job as finetune
 from dnafeat.finetune.config import FinetuneConfig
 from dnafeat.finetune.job import prepare
 from dnafeat.finetune.metrics import METRICS
-from dnafeat.finetune.network import FineTuned
 from dnafeat.training import figures as report
 from dnafeat.training import on_ray as trainrun
 from dnafeat.training.callbacks import Draws
@@ -159,19 +157,9 @@ def flags(values: dict[str, Any]) -> list[str]:
     return ["finetune", *(f"--{name.replace('_', '-')}={value}" for name, value in values.items())]
 
 
-def network(uri: str, *, merged: bool = True) -> FineTuned:
-    """What was trained, from nothing but the artifact."""
-    found = artifact.load(uri)
-    source = Source.find(found.encoding())
-    encoder = load_encoder(source.checkpoint)
-    if source.adapter is not None:
-        encoder = (merge if merged else attach)(encoder, source.adapter)
-    return FineTuned(encoder, found.head()).eval()
-
-
 def answers(uri: Path | str, data: trainer.Data, *, merged: bool = True) -> dict[str, np.ndarray]:
     """What an artifact answers for each split, one sequence at a time: (n, width)."""
-    model, found = network(str(uri), merged=merged), {}
+    model, found = loaded(str(uri), merged=merged), {}
     for split, examples in data.splits.items():
         collate, rows = data.collate(split), []
         for i in range(len(examples)):
@@ -265,14 +253,16 @@ def killed_twice(command: list[str], output: Path, environment: dict[str, str]) 
 def both(base: str, tables: dict[str, dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Settings of a run on two workers that hold three sequences at a time, through the command line, and what it printed.
 
-    A worker of it was killed, then the command itself, and what is kept is what the same command printed that ended the run.
+    In `make test-long` a worker of it was killed, then the command itself, and what is kept is what the same command printed that ended
+    the run.
     """
     output = tmp_path_factory.mktemp("both") / "artifact"
     values = settings(base, tables["binary"], output, **STEADY, num_workers=2, rows_per_worker=3, steps=STEPS, eval_steps=EVERY)
     command = [*DNAFEAT, *flags(values), "--reverse-complement", "--json"]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    killed_twice(command, output, environment)
-    assert not (output / "dnafeat.json").exists()
+    if counts.LONG:
+        killed_twice(command, output, environment)
+        assert not (output / "dnafeat.json").exists()
     # In a process of its own, as a user's: what it says is all there is. Ray takes a checkpoint each time it looks, every 2 s else.
     environment["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -308,6 +298,7 @@ def test_the_artifact_is_whole(both: dict[str, Any]) -> None:
     assert {name for values in metrics.values() for name in values} == {"loss", *METRICS["binary"]}
 
 
+@pytest.mark.long
 def test_killed_workers_and_a_killed_driver_cost_no_more_than_what_came_after_the_last_checkpoint(both: dict[str, Any]) -> None:
     first, second, third = map(events, tensorboard(both["output"]))
     assert (first[0], third[-1]) == (1, STEPS)
@@ -349,7 +340,7 @@ def test_the_same_command_trains_nothing_and_another_is_refused(
 
 @pytest.mark.parametrize("rows", [12, 5])
 def test_one_worker_learns_what_two_learn(both: dict[str, Any], local: Local, tmp_path: Path, rows: int) -> None:
-    """Two workers with two micro-batches each, killed twice, and one with one or three: the ninth step has 4 sequences."""
+    """Two workers with two micro-batches each (killed in `make test-long`), and one with one or three; the ninth step has 4 sequences."""
     output = tmp_path / "artifact"
     about = local.run(FinetuneConfig.make(both["values"] | {"output": str(output), "num_workers": 1, "rows_per_worker": rows}))
     one, two = history(output, "loss"), history(both["output"], "loss")

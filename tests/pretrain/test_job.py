@@ -206,7 +206,7 @@ def options(folder: Path, **changes) -> PretrainConfig:
 
 
 @pytest.fixture(scope="module")
-def finished(two_cpus, tmp_path_factory):
+def finished(two_cpus_throughout, tmp_path_factory):
     """Settings and numbers of a run on two workers, which Ray Train launches."""
     # Workers cannot import a test module: what is defined here travels whole.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -28,8 +28,8 @@ from dnafeat.cluster import session as cluster
 from dnafeat.cluster.tasks import over_tasks
 from dnafeat.embed.config import EmbedConfig
 from dnafeat.embed.job import embed
-from dnafeat.encoder.engine import Encoder
-from dnafeat.store.catalog import Store
+from dnafeat.encoder import Encoder
+from dnafeat.store import Store
 
 BASES = 100
 FILES = 100  # the last one is new in the second night
