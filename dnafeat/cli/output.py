@@ -83,7 +83,7 @@ class Output:
     def narrate(self, text: str) -> None:
         """Print a part of a result that comes bit by bit."""
         if not self.quiet:
-            print(visible(text, keep="\n\t"), file=self.stream, flush=True)
+            print(visible(filled(text, self.width), keep="\n\t"), file=self.stream, flush=True)
 
     def remark(self, text: str) -> None:
         """Say something beside the result, on standard error."""
