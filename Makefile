@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # Ray looks for these before it talks to anything outside.
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos scale bench check format clean
+.PHONY: help setup demo test test-long chaos scale bench check format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,12 +24,15 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## Fine-tune on bundled sequences, embed them into ./demo-store, look at the result
 	@$(BIN)/dnafeat demo --store demo-store
 
-test: setup  ## Run the tests, two files at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: setup  ## Run the tests, two files at a time (10 minutes on 2 cores)
+	$(PYTEST)
 
-chaos: setup  ## Kill 30 nights at random moments, and try thousands of interleavings with faults (an hour or two; `make test` tries a few), and run the tests it leaves out
-	DNAFEAT_CHAOS_KILLS=30 DNAFEAT_CHAOS_SEQUENCES=3000 DNAFEAT_PROTOCOL_EXAMPLES=300 $(BIN)/python -m pytest -s --timeout 0 tests/embed/test_chaos.py tests/embed/test_protocol.py
-	$(BIN)/python -m pytest -m slow
+test-long: setup  ## Run all tests in full counts, those that `make test` leaves out one at a time (an hour)
+	DNAFEAT_TESTS=long $(PYTEST)
+	DNAFEAT_TESTS=long $(BIN)/python -m pytest -m long
+
+chaos: setup  ## Kill 30 runs at random moments, and try thousands of interleavings with faults (an hour or two)
+	DNAFEAT_CHAOS_KILLS=30 DNAFEAT_CHAOS_SEQUENCES=3000 DNAFEAT_PROTOCOL_EXAMPLES=300 $(BIN)/python -m pytest -s --timeout 0 -m '' tests/embed/test_chaos.py tests/embed/test_protocol.py
 
 scale: setup  ## Two nights of SCALE_ENTRIES made-up entries (50 million; 60 GB in SCALE_FOLDER, an hour), stage by stage
 	$(BIN)/python tests/support/scale.py --entries $(or $(SCALE_ENTRIES),50000000) --folder $(or $(SCALE_FOLDER),scale-store)

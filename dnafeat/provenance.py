@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any
 
 __version__ = "0.1.0"
@@ -22,6 +20,10 @@ def digest_of(value: Mapping[str, Any]) -> str:
 
 def environment() -> dict[str, object]:
     """Library versions and hardware of this process: lineage, not identity."""
+    # Slow to load, and `import dnafeat` loads this module.
+    import platform
+    from importlib import metadata
+
     versions = {}
     for name in _PACKAGES:
         try:

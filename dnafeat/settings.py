@@ -290,6 +290,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(file: str) -> dict[str, Any]:
+    """The settings of a YAML file. Raises UsageError, which names the file, for one that cannot be read or is no mapping."""
     try:
         with Path(file).open("rb") as opened:
             content = opened.read(_MAX_FILE_BYTES + 1)

@@ -1,4 +1,4 @@
-"""What a projection is told in words: the pooled views it takes, and the steps before and after its map."""
+"""Names of vectors, views and steps of projections."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def parts(view: str) -> list[str]:
 
 
 def check_view(view: str, what: str = "view") -> None:
-    """Raises UsageError, which calls it `what`, for what is none, or has one vector twice."""
+    """Raise UsageError, which calls it `what`, for what is none, or has one vector twice."""
     names = parts(view) if isinstance(view, str) else []
     if not names or any(name not in VIEWS for name in names) or len(set(names)) != len(names):
         raise UsageError(f"{what} {view!r} is not known: use {', '.join(VIEWS)}, with + between several")
 
 
 def check_steps(steps: Sequence[str], known: Sequence[str] = STEPS) -> None:
-    """Raises UsageError for one that there is not."""
+    """Raise UsageError for one that there is not."""
     if strange := [step for step in steps if step not in known]:
         raise UsageError(f"step {strange[0]!r} is not known: use {', '.join(known)}")
 
@@ -38,7 +38,7 @@ _ABOUT = {"random": "a fixed random map, untrained", "pca": "principal component
 
 
 def projection_name(lineage: Mapping[str, Any]) -> str:
-    """What the projection of a version is called, by the version's lineage; of versions that do not tell, as if they did."""
+    """The name of a version's projection, by the version's lineage; derived for lineages that do not have it."""
     if told := lineage.get("projection"):
         return told["name"]
     asked = str(lineage.get("projector", ""))
@@ -46,7 +46,7 @@ def projection_name(lineage: Mapping[str, Any]) -> str:
 
 
 def describe_projection(told: Mapping[str, Any]) -> str:
-    """What `Projection.lineage` says, in a line: `mean > zscore > pca@3f… (principal components of 812 entries)`."""
+    """Describe a projection by its lineage, in a line: `mean > zscore > pca@3f… (principal components of 812 entries)`."""
     about = _ABOUT[told.get("kind", "mlp")]
     fitted = told.get("fitted")
     of = f", statistics of {fitted['entries']:,} training entries" if fitted else ""

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import counts
 import pytest
 import s3fs
+from hypothesis import settings
 from s3 import S3
 
 # Where there is no GPU its kernels are run by Triton's interpreter, which Triton must know of before it is imported.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A busy machine is no reason to fail, so that examples have no deadline.
+settings.register_profile("dnafeat", max_examples=counts.EXAMPLES, deadline=None)
+settings.load_profile("dnafeat")
 
 # Those that take a minute or more, the longest first: begun late, one of them would be what all wait for.
 _LONGEST = (
@@ -75,11 +82,39 @@ def store_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "store") if request.param == "local" else request.getfixturevalue("s3").uri()
 
 
-@pytest.fixture(scope="module")
-def two_cpus() -> Iterator[None]:
-    """Ray of a module's own, with two CPUs whatever the machine has; the jobs use the Ray that runs."""
-    import ray
+@pytest.fixture(scope="session")
+def ray_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where workers of the shared Ray keep the models that they fetch."""
+    return tmp_path_factory.mktemp("cache")
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=128 * 2**20, log_to_driver=False)
-    yield
-    ray.shutdown()
+
+@pytest.fixture(scope="session")
+def ray_address(s3_server: S3, ray_cache: Path) -> Iterator[str]:
+    """The Ray of this pytest worker, with two CPUs and with workers that find the S3 server."""
+    import rays
+
+    with contextlib.ExitStack() as environment:
+        environment.enter_context(s3_server.found())
+        environment.enter_context(pytest.MonkeyPatch.context()).setenv("DNAFEAT_CACHE", str(ray_cache))
+        running = contextlib.ExitStack()
+        address = running.enter_context(rays.shared())
+    with running:
+        yield address
+
+
+@pytest.fixture
+def two_cpus(ray_address: str) -> Iterator[None]:
+    """The shared Ray for a test: what it calls uses it."""
+    import rays
+
+    with rays.connected(ray_address):
+        yield
+
+
+@pytest.fixture(scope="module")
+def two_cpus_throughout(ray_address: str) -> Iterator[None]:
+    """The shared Ray for a module, whose tests share its workers, too."""
+    import rays
+
+    with rays.connected(ray_address):
+        yield

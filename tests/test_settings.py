@@ -403,9 +403,6 @@ def test_a_check_between_settings_names_flags_as_flags_and_settings_of_a_file_as
     yaml = "sources: a.fa\nstore: s\n"
     assert refused(tmp_path, yaml + "overlap_bases: 3\n").startswith("overlap_bases is given without ")
     assert refused(tmp_path, yaml, stride="5").startswith("--stride is given without tile: ")
-    # Each class checks its own fields, and all that they find is told.
-    text = refused(tmp_path, yaml, stride="5", overlap_bases="3", run_id="a b")
-    assert "--overlap-bases is given without --window-bases" in text
     with pytest.raises(UsageError, match=r"^--min-workers 3 is more than --num-workers 2$"):
         FinetuneConfig.load(None, {"train": "t", "output": "o", "num_workers": "2", "min_workers": "3"})
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,7 @@ def batch(numbers: list[int]) -> pa.RecordBatch:
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(8, 25))
 @given(partitions=st.integers(1, 9), sizes=st.lists(st.integers(0, 12), max_size=6), seed=st.integers(0, 9))
 def test_rows_come_back_from_their_partition_in_the_order_they_came(partitions: int, sizes: list[int], seed: int) -> None:
     random = np.random.default_rng(seed)

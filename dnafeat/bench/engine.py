@@ -20,8 +20,8 @@ from dnafeat.bench import peers as benchpeers
 from dnafeat.bench.check import check, plain_means
 from dnafeat.bench.peers import BATCH, Peer
 from dnafeat.bench.rows import Row, measured, not_measured, ratios
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.describe import WINDOW_TOKENS
-from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.models.checkpoint import find, load_encoder
 from dnafeat.encoder.models.dnabert2 import DNABERT2
 from dnafeat.encoder.models.tokenizers import Tokenizer

@@ -95,7 +95,7 @@ def embedded(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def spans(uri: str) -> tuple[float, float]:
     """When the first vector file of a store's only version was begun, and when the last was whole, in seconds since the epoch."""
-    from dnafeat.store.catalog import Store
+    from dnafeat.store import Store
     from dnafeat.store.vector_files import read_receipt
 
     features = Store(uri).features
@@ -127,7 +127,7 @@ def _bare(model: str, sequences: Sequence[str], threads: int, gate: Any, answers
     import torch
 
     from dnafeat.embed.worker import PIECE_ROWS
-    from dnafeat.encoder.engine import Encoder
+    from dnafeat.encoder import Encoder
     from dnafeat.encoder.windows import cut
 
     torch.set_num_threads(threads)

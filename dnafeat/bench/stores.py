@@ -17,9 +17,8 @@ from dnafeat.encoder.describe import describe
 from dnafeat.encoder.source import Source
 from dnafeat.sources import reader as sources
 from dnafeat.spill import Spill
-from dnafeat.store import digests
+from dnafeat.store import Store, digests
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.catalog import Store
 from dnafeat.store.data_file import DataFile
 from dnafeat.store.matrices import as_nullable_lists
 from dnafeat.store.schema import arrow_schema

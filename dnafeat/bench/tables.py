@@ -27,9 +27,8 @@ from dnafeat.embed.config import EmbedConfig
 from dnafeat.embed.intake import Checks, take_in
 from dnafeat.embed.salvage import Salvage
 from dnafeat.sources import reader as sources
-from dnafeat.store import digests
+from dnafeat.store import Store, digests, matrix
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.catalog import Store, matrix
 from dnafeat.vectors import PROJECTED_WIDTH, VECTORS
 
 _BASES = 300
@@ -185,7 +184,7 @@ def written(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes and seconds of those files."""
     import torch
 
-    from dnafeat.encoder.engine import Encoder
+    from dnafeat.encoder import Encoder
     from dnafeat.encoder.rounding import rounded
 
     torch.set_num_threads(settings["threads"])

@@ -70,11 +70,11 @@ def format_night(night: Any) -> str:
     return f"{describe_run(night)}\n{describe_channel(night)}"
 
 
-def finetune(config: FinetuneConfig, *, show: bool) -> dict[str, Any]:
+def finetune(config: FinetuneConfig, *, show: bool) -> Mapping[str, Any]:
     """`dnafeat finetune`: what `dnafeat.json` holds, and where the artifact is."""
     from dnafeat.finetune.job import finetune
 
-    return {**finetune(config, show=show), "artifact": config.output}
+    return finetune(config, show=show)
 
 
 def format_finetuned(about: Mapping[str, Any]) -> str:
@@ -84,26 +84,25 @@ def format_finetuned(about: Mapping[str, Any]) -> str:
     return format_result(about, about["artifact"])
 
 
-def pretrain(config: PretrainConfig) -> dict[str, Any]:
+def pretrain(config: PretrainConfig, *, show: bool) -> Mapping[str, Any]:
     """`dnafeat pretrain`: the numbers of the model, and where it is."""
-    from dnafeat.cluster.session import start_ray
-    from dnafeat.pretrain.job import run
+    from dnafeat.pretrain.job import pretrain
 
-    if config.card is None:
-        start_ray()
-    return {**run(config, card=config.card, probes=config.probe), "artifact": config.output}
+    return pretrain(config, show=show)
 
 
-def format_pretrained(about: Mapping[str, Any]) -> str:
-    """A pretrained model in a line."""
-    return f"{about['artifact']}: the model, and its card in README.md"
+def format_pretrained(summary: Mapping[str, Any]) -> str:
+    """A pretrained model in a few lines."""
+    from dnafeat.pretrain.job import format_result
+
+    return format_result(summary, summary["artifact"])
 
 
-def align(config: AlignConfig, *, show: bool) -> dict[str, Any]:
+def align(config: AlignConfig, *, show: bool) -> Mapping[str, Any]:
     """`dnafeat align`: what `dnafeat.json` holds, and where the artifact is."""
     from dnafeat.align.job import align
 
-    return {**align(config, show=show), "artifact": config.output}
+    return align(config, show=show)
 
 
 def format_aligned(about: Mapping[str, Any]) -> str:

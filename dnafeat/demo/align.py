@@ -22,7 +22,7 @@ from dnafeat.project.config import ProjectConfig
 from dnafeat.project.job import project
 from dnafeat.sources.bundled import LAMBDA
 from dnafeat.sources.reader import ReadOptions, read
-from dnafeat.store.catalog import Store, matrix
+from dnafeat.store import Store, matrix
 from dnafeat.text import aligned
 
 _log = logging.getLogger(__name__)

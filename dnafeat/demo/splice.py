@@ -20,7 +20,7 @@ from dnafeat.finetune.job import finetune, format_result, prepare
 from dnafeat.pretrain.probe import kmer_counts, one_hot
 from dnafeat.sources import reader as sources
 from dnafeat.sources.bundled import LAMBDA, SPLICE
-from dnafeat.store.catalog import Store, matrix
+from dnafeat.store import Store, matrix
 from dnafeat.store.listings import format_versions
 
 TILE = 300

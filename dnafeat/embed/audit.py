@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import IO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from dnafeat import storage
+from dnafeat import parquet, storage
 from dnafeat.errors import AuditError
-from dnafeat.store import digests
+from dnafeat.store import Store, digests
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.catalog import Store
 from dnafeat.store.data_file import DataFile
 from dnafeat.store.matrices import fixed, matrix, one_array
 from dnafeat.store.table import Table
@@ -152,9 +149,7 @@ def _sample(
     """Vectors that were encoded a second time agree with the written ones."""
     # `projected` is made of rounded numbers and rounded itself.
     steps = {name: 0 if rounding is None else 2 if name == "projected" else 1 for name in VECTORS}
-    fs, path = storage.filesystem(check)
-    with fs.open(path, "rb") as opened:
-        again = pq.read_table(opened)
+    again = parquet.read(check)
     again = again.filter(pc.invert(pc.is_in(again["sequence_digest"], value_set=pa.array(refused, pa.string()))))
     names = digests.to_numpy(again["sequence_digest"])
     compared = 0
@@ -163,9 +158,7 @@ def _sample(
         first, last = file.minimum["sequence_digest"].encode(), file.maximum["sequence_digest"].encode()
         if not ((names >= first) & (names <= last)).any():
             continue
-        fs, path = storage.filesystem(storage.join(table.uri, file.path))
-        with fs.open(path, "rb") as opened:
-            rows = _rows_of(opened, again["sequence_digest"])
+        rows = _rows_of(storage.join(table.uri, file.path), again["sequence_digest"])
         if not len(rows):
             continue
         at = np.searchsorted(names, digests.to_numpy(rows["sequence_digest"]))
@@ -184,9 +177,9 @@ def _sample(
     return faults
 
 
-def _rows_of(opened: IO[bytes], wanted: pa.ChunkedArray) -> pa.Table:
+def _rows_of(uri: str, wanted: pa.ChunkedArray) -> pa.Table:
     """The rows of a vector file that have these digests, read a page at a time: some of 128 MB are not worth all of it in memory."""
-    file = pq.ParquetFile(opened, buffer_size=1 << 20, pre_buffer=False)
-    batches = file.iter_batches(_PAGE_ROWS, use_threads=False)
-    found = [batch.filter(pc.is_in(batch["sequence_digest"], value_set=wanted)) for batch in batches]
-    return pa.Table.from_batches(found, file.schema_arrow)
+    with parquet.opened(uri, **parquet.PAGED) as file:
+        batches = file.iter_batches(_PAGE_ROWS, use_threads=False)
+        found = [batch.filter(pc.is_in(batch["sequence_digest"], value_set=wanted)) for batch in batches]
+        return pa.Table.from_batches(found, file.schema_arrow)

@@ -20,8 +20,7 @@ from dnafeat import storage
 from dnafeat.cluster.spread import Each
 from dnafeat.embed.intake import Intake
 from dnafeat.spill import Spill
-from dnafeat.store import digests
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store, digests
 from dnafeat.store.data_file import DataFile
 from dnafeat.store.digests import id_partition, netstring
 from dnafeat.store.schema import arrow_schema

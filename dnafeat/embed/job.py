@@ -29,7 +29,7 @@ from dnafeat.encoder.version import FeatureVersion
 from dnafeat.errors import UsageError
 from dnafeat.provenance import digest_of
 from dnafeat.sources.reader import ReadOptions, expand, look
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 from dnafeat.store.vector_files import Receipt
 from dnafeat.vectors import PROJECTED_WIDTH, VECTORS
 

@@ -15,16 +15,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from dnafeat import storage
+from dnafeat import parquet, storage
 from dnafeat.cluster.spread import Each, here
 from dnafeat.embed.intake import SEQUENCE_SCHEMA, Intake
 from dnafeat.embed.salvage import Claim, Salvage
 from dnafeat.parquet import write_parquet
 from dnafeat.spill import Spill
-from dnafeat.store import digests
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store, digests
 
 # Bytes of the packed sequences of partitions from which shards are cut together.
 _CUT_BYTES = 256 * 2**20
@@ -204,9 +202,8 @@ def cut_check(shards: Sequence[Shard], sample: Spill, work: str) -> Shard:
     """Writes a shard of sequences that are encoded once more, to be compared: `sample`, and the first of a few of the shards."""
     chosen = [pa.Table.from_batches([batch]) for batch in sample.batches()]
     for shard in shards[:: max(1, -(-len(shards) // _SAMPLE_FILES))]:
-        fs, path = storage.filesystem(shard.uri)
-        with fs.open(path, "rb") as file:
-            first = next(pq.ParquetFile(file).iter_batches(_SAMPLE_ROWS))
+        with parquet.opened(shard.uri) as file:
+            first = next(file.iter_batches(_SAMPLE_ROWS))
         chosen.append(pa.Table.from_batches([first]).cast(SEQUENCE_SCHEMA))
     whole = pa.concat_tables(chosen).sort_by("sequence_digest")
     uri = storage.join(work, CHECK)

@@ -30,9 +30,8 @@ from dnafeat.embed.intake import Intake
 from dnafeat.embed.plan import not_stored
 from dnafeat.errors import ConflictError, ForgottenError, UsageError
 from dnafeat.spill import Spill
-from dnafeat.store import digests
+from dnafeat.store import Store, digests
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.catalog import Store
 from dnafeat.store.data_file import Change, DataFile
 from dnafeat.store.rewriting import forgotten
 from dnafeat.store.schema import arrow_schema

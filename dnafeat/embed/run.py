@@ -31,7 +31,7 @@ from dnafeat.encoder.version import FeatureVersion
 from dnafeat.errors import AuditError, DnafeatError, EncodingError, StoreError, StrictError, UsageError
 from dnafeat.provenance import environment
 from dnafeat.settings import Settings
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 from dnafeat.store.schema import arrow_schema
 from dnafeat.store.vector_files import Receipt
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dnafeat import storage
+from dnafeat.store import Store
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.catalog import Store
 from dnafeat.store.retention import ABANDONED_AFTER
 from dnafeat.store.vector_files import Receipt
 

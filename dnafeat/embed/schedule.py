@@ -10,7 +10,7 @@ from dnafeat.embed.config import NightlyConfig
 from dnafeat.embed.job import embed
 from dnafeat.embed.report import RunSummary
 from dnafeat.errors import ForgottenError
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 
 _log = logging.getLogger(__name__)
 

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from dnafeat import storage
+from dnafeat import parquet, storage
 from dnafeat.cluster.attempts import Attempt
 from dnafeat.cluster.board import TOKENISING, Board
 from dnafeat.cluster.observe import Job
@@ -86,9 +85,7 @@ def tokenise(uri: str, settings: TokeniserSettings, board: Board) -> Tokenised:
     name = TOKENISING + storage.name(uri)
     begun(name, board)
     with reached(uri, "read"):
-        fs, path = storage.filesystem(uri)
-        with fs.open(path, "rb") as file:
-            table = pq.read_table(file)
+        table = parquet.read(uri)
     letters = table["sequence"].cast(pa.large_string()).to_pylist()
     windows = cut(letters, settings.tokenizer, settings.cutting)
     bases = pc.binary_length(table["sequence"]).cast(pa.int64()).combine_chunks()

@@ -24,8 +24,8 @@ from dnafeat.cluster.board import Board
 from dnafeat.cluster.observe import Job
 from dnafeat.embed.plan import CHECK
 from dnafeat.embed.tokenise import Tokenised, TokeniserSettings, begun, reached
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.config import EncodingConfig
-from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.results import Begun, one_behind
 from dnafeat.parquet import write_parquet
 from dnafeat.store import vector_files as vectorfiles

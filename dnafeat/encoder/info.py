@@ -1,4 +1,4 @@
-"""What `dnafeat models` and `dnafeat model-info` print: the architectures there are, and one model in numbers."""
+"""Architectures and one model in numbers, for `dnafeat models` and `dnafeat model-info`."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class ModelInfo:
 
 
 def model_info(config: EncodingConfig) -> ModelInfo:
-    """Loads and checks a model, and describes it. Raises UsageError as `Encoder.load` does."""
+    """Load, check and describe a model. Raises UsageError as `Encoder.load` does."""
     source = Source.find(config)
     found, version = source.checkpoint, describe(source, config)
     model, tokenizer, shape = load_encoder(found), source.tokenizer(config), found.config()
@@ -138,7 +138,7 @@ def _heads(heads: dict[str, torch.Tensor]) -> list[str]:
 
 
 def precision_reason() -> str:
-    """Why `auto` takes the precision it takes on this machine."""
+    """Explain the precision that `auto` takes on this machine."""
     if fast_in_bfloat16():
         return f"{torch.cuda.get_device_name()} computes bfloat16 in hardware"
     if torch.cuda.is_available():

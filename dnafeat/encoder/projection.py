@@ -116,7 +116,7 @@ Map = Projector | LinearMap
 
 
 class Projection(nn.Module):
-    """From pooled vectors to `projected`: (n, inputs) float32 to (n, 512) float32. In eval mode a row depends on no other (1e-5).
+    """A map from pooled vectors to `projected`: (n, inputs) float32 to (n, 512) float32. In eval mode a row depends on no other (1e-5).
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ class Projection(nn.Module):
         return f"{self.kind}@{self.fingerprint()[:12]}"
 
     def description(self) -> dict[str, Any]:
-        """What it computes, but for the weights."""
+        """The description of the computation, without the weights."""
         return {
             "format": _FORMAT,
             "view": self.view,
@@ -184,7 +184,7 @@ class Projection(nn.Module):
         }
 
     def lineage(self) -> dict[str, Any]:
-        """What a version's lineage says of it, beside its fingerprint."""
+        """The part of a version's lineage that describes it, beside its fingerprint."""
         return {
             "name": self.name,
             **self.description(),
@@ -221,12 +221,12 @@ class Projection(nn.Module):
         return json.dumps(told, indent=1).encode() + b"\n"
 
     def save(self, uri: str) -> None:
-        """Writes both files into a folder or prefix. The description comes first: weights of another do not pass for its own."""
+        """Write both files into a folder or prefix. The description comes first: weights of another do not pass for its own."""
         _put(storage.join(uri, DESCRIPTION_FILE), self.to_json())
         _put(storage.join(uri, PROJECTOR_FILE), self.to_bytes())
 
     def keep(self, store: str) -> None:
-        """Writes both files to a store, beside the vectors that it makes there, so that anyone can project again."""
+        """Write both files to a store, beside the vectors that it makes there, so that anyone can project again."""
         stem = storage.join(store, KEPT, self.fingerprint())
         _put(f"{stem}.json", self.to_json())
         _put(f"{stem}.safetensors", self.to_bytes())
@@ -257,7 +257,7 @@ def _full_precision(device: torch.device) -> Iterator[None]:
 
 @torch.inference_mode()
 def applied(steps: Sequence[nn.Module], vectors: Tensor) -> Tensor:
-    """What steps and maps make of (n, width) float32, one after the other, as a projection has them."""
+    """Apply steps and maps to (n, width) float32, one after the other, as a projection has them."""
     with _full_precision(vectors.device):
         for step in steps:
             vectors = step(vectors)

@@ -8,18 +8,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError
 
-from dnafeat import storage
+from dnafeat import parquet, storage
 from dnafeat.cluster.board import Board
 from dnafeat.embed.runner import expected_flops
 from dnafeat.embed.tokenise import Tokenised, one_list
 from dnafeat.embed.worker import PIECE_ROWS, EncoderSettings, ShardWorker, Tally
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.config import EncodingConfig
 from dnafeat.encoder.describe import cutting, describe, resolve_precision
-from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.models.checkpoint import BUNDLED
 from dnafeat.encoder.models.checkpoint import find as find_model
 from dnafeat.encoder.models.fetch import is_hub_name
@@ -169,9 +168,7 @@ class PredictShards(ShardWorker):
     def _per_base(self, head: TokenHead, shard: Tokenised, tally: Tally) -> tuple[pa.Array, int]:
         texts: list[str] = [""] * len(shard.digests)
         strange = 0
-        fs, path = storage.filesystem(shard.uri)
-        with fs.open(path, "rb") as file:
-            letters = pq.read_table(file, columns=["sequence"])["sequence"].cast(pa.large_string()).to_pylist()
+        letters = parquet.read(shard.uri, ["sequence"])["sequence"].cast(pa.large_string()).to_pylist()
         for at in range(0, len(texts), PIECE_ROWS):
             end = min(at + PIECE_ROWS, len(texts))
             # One window a sequence, so that windows and sequences have the same numbers.

@@ -33,8 +33,7 @@ from dnafeat.join.summary import JoinSummary
 from dnafeat.join.table import WORK, JoinedTable
 from dnafeat.provenance import __version__, digest_of
 from dnafeat.spill import Spill
-from dnafeat.store import digests, reading
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store, digests, reading
 from dnafeat.store.lookup import Lookup
 from dnafeat.store.replaced import ABOUT
 from dnafeat.store.schema import arrow_schema
@@ -48,7 +47,7 @@ _NAMED = 5  # missing genes that are named
 
 
 def join(config: JoinConfig, *, show: bool = True) -> JoinSummary:
-    """Joins the vectors of a version with those of other modalities, and writes them as one more version of a Delta table.
+    """Join the vectors of a version with those of other modalities, and write them as one more version of a Delta table.
 
     Parameters
     ----------
@@ -124,7 +123,7 @@ class _Join:
                 storage.remove_folder(work)
 
     def spread(self, local: str) -> tuple[Each, str]:
-        """How the steps go over their parts, and the folder in which they meet."""
+        """Choose how the steps run over their parts, and the folder in which they meet."""
         on_cluster = bool(os.environ.get("RAY_ADDRESS"))
         wanted = self.inputs.ray if self.inputs.ray is not None else on_cluster or self.bytes() > _LARGE
         if not wanted:
@@ -142,7 +141,7 @@ class _Join:
         return self.side.store.count_entries(self.side.state)
 
     def bytes(self) -> int:
-        """Of the vectors that are dealt out, and of the rows that come of them."""
+        """Bytes of the vectors that are partitioned, and of the rows made of them."""
         others = sum(partner.width for partner in self.partners)
         dealt = self.entries * self.side.width + sum(partner.rows * partner.width for partner in self.partners)
         repeated = self.entries * others if self.inputs.level in ("sequence", "gene", "region") else 0
@@ -192,7 +191,7 @@ class _Join:
     # -- what is said ---------------------------------------------------------------------------------------------------
 
     def lineage(self) -> dict[str, Any]:
-        """What the result is made of. `inputs_digest` is the same where the result would be."""
+        """The lineage of the result. `inputs_digest` is the same where the result would be."""
         side, config = self.side, self.config
         dna = {
             "store": side.store.uri,
@@ -225,12 +224,12 @@ class _Join:
         return {**inputs, **about_us, "made_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "inputs_digest": digest_of(inputs)}
 
     def widths(self) -> dict[str, int]:
-        """Of each modality's vectors in the result."""
+        """Widths of each modality's vectors in the result."""
         genes = len(self.side.genes or ()) if self.inputs.aggregate == "concat" else 1
         return {DNA: self.side.width * genes, **{partner.name: partner.width for partner in self.partners}}
 
     def check_widths(self) -> None:
-        """Raises UsageError where a modality's vectors are wider or narrower than in the last version."""
+        """Raise UsageError where a modality's vectors are wider or narrower than in the last version."""
         if self.last is None or self.config.replace_widths:
             return
         before = {DNA: self.last["dna"]["width"], **{one["name"]: one["width"] for one in self.last["partners"]}}
@@ -242,7 +241,7 @@ class _Join:
                 )
 
     def check_keys(self, dna: Dealt, partners: Sequence[Dealt]) -> None:
-        """Raises UsageError where keys cannot meet: none in the store, or one side hashed and the other not."""
+        """Raise UsageError where keys cannot meet: none in the store, or one side hashed and the other not."""
         on, store = self.inputs.on, self.side.store.uri
         if not dna.rows.rows:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in _left_out(dna.counts).items())
@@ -263,7 +262,7 @@ class _Join:
                 )
 
     def summary(self, dna: Dealt, partners: Sequence[Dealt], counts: Counter[str]) -> JoinSummary:
-        """What came of it, without the version. Raises UsageError where nothing did."""
+        """Summarise the join, without the version. Raises UsageError where nothing did."""
         config, notes = self.config, self.notes
         about = {}
         for partner, dealt in zip(self.partners, partners, strict=True):
@@ -310,7 +309,7 @@ class _Join:
 
 
 def dna_side(config: JoinConfig, salt: bytes | None) -> DnaSide:
-    """What of the store is joined. Raises StoreError and UsageError for what it does not have."""
+    """Resolve the store's side of a join. Raises StoreError and UsageError for what it does not have."""
     inputs, store = config.inputs, Store(config.store)
     history = store.history()
     version = history.resolve(inputs.version)
@@ -375,7 +374,7 @@ def _hashing(salts: set[str | None]) -> str:
 
 
 def lineage(uri: str, version: int | None = None) -> dict[str, Any]:
-    """What a joined table was made of, at a version or the newest. Raises UsageError where there is none."""
+    """The lineage of a joined table, at a version or the newest. Raises UsageError where there is none."""
     found = JoinedTable(uri).last(version)
     if found is None:
         raise UsageError(f"there is no table at {uri}: make one with `dnafeat join`")

@@ -1,4 +1,4 @@
-"""What has been read of a partner's files, checked row by row, on a local disk until it is known whether all of it is good."""
+"""Rows of a partner's files, checked one by one, on a local disk until all of them are known to be good."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class _Pile:
 
 
 class _Seen:
-    """Which subject, session and window has come, and where: on disk once they are many."""
+    """The subjects, sessions and windows seen so far, and where; on disk once they are many."""
 
     def __init__(self, path: Path) -> None:
         self._rows = sqlite3.connect(path)
@@ -98,7 +98,7 @@ class PartnerIntake:
         self.seen.close()
 
     def take(self, files: Sequence[str]) -> None:
-        """Reads files, one after the other."""
+        """Read files, one after the other."""
         for uri in files:
             for piece in read(uri, self.config):
                 if isinstance(piece, Problem):
@@ -108,7 +108,7 @@ class PartnerIntake:
         self._flush()
 
     def judge(self, files: int) -> None:
-        """Raises UsageError where what was read cannot be published."""
+        """Raise UsageError where what was read cannot be published."""
         if not self.config.skip_bad and self.refused:
             raise UsageError(self._told(files))
         if not self.rows:

@@ -23,7 +23,7 @@ from dnafeat.provenance import __version__
 
 @dataclass
 class PartnerSummary:
-    """What one call has made; prints as JSON."""
+    """The result of `dnafeat partner`."""
 
     output: str
     kind: str
@@ -49,7 +49,7 @@ class PartnerSummary:
 
 
 def partner(config: PartnerConfig) -> PartnerSummary:
-    """Reads files, checks them, and writes one table.
+    """Read files, check them, and write one table.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What the arrays of BrainLM, BrainMT and SwiFT mean: their shapes checked, and one vector made of each recording or window.
+"""The arrays of BrainLM, BrainMT and SwiFT: their shapes checked, and one vector made of each recording or window.
 
 BrainLM: https://github.com/vandijklab/BrainLM, brainlm_mae/modeling_brainlm.py. BrainMT: https://github.com/arunkumar-kannan/BrainMT-fMRI,
 src/brainmt. SwiFT: https://github.com/Transconnectome/SwiFT, project/module/models. schemas/PARTNERS.md has the contract.
@@ -84,7 +84,7 @@ def _of_tokens(item: Item, config: PartnerConfig) -> Pooled:
 
 
 def _are_vectors(array: np.ndarray, config: PartnerConfig) -> bool:
-    """Whether the rows of a two-dimensional array are vectors of windows and not tokens."""
+    """Return whether the rows of a two-dimensional array are vectors of windows and not tokens."""
     if config.rows is not None:
         return config.rows == "vectors"
     if config.kind == "brainlm" or config.cls_index is not None:
@@ -160,7 +160,7 @@ def _of_maps(item: Item) -> Pooled:
 
 
 def _has_batch(shape: tuple[int, ...]) -> bool:
-    """Whether five axes are [B, C, d, h, w] and not [C, d, h, w, t]."""
+    """Return whether five axes are [B, C, d, h, w] and not [C, d, h, w, t]."""
     return shape[0] == 1 or (shape[0] not in SWIFT_WIDTHS and shape[1] in SWIFT_WIDTHS)
 
 

@@ -23,10 +23,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
-from dnafeat import storage
+from dnafeat import parquet, storage
 from dnafeat.cluster.config import on_cluster
 from dnafeat.cluster.counter import counter
 from dnafeat.cluster.observe import Job, told_in_records
@@ -46,9 +45,8 @@ from dnafeat.parquet import write_parquet
 from dnafeat.project.config import ProjectConfig
 from dnafeat.provenance import digest_of
 from dnafeat.spill import Spill
-from dnafeat.store import digests
+from dnafeat.store import Store, digests
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.catalog import Store
 from dnafeat.store.digests import id_partition
 from dnafeat.store.history import DEFAULT_CHANNEL, History
 from dnafeat.store.lookup import Lookup
@@ -297,9 +295,7 @@ def _project_shard(make: _Rows, held: Sequence[str], version: str, shard: Shard)
 
     Sequences whose vectors stand in their own rows of a version that has a parent have them in another file, with the vectors `held`.
     """
-    fs, path = storage.filesystem(shard.uri)
-    with fs.open(path, "rb") as file:
-        names = digests.to_numpy(pq.read_table(file, columns=["sequence_digest"])["sequence_digest"])
+    names = digests.to_numpy(parquet.read(shard.uri, ["sequence_digest"])["sequence_digest"])
     name = storage.name(shard.uri)
     if name == CHECK:
         # With the other vectors, which some of the files have.

@@ -52,7 +52,7 @@ class DataFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What one commit does to a table: files that come, paths that go, and what it leaves in the log beside its own id."""
+    """The content of one commit: files added, paths removed, and transactions left in the log beside its own id."""
 
     added: Sequence[DataFile] = ()
     removed: Sequence[str] = ()

@@ -1,4 +1,4 @@
-"""How far the vectors of two versions lie apart on the sequences that both have.
+"""Drift between two versions: cosines and distances of the vectors of sequences that both have.
 
 The digest range is walked in partitions: what is held at once is the vectors of one of them, and two numbers for each sequence and kind.
 """
@@ -29,7 +29,7 @@ _NAMES = pa.schema([("sequence_digest", pa.string())])
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How one kind of vector compares, over all common sequences.
+    """Agreement of one kind of vector over all common sequences.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """What two versions have in common, and how far it lies apart.
+    """Drift between two versions over the sequences that both have.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class Drift:
 
 
 def diff(store: Store, one: str, other: str) -> Drift:
-    """Compares the vectors of two versions, each named by digest, beginning of a digest or channel.
+    """Compare the vectors of two versions, each named by digest, beginning of a digest or channel.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def _partitions(store: Store, states: Sequence[Mapping[str, int]], folder: Path)
 
 
 class _Comparison:
-    """Gathers cosines and distances, a partition at a time. `kinds` lists what both versions store."""
+    """Cosines and distances, gathered a partition at a time. `kinds` lists what both versions store."""
 
     def __init__(self, store: Store, lookups: Sequence[Lookup], kinds: Sequence[str]) -> None:
         self._store, self._lookups, self._kinds = store, lookups, list(kinds)
@@ -140,7 +140,7 @@ class _Comparison:
         self._distances: dict[str, list[np.ndarray]] = {}
 
     def add(self, names: np.ndarray) -> None:
-        """Compares the vectors of some sequences, given by sorted digests that both versions name."""
+        """Compare the vectors of some sequences, given by sorted digests that both versions name."""
         held = {name: np.empty((0, 0), np.float32) for name in self._kinds}
         for place, vectors in self._vectors(self._lookups[0], names):
             for name, values in vectors.items():

@@ -37,7 +37,7 @@ _GROUP_ROWS = 16_384
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSummary:
-    """What an export wrote: rows, files and their bytes, below `output`."""
+    """The result of an export: rows, files and their bytes, below `output`."""
 
     output: str
     feature_version: str
@@ -47,7 +47,7 @@ class ExportSummary:
 
 
 def export(store: Store, output: str, **selection: Any) -> ExportSummary:
-    """Writes what `store.read(**selection)` gives, a file at a time, into a folder or prefix that is empty.
+    """Write what `store.read(**selection)` gives, a file at a time, into a folder or prefix that is empty.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def export(store: Store, output: str, **selection: Any) -> ExportSummary:
 
 
 def _write(reading: Reading, folder: str, files: list[dict[str, Any]]) -> dict[str, str]:
-    """Writes the files and notes each in `files`; returns the columns' types."""
+    """Write the files and note each in `files`; return the columns' types."""
     pieces = _pieces(reading.batches())
     following: pa.Table | None = next(pieces)
     assert following is not None

@@ -1,4 +1,4 @@
-"""Takes a subject out of a store: `dnafeat forget --store S --where subject_id=S17`.
+"""Erase a subject from a store: `dnafeat forget --store S --where subject_id=S17`.
 
 Rows are taken out by rewriting the files that hold them, never by a predicate, which would stand in the log for as long as the log is
 kept. The replaced files lie there until `dnafeat maintain` deletes them, which it does at once and not after a week.
@@ -72,7 +72,7 @@ _OWN = ("source_name", "sequence_id", "sequence_digest")
 
 @dataclass(frozen=True, kw_only=True)
 class ErasureSummary:
-    """What was taken out.
+    """The result of an erasure.
 
     Attributes
     ----------
@@ -124,7 +124,7 @@ def hidden(where: Mapping[str, str], salt_file: str, store: str) -> dict[str, st
 
 
 def forget(store: Store, where: Mapping[str, str]) -> ErasureSummary:
-    """Takes out the entries that meet all conditions, and what belongs to them alone. May be sent again whenever it ended.
+    """Erase the entries that meet all conditions, and what belongs to them alone. It may be called again whenever it ended.
 
     Of the refused entries those go that have the name of such an entry, and those in which the value of a condition stands as a whole
     word, that is, not between letters or digits: in their id, their text, their file's name or the reason. A condition on
@@ -224,7 +224,7 @@ def _refused(rows: pa.Table, where: Mapping[str, str], pairs: set[tuple[str, str
 
 
 def _words(column: pa.ChunkedArray, value: str) -> np.ndarray:
-    """Which texts hold a value as a whole word, that is, not between letters or digits: (rows,) bool."""
+    """Find texts that hold a value as a whole word, that is, not between letters or digits: (rows,) bool."""
     found = pc.fill_null(pc.match_substring(column, value), False).to_numpy().copy()
     word = re.compile(rf"(?<![^\W_]){re.escape(value)}(?![^\W_])")
     for at in np.flatnonzero(found):
@@ -233,7 +233,7 @@ def _words(column: pa.ChunkedArray, value: str) -> np.ndarray:
 
 
 def _take_rows(table: Table, goes: Callable[[pa.Table], np.ndarray]) -> tuple[int, int]:
-    """Takes rows out of an unpartitioned table, and out of the files that somebody is about to add to it.
+    """Erase rows of an unpartitioned table, and of the files that a run is about to add to it.
 
     Returns
     -------
@@ -325,7 +325,7 @@ def _notes(store: Store, where: Mapping[str, str]) -> list[str]:
 
 
 def format_summary(summary: ErasureSummary) -> str:
-    """What was taken out and what is left to do, in a few lines."""
+    """Describe an erasure and what is left to do, in a few lines."""
     s = summary
     conditions = " and ".join(f"{column}={value}" for column, value in s.where.items())
     lines = [

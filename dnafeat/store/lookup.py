@@ -62,7 +62,7 @@ class Lookup:
         return self.features.uri.rpartition("/")[0], whose
 
     def own(self, names: np.ndarray, view: str) -> np.ndarray:
-        """Which of some sequences, sorted digests, have a vector in the version's own row: (n,) bool. Reads those vectors."""
+        """Find sequences, by sorted digests, with a vector in the version's own row: (n,) bool. Reads those vectors."""
         found = [np.zeros(0, bool)]
         for first in range(0, len(names), _PAGE_ROWS):
             some = names[first : first + _PAGE_ROWS]
@@ -77,7 +77,7 @@ class Lookup:
         return self.features.pages(columns, [("feature_version", "=", version), *ends], _PAGE_ROWS, sought)
 
     def widths(self, columns: Sequence[str]) -> dict[str, int]:
-        """How wide these vectors are; without those of which there are none."""
+        """Widths of these vectors, without those of which there are none."""
         found: dict[str, int] = {}
         for name in columns:
             # Of what the parent has the first row tells; the version's own may all lack it.
@@ -90,7 +90,7 @@ class Lookup:
         return found
 
     def first(self, columns: Sequence[str]) -> pa.RecordBatch | None:
-        """Some row of the version, of the types that all have; None where it has none."""
+        """Any row of the version, for its types; None where the version has no row."""
         one = next(self.features.pages([_NAME], [("feature_version", "=", self.version)], 1), None)
         return None if one is None else self.rows(digests.to_numpy(one[_NAME]), columns)
 
@@ -132,7 +132,7 @@ class Assembly:
         return [name for name, missing in self._missing.items() if missing.any()]
 
     def add(self, batch: pa.RecordBatch, *, own: bool) -> None:
-        """Takes what is wanted of some rows. Of a row that is not the version's own, the vectors that its own row lacks."""
+        """Take what is wanted of some rows. Of a row that is not the version's own, the vectors that its own row lacks."""
         if not len(self._names):
             return
         found = digests.to_numpy(batch[_NAME])

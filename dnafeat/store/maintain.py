@@ -1,4 +1,4 @@
-"""Keeps a store small and quick to read: `dnafeat maintain --store S`, for instance after every night.
+"""Keep a store small and quick to read: `dnafeat maintain --store S`, for instance after every night.
 
 Five things, in this order, each safe beside running jobs, readers and other maintains:
 
@@ -37,7 +37,7 @@ from dnafeat.store.vacuum import abort_uploads, remove_abandoned, vacuum, write_
 
 @dataclass(frozen=True, kw_only=True)
 class MaintenanceSummary:
-    """What was done, or in a dry run would be.
+    """The result of a maintenance, or in a dry run what it would be.
 
     Attributes
     ----------
@@ -122,7 +122,7 @@ def _maintained(upkeep: Upkeep) -> MaintenanceSummary:
 
 
 def format_summary(summary: MaintenanceSummary) -> str:
-    """What was done in a few lines."""
+    """Describe a maintenance in a few lines."""
     s = summary
     lines = [f"{s.store}: what maintain would do (nothing was changed)" if s.dry_run else f"{s.store} is maintained", ""]
     lines.append(f"  files      {s.files_before:,} before, {s.files_after:,} after, {s.bytes_rewritten / 1e6:,.1f} MB rewritten")

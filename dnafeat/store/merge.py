@@ -120,7 +120,7 @@ def _merged_once(piles: list[list[DataFile]], most_rows: int | None) -> list[lis
 
 
 def _replace(table: Table, group: Sequence[DataFile]) -> bool:
-    """Puts one file in the place of several, unless somebody else has replaced some of them."""
+    """Put one file in the place of several, unless somebody else has replaced some of them."""
     paths = {file.path for file in group}
     new: DataFile | None = None
 

@@ -37,7 +37,7 @@ class ReplacedTable:
         self.there = False
 
     def look(self) -> bool:
-        """Whether the table is there; a commit holds only if nobody has made one since this."""
+        """Return whether the table is there; a commit holds only if nobody has made one since this."""
         self.there = self.table.reload().exists()
         if self.there:
             self.table.version()
@@ -50,7 +50,7 @@ class ReplacedTable:
                 yield commit["version"], json.loads(commit[ABOUT])
 
     def commit(self, files: Sequence[DataFile], contract: Schema, about: dict[str, Any], attempt: str) -> int:
-        """Makes these files the table, in place of what it was. Returns its version.
+        """Make these files the table, in place of what it was, and return its version.
 
         Parameters
         ----------
@@ -100,7 +100,7 @@ class ReplacedTable:
         return self.table.reload().version()
 
     def remove(self, files: Sequence[DataFile]) -> None:
-        """Removes files that did not become part of the table."""
+        """Remove files that did not become part of the table."""
         for file in files:
             with contextlib.suppress(*storage.STORAGE_ERRORS):
                 storage.remove(storage.join(self.uri, file.path))

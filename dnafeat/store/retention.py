@@ -1,4 +1,4 @@
-"""How long replaced and abandoned files are kept."""
+"""Retention of replaced and abandoned files."""
 
 from __future__ import annotations
 

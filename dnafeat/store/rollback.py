@@ -1,4 +1,4 @@
-"""Withdraws a published run: its row goes from `runs` into `versions`, and readers see its source as it was in the run before it."""
+"""Withdraw a published run: its row goes from `runs` into `versions`, and readers see its source as it was in the run before it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dnafeat.text import did_you_mean
 
 @dataclass(frozen=True, kw_only=True)
 class Rollback:
-    """What a withdrawal leaves to readers.
+    """The result of a withdrawal: what readers see now.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Rollback:
 
 
 def rollback(store: Store, run_id: str) -> Rollback:
-    """Withdraws a published run.
+    """Withdraw a published run.
 
     What it left in `sequences` and `features` stays there, and no published run names it: the next run of the source puts it right,
     in mode `merge`, too (`publish`). The run id may be published again.
@@ -83,7 +83,7 @@ def rollback(store: Store, run_id: str) -> Rollback:
 
 
 def _take_out(table: Table, run: Mapping[str, Any]) -> None:
-    """Takes a row out of `runs`, by number as well as by id: others may have withdrawn the id and published it again meanwhile."""
+    """Take a row out of `runs`, by number as well as by id: others may have withdrawn the id and published it again meanwhile."""
 
     def change() -> Change | None:
         # A run's own file comes first; it may have been compacted with others.
@@ -101,7 +101,7 @@ def _take_out(table: Table, run: Mapping[str, Any]) -> None:
 
 
 def format_rollback(done: Rollback) -> str:
-    """What was withdrawn and what readers see now, in a few lines."""
+    """Describe a withdrawal and what readers see now, in a few lines."""
     run = done.run
     source, version = run["source_name"], run["feature_version"]
     lines = [f"run {run['run_id']} (number {run['run_number']}) is withdrawn" + ("" if done.done else " already: nothing to do")]

@@ -39,7 +39,7 @@ def _snapshot(uri: str, version: int | None, **options: str) -> DeltaTable:
 
 
 def _holds_some(statistics: Mapping[str, Mapping[str, Any]], sought: np.ndarray) -> bool:
-    """Whether one of some sorted digests lies in a row group's range."""
+    """Return whether one of some sorted digests lies in a row group's range."""
     ends = statistics.get("sequence_digest")
     if not ends:
         return True
@@ -57,7 +57,7 @@ class TableSnapshot:
         self._version: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs to see the same snapshot."""
+        """Return what another process needs to see the same snapshot."""
         return {**self.__dict__, "_snapshot": None, "_version": self._snapshot and self._snapshot.version()}
 
     @property

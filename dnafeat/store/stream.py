@@ -122,7 +122,7 @@ class VectorStream(IterableDataset):
         return {**self.__dict__, "_share": share}
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch that the next iteration draws its order from: call it before each."""
+        """Set the epoch that the next iteration draws its order from: call it before each."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:

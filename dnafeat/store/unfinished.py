@@ -1,4 +1,4 @@
-"""What unfinished runs hold of a subject: work shards, and vector files that no commit names yet."""
+"""Erasure from unfinished runs: work shards, and vector files that no commit names yet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNREADABLE = (*storage.STORAGE_ERRORS, pa.ArrowException, KeyError, StoreError)
 
 
 def take_uncommitted(store: Store, gone: np.ndarray) -> int:
-    """Has the vector files that no commit names, and that hold some of the digests, removed; their other rows are written anew.
+    """Remove the vector files that no commit names and that hold some of the digests; their other rows are written anew.
 
     Not those of a draft: they stand in the table too, whose owner makes another. A copy would be nobody's, and might hold what somebody
     else, who has looked before it was there, is taking out.
@@ -56,7 +56,7 @@ def take_uncommitted(store: Store, gone: np.ndarray) -> int:
 
 
 def take_work(store: Store, gone: np.ndarray) -> int:
-    """Takes sequences out of the work shards of runs that are alive or dead, and away what these have spilled."""
+    """Erase sequences from the work shards of live and dead runs, and remove what these have spilled."""
     rows = 0
     folder = storage.join(store.uri, "work")
     for listed in storage.listing(folder):

@@ -136,7 +136,7 @@ def write_checkpoints(upkeep: Upkeep) -> int:
 
 
 def _lately_forgotten(table: Table) -> bool:
-    """Whether something was forgotten in a table since its replaced files were deleted the last time."""
+    """Return whether something was forgotten in a table since its replaced files were deleted the last time."""
     return forgotten(table) > (table.transaction(VACUUMED) or 0)
 
 
@@ -154,7 +154,7 @@ def _delete_replaced(table: Table, hours: int) -> None:
 
 
 def _is_leftover(path: str) -> bool:
-    """Whether a file of the store is one that a killed process leaves behind: a probe, or one not yet renamed. Logs are Delta's."""
+    """Return whether a file of the store is one that a killed process leaves behind: a probe, or one not yet renamed. Logs are Delta's."""
     folder, _, name = path.rpartition("/")
     if not folder:
         return name.startswith((".clock-", ".writable-")) and _HIDDEN.fullmatch(name) is not None

@@ -34,7 +34,7 @@ class Norms:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What is known of a vector file without reading its rows; all but path and size stands in its footer.
+    """Metadata of a vector file, known without reading its rows; all but path and size is in its footer.
 
     Attributes
     ----------
@@ -92,7 +92,7 @@ def write(
     version: str,
     about: Callable[[], Mapping[str, Any]] = dict,
 ) -> Receipt:
-    """Writes rows of `features`, in digest order and without the partition column, as one file that is not part of the table yet.
+    """Write rows of `features`, in digest order and without the partition column, as one file that is not part of the table yet.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def write(
 
 
 class _Meter:
-    """Gathers the norms of a column piece by piece."""
+    """The norms of a column, gathered piece by piece."""
 
     def __init__(self) -> None:
         self.rows, self.total, self.least, self.largest, self.strange = 0, 0.0, float("inf"), 0.0, 0
@@ -195,7 +195,7 @@ def _text(value: Any) -> str:
 
 
 def read_columns(table: Table, path: str, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a vector file."""
+    """Read some columns of a vector file."""
     return parquet.read(storage.join(table.uri, path), columns)
 
 
@@ -205,7 +205,7 @@ def read_digests(table: Table, path: str) -> np.ndarray:
 
 
 def keeping(rows: np.ndarray) -> Callable[[DataFile, np.ndarray], np.ndarray]:
-    """What `rewrite` takes to keep some rows, (rows,) bool, of a single file."""
+    """Make the `keep` of `rewrite` that keeps some rows, (rows,) bool, of a single file."""
     return lambda file, names: rows
 
 

@@ -19,11 +19,6 @@ from dnafeat.join.config import JoinConfig
 from dnafeat.join.job import join
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    return alignments.cohort(tmp_path_factory.mktemp("cohort"))
-
-
 def gathered(place: tuple[str, str], tmp_path: Path, **changes: Any) -> Any:
     return gather(alignments.config(place, tmp_path / "artifact", **changes), show=False)
 

@@ -29,7 +29,7 @@ from dnafeat.bench.job import Benchmark, benchmark, format_table
 from dnafeat.bench.rows import Row, format_rows, measured, not_measured, ratios, to_json, without_target
 from dnafeat.bench.tokens import tokenising
 from dnafeat.cli.main import main
-from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.models.base import Config
 from dnafeat.encoder.models.checkpoint import find, load_encoder
 from dnafeat.encoder.models.dnabert2 import DNABERT2
@@ -346,7 +346,7 @@ def test_reading_is_measured_over_the_same_files(model: str, tmp_path: Path) -> 
     assert rows["read.memory"].value > 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_files_duplicates_and_growth_are_measured(tmp_path: Path) -> None:
     folder = benchinputs.write_model(tmp_path / "wide", benchinputs.WIDE, None)
     rows = {row.name: row for row in benchtables.files(str(folder), SEQUENCES, tmp_path, threads=1, repeats=1)}

@@ -12,8 +12,9 @@ from dnafeat.cluster.datasets import over_data
 from dnafeat.cluster.observe import Job
 from dnafeat.errors import EncodingError, UsageError
 
+# Ray, because its datasets are what is tested.
 JOB = Job(name="test", run_id="1", source="nothing")
-pytestmark = [pytest.mark.usefixtures("two_cpus"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.usefixtures("two_cpus_throughout"), pytest.mark.timeout(120)]
 
 
 def test_results_come_in_the_order_of_parts_and_a_death_costs_one_part(tmp_path: Path) -> None:

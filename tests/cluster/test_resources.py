@@ -32,7 +32,7 @@ LAUNCHED = {
 }
 EMBED = """
 import sys, ray
-from dnafeat.cli import main
+from dnafeat.cli.main import main
 ray.init(address="local", num_cpus=int(sys.argv[1]), include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
 sys.exit(main(["embed", *sys.argv[2:], "--json"]))
 """
@@ -69,7 +69,8 @@ def embed(source: Path, store: Path, cpus: int) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.own_ray("one CPU, and four")
 def test_one_cpu_and_four_end_with_the_same_tables(source: Path, tmp_path: Path) -> None:
     summaries = [embed(source, tmp_path / f"store{cpus}", cpus) for cpus in (1, 4)]
     counts = ("read", "rejected", "distinct", "encoded", "opened", "closed", "tokens", "feature_version")

@@ -35,8 +35,9 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager import config as ray_settings
 from ray.scripts import scripts
 
-from dnafeat.cli import main as cli
+from dnafeat.cli.commands import BY_NAME
 from dnafeat.cli.options import given
+from dnafeat.cli.parser import parser_of
 from dnafeat.embed.config import NightlyConfig
 from dnafeat.errors import UsageError
 
@@ -118,7 +119,7 @@ def night_of(words: list[str], files: dict[str, Path], home: str) -> NightlyConf
     python, script, *arguments = words
     assert python == "python"
     assert files[str(Path(home, script))] == ROOT / "jobs" / "nightly.py"
-    options = cli._parser().parse_args(["nightly", *arguments])
+    options = parser_of(BY_NAME["nightly"]).parse_args(arguments)
     return NightlyConfig.load(str(files[str(Path(home, options.config))]), given(options, NightlyConfig))
 
 
@@ -301,11 +302,11 @@ def test_the_timer_sends_a_night_that_its_configuration_allows(cluster: dict[str
     assert end.value.code == 0
     [mount] = cluster["file_mounts"]
     files = {f"{mount}/jobs/{name}": ROOT / "jobs" / name for name in ("nightly.py", "nightly.yaml")}
-    assert night_of(sent[0], files, home).run_id is None
+    assert night_of(sent[0], files, home).embed.run_id is None
 
 
 def test_kubernetes_kuberay_and_ray_take_the_manifest_of_the_night(night: list[dict[str, Any]]) -> None:
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d", check_night(night).run_id or "")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", check_night(night).embed.run_id or "")
 
 
 def test_every_key_of_the_manifest_is_refused_when_it_lacks_a_letter(night: list[dict[str, Any]]) -> None:

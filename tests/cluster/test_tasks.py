@@ -6,16 +6,15 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 from models import dna, random_folder
-from s3 import S3
+from places import s3_first
 from stores import Entry, Run, digest, every_row, fasta, rows, write_csv
 
 import dnafeat
@@ -29,17 +28,11 @@ from dnafeat.embed.intake import Checks, take_in, without
 from dnafeat.embed.job import embed
 from dnafeat.errors import EncodingError, ForgottenError, UsageError
 from dnafeat.sources.reader import ReadOptions, look
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 from dnafeat.store.forget import forget
 
-
-@pytest.fixture(scope="module", autouse=True)
-def two_cpus_that_reach_s3(s3_server: S3) -> Iterator[None]:
-    """As `two_cpus`, with workers that find the S3 server."""
-    with s3_server.found():
-        ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=128 * 2**20, log_to_driver=False)
-    yield
-    ray.shutdown()
+# Ray, because its tasks are what is tested.
+pytestmark = pytest.mark.usefixtures("two_cpus_throughout")
 
 
 @pytest.fixture(autouse=True)
@@ -156,7 +149,7 @@ def test_three_nights_over_tasks_leave_the_tables_that_one_process_leaves(store_
     assert {digest(one.sequence) for night in nights for one in night} == stored.keys()
 
 
-@pytest.mark.parametrize("store_uri", [pytest.param("local", marks=pytest.mark.slow), "s3"], indirect=True)
+@s3_first
 def test_a_large_source_is_planned_by_tasks_and_nothing_of_it_stays(
     store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

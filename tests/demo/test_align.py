@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import alignments
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +13,7 @@ from dnafeat.align import job as align
 from dnafeat.cli.main import main
 from dnafeat.demo import align as demoalign
 from dnafeat.demo.cohort import Cohort, simulate
+from dnafeat.training.local import train_locally
 
 
 def check(found: dict[str, Any], said: str, times: float) -> None:
@@ -31,11 +31,9 @@ def check(found: dict[str, Any], said: str, times: float) -> None:
     assert "The signal was planted" in said
 
 
-def test_the_example_finds_what_was_planted_and_nothing_in_strangers(
-    tmp_path: Path, two_cpus: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_example_finds_what_was_planted_and_nothing_in_strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Embedding is that of the command; the alignments are trained in this process."""
-    monkeypatch.setattr(align, "fit", alignments.fit_here)
+    monkeypatch.setattr(align, "train_on_ray", train_locally)
     said: list[str] = []
     cohort = Cohort(subjects=240, founders=8, factors=6, noise=0.2)
     more: dict[str, Any] = {"permutations": 99, "resamples": 50, "steps": 80, "eval_steps": 10, "learning_rate": 1e-3}
@@ -45,7 +43,7 @@ def test_the_example_finds_what_was_planted_and_nothing_in_strangers(
     assert list(found["aligned"]["covariates"]["levels"]) == ["sex", "site"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_runs_as_it_stands_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["demo-align"]) == 0

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-import ray
 
 from dnafeat.cli.main import main
 
@@ -15,17 +14,13 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 def test_the_demo_runs_twice_and_the_readme_shows_what_it_stored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, two_cpus: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=128 * 2**20, log_to_driver=False)
-    try:
-        assert main(["demo"]) == 0
-        first = capsys.readouterr().out
-        assert main(["demo"]) == 0
-        second = capsys.readouterr().out
-    finally:
-        ray.shutdown()
+    assert main(["demo"]) == 0
+    first = capsys.readouterr().out
+    assert main(["demo"]) == 0
+    second = capsys.readouterr().out
     assert "162 sequences encoded" in first
     assert "3,001 sequences encoded" in first
     assert "Nothing was embedded again" not in first

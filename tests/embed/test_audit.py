@@ -14,8 +14,8 @@ from stores import A, Entry, digest, feature_rows, fill
 
 from dnafeat.embed.audit import audit
 from dnafeat.errors import AuditError
+from dnafeat.store import Store
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.catalog import Store
 from dnafeat.store.vector_files import Receipt
 
 NAMES = sorted(digest("ACGT" + "ACGT"[i % 4] + "ACGT"[i // 4]) for i in range(16))

@@ -1,7 +1,7 @@
 """Nights that are killed at random moments and sent again end in the tables of undisturbed ones, and readers never see a part.
 
-`DNAFEAT_CHAOS_KILLS` says how many kills there are, `DNAFEAT_CHAOS_SEQUENCES` how many sequences a night has, and `DNAFEAT_CHAOS_SEED`
-whom they hit, and when; `make chaos` has more of all of them.
+`tests/support/counts.py` says how many kills there are and how many sequences a night has; `DNAFEAT_CHAOS_SEED` says whom they hit, and
+when.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import counts
 import numpy as np
 import psutil
 import pyarrow.dataset as ds
@@ -38,14 +39,13 @@ from dnafeat.vectors import VECTORS
 
 JOB = Path(__file__).parents[2] / "jobs" / "nightly.py"
 DATA = Path(dnafeat.__file__).parent / "bundled" / "data"
-KILLS = int(os.environ.get("DNAFEAT_CHAOS_KILLS", "3"))
-SEQUENCES = int(os.environ.get("DNAFEAT_CHAOS_SEQUENCES", "900"))
+KILLS, SEQUENCES = counts.KILLS, counts.SEQUENCES
 SEED = int(
     os.environ.get("DNAFEAT_CHAOS_SEED") or (random.SystemRandom().randrange(10**6) if "DNAFEAT_CHAOS_KILLS" in os.environ else 1)
 )
 NIGHTS_A_STORE = 3
 # The actor that encodes, any other worker, the driver, and Ray's own process of its node; every third time a node of a cluster.
-VICTIMS = {"actor": "EncodeShards", "worker": "ray::", "driver": "", "raylet": "raylet/raylet"}
+VICTIMS = {"actor": "MapWorker", "worker": "ray::", "driver": "", "raylet": "raylet/raylet"}
 NODE = "node"
 REFUSED = {"id": "refused", "sequence": "ACGT-ACGT", "label": "?"}
 Source = list[dict[str, str]]
@@ -95,6 +95,7 @@ def settings(source: Path, store: str) -> dict[str, Any]:
         "model": "dnafeat-mini",
         "shard_rows": 150,
         "num_actors": 2,
+        "runner": "ray",
     }
 
 
@@ -319,6 +320,8 @@ def nodes(s3_server: S3) -> Iterator[Nodes]:
     nodes.stop()
 
 
+@pytest.mark.long
+@pytest.mark.own_ray("kills runs with Rays of their own, and nodes of a cluster")
 @pytest.mark.timeout(300 + 120 * KILLS)
 def test_killed_nights_end_as_undisturbed_ones(plan: list[Source], s3: S3, nodes: Nodes, two_cpus: None, tmp_path: Path) -> None:
     draw = random.Random(SEED)

@@ -1,4 +1,7 @@
-"""The main job on real Ray: from files to published rows, on a local disk and on S3, through the command line and the job file."""
+"""The main job: from files to published rows, on a local disk and on S3, through the command line and the job file.
+
+Tests without `two_cpus` run where `--runner auto` runs so little: in this process.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from models import dna, random_folder
+from models import dna
 from s3 import S3
 from stores import digest, fasta, stored_vectors
 
@@ -31,11 +34,6 @@ from dnafeat.errors import AuditError, UsageError
 from dnafeat.vectors import VECTORS
 
 JOB = Path(__file__).parents[2] / "jobs" / "embed.py"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(random_folder(tmp_path_factory.mktemp("models") / "tiny"))
 
 
 def vectors(store: str, **selection: Any) -> dict[str, dict[str, np.ndarray]]:
@@ -52,24 +50,34 @@ def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, 
 MIXED = {f"s{i}": dna(n, seed=i) for i, n in enumerate([1, 7, 20, 33, 60, 60, 150, 300, 700, 1200])}
 
 
-def test_stored_vectors_are_the_encoders_own_with_one_actor_and_with_two(model: str, tmp_path: Path, two_cpus: None) -> None:
-    source = fasta(tmp_path / "mixed.fa", MIXED)
+@pytest.mark.parametrize(
+    ("where", "actors", "rows"),
+    [
+        *(("local", actors, rows) for actors, rows in ((1, 100), (2, 3), (3, 2))),  # more actors than CPUs, too
+        pytest.param("ray", 1, 100, marks=pytest.mark.long),
+        ("ray", 2, 3),
+        pytest.param("ray", 3, 2, marks=pytest.mark.long),
+    ],
+)
+def test_stored_vectors_are_the_encoders_own_with_one_actor_and_with_two(
+    model: str, tmp_path: Path, request: pytest.FixtureRequest, where: str, actors: int, rows: int
+) -> None:
+    if where == "ray":
+        request.getfixturevalue("two_cpus")
+    source, store = fasta(tmp_path / "mixed.fa", MIXED), str(tmp_path / "store")
     expected = dnafeat.Encoder.from_pretrained(model).encode(list(MIXED.values()))
-    for actors, rows in ((1, 100), (2, 3), (3, 2)):  # more actors than CPUs, too
-        store = str(tmp_path / f"store-{actors}")
-        summary = embed(
-            EmbedConfig.make(sources=(source,), store=store, model=model, num_actors=actors, shard_rows=rows), show=False
-        )
-        assert (summary.encoded, summary.files) == (10, -(-10 // rows))
-        stored = vectors(store)
-        assert stored.keys() == MIXED.keys()
-        for i, name in enumerate(MIXED):
-            for column in VECTORS:
-                np.testing.assert_allclose(stored[name][column], getattr(expected, column)[i], atol=1e-5, rtol=0)
+    config = EmbedConfig.make(sources=(source,), store=store, model=model, num_actors=actors, shard_rows=rows, runner=where)
+    summary = embed(config, show=False)
+    assert (summary.encoded, summary.files) == (10, -(-10 // rows))
+    stored = vectors(store)
+    assert stored.keys() == MIXED.keys()
+    for i, name in enumerate(MIXED):
+        for column in VECTORS:
+            np.testing.assert_allclose(stored[name][column], getattr(expected, column)[i], atol=1e-5, rtol=0)
 
 
 def test_the_same_command_again_encodes_nothing_and_starts_no_ray(
-    model: str, tmp_path: Path, two_cpus: None, monkeypatch: pytest.MonkeyPatch
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = EmbedConfig.make(sources=(fasta(tmp_path / "a.fa", MIXED),), store=str(tmp_path / "store"), model=model)
     first = embed(config, show=False)
@@ -82,7 +90,7 @@ def test_the_same_command_again_encodes_nothing_and_starts_no_ray(
     assert all(np.array_equal(before[name]["mean"], after[name]["mean"]) for name in MIXED)
 
 
-def test_only_what_is_new_is_encoded_and_what_is_gone_is_closed(model: str, tmp_path: Path, two_cpus: None) -> None:
+def test_only_what_is_new_is_encoded_and_what_is_gone_is_closed(model: str, tmp_path: Path) -> None:
     store = str(tmp_path / "store")
     config = EmbedConfig.make(
         sources=(fasta(tmp_path / "a.fa", {"a": "ACGTACGT", "b": "GGGCCC", "c": "ACGTACGT"}),), store=store, model=model
@@ -94,7 +102,7 @@ def test_only_what_is_new_is_encoded_and_what_is_gone_is_closed(model: str, tmp_
     assert vectors(store).keys() == {"a", "b", "renamed"}
 
 
-def test_a_second_source_leaves_the_first_as_it_was(model: str, tmp_path: Path, two_cpus: None) -> None:
+def test_a_second_source_leaves_the_first_as_it_was(model: str, tmp_path: Path) -> None:
     store = str(tmp_path / "store")
     one = EmbedConfig.make(
         sources=(fasta(tmp_path / "one.fa", {"x": "ACGTACGT", "y": "CCGG"}),), store=store, model=model, source_name="one"
@@ -117,7 +125,7 @@ def test_a_second_source_leaves_the_first_as_it_was(model: str, tmp_path: Path, 
     ]
 
 
-def test_files_of_one_name_in_two_folders_are_two_sources(model: str, tmp_path: Path, two_cpus: None) -> None:
+def test_files_of_one_name_in_two_folders_are_two_sources(model: str, tmp_path: Path) -> None:
     store = str(tmp_path / "store")
     for folder, letters in (("p", "ACGT"), ("q", "GGTT")):
         (tmp_path / folder).mkdir()
@@ -126,7 +134,7 @@ def test_files_of_one_name_in_two_folders_are_two_sources(model: str, tmp_path: 
     assert dnafeat.Store(store).read(columns=["bases"]).num_rows == 2
 
 
-def test_tiles_are_entries_and_duplicates_are_encoded_once(model: str, tmp_path: Path, two_cpus: None) -> None:
+def test_tiles_are_entries_and_duplicates_are_encoded_once(model: str, tmp_path: Path) -> None:
     unit = dna(30, seed=1)
     source = fasta(tmp_path / "genome.fa", {"chr": unit * 5 + "ACGTA"})
     store = str(tmp_path / "store")
@@ -138,7 +146,7 @@ def test_tiles_are_entries_and_duplicates_are_encoded_once(model: str, tmp_path:
     assert len(set(table["sequence_digest"].to_pylist())) == 2
 
 
-def test_a_run_id_names_one_run(model: str, tmp_path: Path, two_cpus: None) -> None:
+def test_a_run_id_names_one_run(model: str, tmp_path: Path) -> None:
     config = EmbedConfig.make(
         sources=(fasta(tmp_path / "a.fa", {"a": "ACGT"}),), store=str(tmp_path / "s"), model=model, run_id="night"
     )
@@ -154,7 +162,7 @@ def test_a_run_id_names_one_run(model: str, tmp_path: Path, two_cpus: None) -> N
     assert dnafeat.Store(config.store).runs.dataset().count_rows() == 1
 
 
-def test_another_window_is_another_version_beside_the_old_one(model: str, tmp_path: Path, two_cpus: None) -> None:
+def test_another_window_is_another_version_beside_the_old_one(model: str, tmp_path: Path) -> None:
     store, source = str(tmp_path / "store"), fasta(tmp_path / "a.fa", {"long": dna(400, seed=5)})
     versions = [
         embed(
@@ -172,7 +180,7 @@ def test_another_window_is_another_version_beside_the_old_one(model: str, tmp_pa
 
 
 def test_rounded_vectors_are_a_version_of_their_own_and_the_encoders(
-    model: str, tmp_path: Path, two_cpus: None, capsys: pytest.CaptureFixture[str]
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, source = str(tmp_path / "store"), fasta(tmp_path / "mixed.fa", MIXED)
     plain, rounded = (
@@ -195,7 +203,7 @@ def test_rounded_vectors_are_a_version_of_their_own_and_the_encoders(
     assert "rounded" not in lines[plain.feature_version]
 
 
-def test_a_vector_that_is_not_a_number_publishes_nothing(tmp_path: Path, two_cpus: None) -> None:
+def test_a_vector_that_is_not_a_number_publishes_nothing(tmp_path: Path) -> None:
     import torch
     from models import config, state, write
 
@@ -215,7 +223,7 @@ BAD = ">good one\nACGT\nacgu\n>bad\nACGXT\n>empty\n>also-good\nNACGT\n"
 
 
 def test_a_bad_record_is_rejected_with_its_line_and_the_run_goes_on(
-    model: str, tmp_path: Path, two_cpus: None, capsys: pytest.CaptureFixture[str]
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mixed.fa").write_text(BAD)
     code, summary, _ = run([str(tmp_path / "mixed.fa"), "--store", str(tmp_path / "s"), "--model", model], capsys)
@@ -276,7 +284,7 @@ def test_an_id_that_stands_twice_ends_the_run_and_names_both_places(
         (["--store", "{tmp}/s"], "sources is missing"),
         (["{tmp}/a.csv", "--store", "{tmp}/s", "--stride", "5"], "stride"),
         (["{tmp}/a.csv", "--store", "{tmp}/s", "--overlap-tokens", "600"], "overlap"),
-        (["{tmp}/a.csv", "--store", "{tmp}/s", "--run-id", "a b"], "run_id"),
+        (["{tmp}/a.csv", "--store", "{tmp}/s", "--run-id", "a b"], "--run-id"),
         (["--config", "{tmp}/a.yaml"], "stroe"),
         (["--config", "{tmp}/none.yaml"], "none.yaml"),
     ],
@@ -302,6 +310,7 @@ def job(arguments: list[str], environment: dict[str, str], cwd: Path) -> subproc
     )
 
 
+@pytest.mark.own_ray("the job file starts its own")
 def test_the_job_file_reads_and_writes_s3_with_ray_of_its_own(model: str, tmp_path: Path, s3: S3) -> None:
     prefix = s3.uri("")
     with s3.client().open(f"{prefix}in/a.fa.gz", "wb", compression="gzip") as file:
@@ -309,7 +318,9 @@ def test_the_job_file_reads_and_writes_s3_with_ray_of_its_own(model: str, tmp_pa
     (tmp_path / "job.yaml").write_text(
         f"sources: ['{prefix}in/*.gz']\nstore: {prefix}store\nmodel: dnafeat-mini\nshard_rows: 4\n"
     )
-    done = job(["--config", "job.yaml", "--model", model, "--num-actors", "2", "--json"], s3.environment, tmp_path)
+    done = job(
+        ["--config", "job.yaml", "--model", model, "--runner", "ray", "--num-actors", "2", "--json"], s3.environment, tmp_path
+    )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
     assert (summary["read"], summary["encoded"], summary["files"]) == (10, 10, 3)
@@ -330,6 +341,8 @@ def test_the_job_file_reads_and_writes_s3_with_ray_of_its_own(model: str, tmp_pa
     assert table.num_rows == 10
 
 
+@pytest.mark.long
+@pytest.mark.own_ray("the job file starts its own, and one of its workers is killed")
 def test_a_killed_encoder_costs_nothing_but_time_and_the_last_line_is_still_the_summary(model: str, tmp_path: Path) -> None:
     wanted = {f"s{i}": dna(300, seed=i) for i in range(3000)}
     source, store = fasta(tmp_path / "many.fa", wanted), str(tmp_path / "store")
@@ -341,6 +354,8 @@ def test_a_killed_encoder_costs_nothing_but_time_and_the_last_line_is_still_the_
         store,
         "--model",
         model,
+        "--runner",
+        "ray",
         "--num-actors",
         "2",
         "--shard-rows",
@@ -369,7 +384,7 @@ def test_a_killed_encoder_costs_nothing_but_time_and_the_last_line_is_still_the_
 
 
 def test_without_json_the_summary_says_what_was_done_and_what_to_try_next(
-    model: str, tmp_path: Path, two_cpus: None, capsys: pytest.CaptureFixture[str]
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = str(tmp_path / "s")
     (tmp_path / "mixed.fa").write_text(BAD)
@@ -390,7 +405,7 @@ def test_without_json_the_summary_says_what_was_done_and_what_to_try_next(
 
 
 def test_a_sequence_that_no_worker_survives_is_refused_and_the_others_are_stored(
-    model: str, tmp_path: Path, two_cpus: None, monkeypatch: pytest.MonkeyPatch
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the pipeline says of such a sequence (tests/embed/test_pipeline.py) becomes rejects, one for each entry that carries it."""
     source = fasta(tmp_path / "a.fa", {"a": "ACGTACGTAC", "b": "GGGCCCAATT", "again": "ACGTACGTAC", "c": "TTTTTACGAC"})
@@ -405,7 +420,7 @@ def test_a_sequence_that_no_worker_survives_is_refused_and_the_others_are_stored
             yield pa.table({"receipt": [""], "refused": [[poison]]})
 
     monkeypatch.setattr(runner, "choose", lambda *_, **__: Refusing("asked for", workers=1, gpu=False, show=False))
-    config = EmbedConfig(sources=(source,), store=str(tmp_path / "store"), model=model)
+    config = EmbedConfig.make(sources=(source,), store=str(tmp_path / "store"), model=model)
     summary = embed(config, show=False)
     assert (summary.read, summary.rejected, summary.distinct, summary.encoded, summary.opened) == (4, 2, 2, 2, 2)
     assert vectors(config.store).keys() == {"b", "c"}
@@ -417,7 +432,7 @@ def test_a_sequence_that_no_worker_survives_is_refused_and_the_others_are_stored
 
 
 def test_no_byte_of_a_store_has_a_hashed_id_and_its_subject_can_be_forgotten(
-    model: str, tmp_path: Path, two_cpus: None, capsys: pytest.CaptureFixture[str]
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [f"{subject}-{i},{subject},{dna(40, seed=i + 9 * len(subject))}" for subject in ("Smith", "Miller") for i in range(3)]
     (tmp_path / "people.csv").write_text(
@@ -442,4 +457,4 @@ def test_no_byte_of_a_store_has_a_hashed_id_and_its_subject_can_be_forgotten(
     assert main(["forget", "--store", store, "--where", "subject_id=Smith", "--salt-file", str(tmp_path / "salt")]) == 0
     assert len(dnafeat.Store(store).read(columns=["mean"])) == 3
     assert main(["embed", *command, "--hash-keys", "subject_id"]) == 2
-    assert "salt_file is for hash_keys" in capsys.readouterr().err
+    assert "--salt-file is for --hash-keys" in capsys.readouterr().err

@@ -8,12 +8,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from places import local_first
 from stores import A, B, Entry, Run, digest, expected, fill, rows
 
 from dnafeat import storage
 from dnafeat.cli.main import main
 from dnafeat.errors import StoreError
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 from dnafeat.store.maintain import maintain
 from dnafeat.store.schema import TABLES
 from dnafeat.store.table import Table
@@ -98,6 +99,7 @@ def test_last_week_is_read_after_three_nights_a_compaction_and_a_vacuum(
     assert rows(pq.read_table(output)) == before
 
 
+@local_first
 def test_last_week_is_read_by_its_date(store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each night is a day on; a date is its end."""
     days = [datetime(2026, 11, 14, 3, tzinfo=UTC) + timedelta(days=day) for day in (0, 4, 5, 6)]

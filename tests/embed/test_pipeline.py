@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+import rays
 from models import dna, random_folder
+from shards import cut_shard
 
 from dnafeat import storage
 from dnafeat.cluster import attempts
@@ -25,34 +27,26 @@ from dnafeat.cluster import packages as pins
 from dnafeat.cluster.observe import Job
 from dnafeat.cluster.progress import RayBoard
 from dnafeat.embed import pipeline
-from dnafeat.embed.intake import SEQUENCE_SCHEMA
 from dnafeat.embed.job import gathered
 from dnafeat.embed.plan import CHECK, Shard
 from dnafeat.embed.tokenise import Tokenised, tokenise_shards
 from dnafeat.embed.worker import EncoderSettings, EncodeShards, ShardWorker, checked
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.config import EncodingConfig
-from dnafeat.encoder.engine import Encoder
 from dnafeat.errors import EncodingError
 from dnafeat.sequence import digest
 from dnafeat.store.table import Table
 from dnafeat.store.vector_files import Receipt, read_receipt
 from dnafeat.vectors import VECTORS
 
+pytestmark = pytest.mark.own_ray("has what it takes for a GPU, which all other tests would use")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def two_cpus() -> Iterator[None]:
-    """Ray of this module's own, with two CPUs and what it takes for a GPU, whatever the machine has."""
-    ray.init(
-        address="local",
-        num_cpus=2,
-        num_gpus=1,
-        resources={"accelerator_type:L4": 1},
-        include_dashboard=False,
-        object_store_memory=128 * 2**20,
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
+    """Ray with two CPUs and one GPU by its name."""
+    with rays.own(num_gpus=1, resources={"accelerator_type:L4": 1}):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +71,6 @@ def config(factory: pytest.TempPathFactory) -> EncodingConfig:
     if not folder.exists():
         random_folder(folder)
     return EncodingConfig.make({"model": str(folder), "precision": "float32"})
-
-
-def cut_shard(folder: Path, name: str, sequences: Sequence[str]) -> Shard:
-    """A work shard as the plan writes it."""
-    named = sorted((digest(one.encode()), one.encode()) for one in sequences)
-    folder.mkdir(parents=True, exist_ok=True)
-    columns = [pa.array(column, f.type) for column, f in zip(zip(*named, strict=True), SEQUENCE_SCHEMA, strict=True)]
-    pq.write_table(pa.Table.from_arrays(columns, schema=SEQUENCE_SCHEMA), folder / name)
-    return Shard(str(folder / name), len(sequences))
 
 
 @pytest.fixture(autouse=True)
@@ -212,9 +197,11 @@ def without_space() -> type[EncodeShards]:
     ("actor", "says"),
     [
         (unloadable(), "2 processes in a row died before they began a shard, so the model cannot be loaded"),
-        (failing(ValueError("something is wrong\nand more of it")), "ValueError: something is wrong;"),
+        pytest.param(
+            failing(ValueError("something is wrong\nand more of it")), "ValueError: something is wrong;", marks=pytest.mark.long
+        ),
         (without_space(), "{store}/features cannot be written: [Errno 28] No space left on device;"),
-        (EncodeShards, "{work}/none.parquet cannot be read: "),
+        pytest.param(EncodeShards, "{work}/none.parquet cannot be read: ", marks=pytest.mark.long),
     ],
     ids=["unloadable", "failing", "without space", "unreadable"],
 )
@@ -250,6 +237,7 @@ def test_actors_ask_for_a_kind_of_gpu(settings: EncoderSettings, tmp_path: Path)
     assert row["asked"].to_pylist() == [["CPU", "GPU", "accelerator_type:L4"]]
 
 
+@pytest.mark.long
 def test_a_shard_that_ends_every_worker_of_another_kind_ends_the_run_and_is_named(
     settings: EncoderSettings, tmp_path: Path
 ) -> None:
@@ -267,6 +255,7 @@ def test_a_shard_that_ends_every_worker_of_another_kind_ends_the_run_and_is_name
         list(pipeline.run_on_ray(shards, settings, Answers, (), actors=1, gpus_per_actor=1, show=False))
 
 
+@pytest.mark.long
 def test_a_shard_whose_task_is_late_is_not_encoded_last(
     settings: EncoderSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +301,7 @@ def test_a_tokenising_task_is_sent_nothing_that_loads_torch(settings: EncoderSet
     assert done.stdout.split() == []
 
 
+@pytest.mark.long
 def test_a_node_with_other_versions_than_the_driver_is_told_once(
     settings: EncoderSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import A, B, Entry, digest, fill, write_csv
@@ -28,7 +29,7 @@ from dnafeat.errors import UsageError
 from dnafeat.sources import entries
 from dnafeat.sources.reader import ReadOptions, look
 from dnafeat.spill import Spill
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 from dnafeat.vectors import VECTORS
 
 
@@ -386,7 +387,7 @@ def cut(tmp_path: Path, sequences: list[str], rows: int, actors: int | None = No
     return shards, [table.to_pylist() for table in tables]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(8, 25))
 @given(sizes=st.lists(st.integers(1, 60), max_size=40), rows=st.integers(1, 20), bases=st.integers(1, 80))
 def test_every_sequence_is_in_one_shard_and_the_limits_hold(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], rows: int, bases: int
@@ -473,7 +474,7 @@ from dnafeat.sources import entries
 from dnafeat.embed.salvage import Salvage
 from dnafeat.vectors import VECTORS
 from dnafeat.sources.reader import ReadOptions, look
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 
 source, folder = sys.argv[1], Path(sys.argv[2])
 intake._PARTITION_BYTES = 2**18

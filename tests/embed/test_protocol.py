@@ -1,6 +1,6 @@
 """The store's protocol under hypothesis: runs, rollbacks, forgetting and maintenance in any order, one step at a time, with faults.
 
-The real code on real Delta tables, without Ray. `DNAFEAT_PROTOCOL_EXAMPLES` (see `make chaos`) says how many histories are tried.
+The real code on real Delta tables, without Ray. `tests/support/counts.py` says how many histories are tried.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import counts
 from faults import KINDS, Died, Faults
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -19,13 +20,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from stores import STEPS, A, B, Entry, Run, digest, expected, in_order, rows
 
 from dnafeat.errors import ConflictError, StoreError
+from dnafeat.store import Store
 from dnafeat.store import table as tables
-from dnafeat.store.catalog import Store
 from dnafeat.store.forget import forget
 from dnafeat.store.maintain import maintain
 from dnafeat.store.rollback import rollback
 
-EXAMPLES = int(os.environ.get("DNAFEAT_PROTOCOL_EXAMPLES", "15"))
 POOL = {digest(letters): letters for letters in ("ACGT" + end for end in ("A", "C", "G", "T", "AA", "CC", "GG", "TT"))}
 SUBJECTS = ("s1", "s2", "s3")
 SOURCES = ("one", "two")
@@ -419,7 +419,7 @@ def _without(subject: str, entries: list[Entry]) -> list[Entry]:
 
 
 Protocol.TestCase.settings = settings(
-    max_examples=EXAMPLES,
+    max_examples=counts.HISTORIES,
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=list(HealthCheck),

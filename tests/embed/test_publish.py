@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
+from counts import examples
 from deltalake import DeltaTable
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -21,8 +22,8 @@ from dnafeat.embed.intake import Checks, take_in
 from dnafeat.embed.publish import CommittedVectors
 from dnafeat.errors import ConflictError, DnafeatError, StoreError
 from dnafeat.sources.reader import ReadOptions, look
+from dnafeat.store import Store
 from dnafeat.store import table as tables
-from dnafeat.store.catalog import Store
 from dnafeat.store.schema import TABLES, arrow_schema
 from dnafeat.store.table import Refused, Table
 
@@ -271,7 +272,7 @@ STATE = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), ONE_ENTRY, max_si
 HISTORY = st.lists(st.tuples(st.sampled_from(["one", "two"]), st.sampled_from([A, B]), STATE), min_size=2, max_size=5)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(4, 10))
 @given(history=HISTORY)
 @example(
     history=[

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from models import dna, random_folder
+from models import dna
+from shards import cut_shard
 from stores import digest, fasta, stored_vectors
 
 import dnafeat
@@ -53,11 +54,6 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(random_folder(tmp_path_factory.mktemp("models") / "tiny"))
-
-
-@pytest.fixture(scope="module")
 def encoder(model: str) -> Encoder:
     return Encoder.load(EncodingConfig.make(model=model, precision="float32"))
 
@@ -72,15 +68,6 @@ def settings(model: str, encoder: Encoder) -> EncoderSettings:
         vectors=VECTORS,
         version=encoder.version.digest,
     )
-
-
-def cut_shard(folder: Path, name: str, sequences: list[str]) -> Shard:
-    """A work shard as the plan writes it."""
-    named = sorted((digest(one), one.encode()) for one in sequences)
-    folder.mkdir(parents=True, exist_ok=True)
-    columns = [pa.array(column, f.type) for column, f in zip(zip(*named, strict=True), SEQUENCE_SCHEMA, strict=True)]
-    pq.write_table(pa.Table.from_arrays(columns, schema=SEQUENCE_SCHEMA), folder / name)
-    return Shard(str(folder / name), len(sequences))
 
 
 # The choice.

@@ -12,8 +12,8 @@ from stores import A, B, Entry, Run, digest, expected, feature_rows, fill, rows
 
 from dnafeat.embed import salvage
 from dnafeat.embed.audit import audit
+from dnafeat.store import Store
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.catalog import Store
 from dnafeat.store.retention import ABANDONED_AFTER
 from dnafeat.vectors import VECTORS
 

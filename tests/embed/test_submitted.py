@@ -120,6 +120,8 @@ def read_by_polars(s3: S3, store: str, run: int) -> pl.DataFrame:
     return sequences.filter(there).join(features, on="sequence_digest", validate="m:1").sort("sequence_id").collect()
 
 
+@pytest.mark.long
+@pytest.mark.own_ray("jobs sent to a job server, and a node of a cluster that is killed")
 def test_an_artifact_is_trained_and_embeds_a_source_that_changes_while_a_node_dies(cluster: Cluster) -> None:
     junctions = list(splice_junctions().items())
     random.Random(0).shuffle(junctions)

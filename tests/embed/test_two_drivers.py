@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import dna, random_folder
+from models import dna
 from nodes import Nodes
 from s3 import S3
 from stores import digest, fasta, stored_vectors
@@ -22,12 +22,8 @@ import dnafeat
 from dnafeat.vectors import VECTORS
 
 JOB = Path(__file__).parents[2] / "jobs" / "nightly.py"
+pytestmark = pytest.mark.own_ray("drivers in processes of their own, on one cluster")
 POOL = {f"s{i}": dna(30 + i % 40, seed=i) for i in range(450)}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(random_folder(tmp_path_factory.mktemp("models") / "tiny", num_hidden_layers=1))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +80,7 @@ def runs(store: str) -> list[dict[str, Any]]:
     return sorted(dnafeat.Store(store).runs.reload().read().to_pylist(), key=lambda row: row["run_number"])
 
 
-@pytest.mark.parametrize("store_uri", [pytest.param("local", marks=pytest.mark.slow), "s3"], indirect=True)
+@pytest.mark.long
 def test_one_run_started_twice_is_published_once(model: str, cluster: dict[str, str], store_uri: str, tmp_path: Path) -> None:
     source = fasta(tmp_path / "cohort.fa", some(0, 300))
     command = [source, "--store", store_uri, "--source-name", "cohort", "--model", model, "--run-id", "2026-11-21"]
@@ -101,7 +97,7 @@ def test_one_run_started_twice_is_published_once(model: str, cluster: dict[str, 
     assert events.count("created") == 1
 
 
-@pytest.mark.parametrize("store_uri", ["local", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.long
 def test_two_runs_with_sequences_in_common_store_each_once(
     model: str, cluster: dict[str, str], store_uri: str, tmp_path: Path
 ) -> None:

@@ -16,17 +16,19 @@ import pytest
 import references
 import tokenizers
 import torch
+from counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from letters import IUPAC, other_strand, words
 from safetensors.torch import save_file
 
-from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.packing import ROWS
 from dnafeat.encoder.projection import load_projector
 from dnafeat.encoder.results import Vectors
 from dnafeat.encoder.windows import cut
 from dnafeat.errors import CheckpointError, DnafeatWarning, UsageError
-from tests.encoder.test_windows import IUPAC, KINDS, Kind, kmers, reverse_complement, slow_windows, spaced, spans, words
+from tests.encoder.test_windows import KINDS, Kind, kmers, slow_windows, spaced, spans
 
 HEADS = 8
 VALUES = models.config(hidden_size=32, num_attention_heads=HEADS)
@@ -104,7 +106,7 @@ class Family:
     ) -> dict[str, np.ndarray]:
         """cls, mean and max of one sequence: each token once, in the window that owns it; strands averaged behind everything."""
         strands = []
-        for strand in [sequence, reverse_complement(sequence)][: 1 + both]:
+        for strand in [sequence, other_strand(sequence)][: 1 + both]:
             rows, cls, tokens = [], np.zeros(self.values["hidden_size"]), 0
             for ids, first, last in slow_windows(self.kind.tokens, strand, **how):
                 states = np.mean(self.states(ids)[layers], axis=0)
@@ -473,12 +475,12 @@ HOW: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("how", HOW)
 @families
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=examples(4, 8))
 @given(sequence=st.text("ACGT" * 4 + IUPAC, min_size=3, max_size=80))
 def test_a_sequence_and_its_reverse_complement_get_the_mean_of_their_forward_vectors(
     made: Callable[..., Encoder], name: str, how: str, sequence: str
 ) -> None:
-    other = reverse_complement(sequence)
+    other = other_strand(sequence)
     both = made(name, strands="both", **HOW[how]).encode([sequence, other])
     forward = made(name, **HOW[how]).encode([sequence, other])
     for column in POOLED:
@@ -494,8 +496,8 @@ def test_a_sequence_and_its_reverse_complement_get_the_mean_of_their_forward_vec
 @pytest.mark.parametrize("how", HOW)
 def test_the_strands_of_a_palindrome_are_one(made: Callable[..., Encoder], name: str, how: str) -> None:
     half = models.dna(23) + "NR"
-    palindrome = half + reverse_complement(half)
-    assert reverse_complement(palindrome) == palindrome
+    palindrome = half + other_strand(half)
+    assert other_strand(palindrome) == palindrome
     close(made(name, strands="both", **HOW[how]).encode([palindrome]), made(name, **HOW[how]).encode([palindrome]))
 
 
@@ -517,7 +519,7 @@ def test_a_truncated_sequence_has_the_vectors_of_its_first_window(made: Callable
     capacity = 24 - family.specials
     found = made(name, truncate=True, strands=strands, **TOKENS).encode(MIXED)
     counts = [len(family.kind.tokens(one)) for one in MIXED]
-    most = [max(n, len(family.kind.tokens(reverse_complement(one))) if both else 0) for one, n in zip(MIXED, counts, strict=True)]
+    most = [max(n, len(family.kind.tokens(other_strand(one))) if both else 0) for one, n in zip(MIXED, counts, strict=True)]
     for row, sequence in enumerate(MIXED):
         agrees(found, row, family.pooled(sequence, both=both, capacity=capacity, truncate=True))
     assert found.truncated.tolist() == [n > capacity for n in most]
@@ -646,7 +648,7 @@ def test_attentions_are_of_the_forward_strand_however_long_the_other_one_is(made
 
 
 def _counts(sequence: str) -> tuple[int, int]:
-    return len(KINDS["bpe"].tokens(sequence)), len(KINDS["bpe"].tokens(reverse_complement(sequence)))
+    return len(KINDS["bpe"].tokens(sequence)), len(KINDS["bpe"].tokens(other_strand(sequence)))
 
 
 def test_pooled_vectors_stand_side_by_side_in_the_order_asked_for(encoder: Encoder) -> None:
@@ -824,7 +826,7 @@ def test_reports_add_up_and_change_nothing(folder: Path, batch_tokens: int, stra
     sequences, tokens, computed = np.sum(seen, axis=0)
     assert sequences == len(SEQUENCES)
     assert tokens == found.tokens.sum()
-    computed_on = SEQUENCES + [reverse_complement(one) for one in SEQUENCES if strands == "both"]
+    computed_on = SEQUENCES + [other_strand(one) for one in SEQUENCES if strands == "both"]
     needed = sum(stop - start + 2 for one in computed_on for start, stop in spans(len(content_ids(encoder, one)), 30, 9))
     # Up to 15 tokens of padding a batch, so that there are few sizes of products.
     assert needed <= computed < needed + ROWS * len(seen)

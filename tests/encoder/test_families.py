@@ -1,20 +1,20 @@
-"""Every architecture through the whole job: real Ray, real tables, models from a folder and from S3."""
+"""Every architecture through the whole job: real tables, models from a folder and from S3."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import ray
+import rays
 from models import bert_config, bert_state, dna, prokbert_config, prokbert_state, random_folder
 from s3 import S3
 from safetensors.torch import save_file
+from stores import fasta
 
 import dnafeat
 from dnafeat.cli.main import main
@@ -25,17 +25,6 @@ from dnafeat.sequence import reverse_complement
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SEQUENCES = {f"s{i}": dna(n, seed=i) for i, n in enumerate([6, 7, 20, 33, 60, 60, 150, 300])} | {"n": "ACGTNACGTTNA"}
-
-
-def start_ray() -> None:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=128 * 2**20, log_to_driver=False)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def two_cpus() -> Iterator[None]:
-    start_ray()
-    yield
-    ray.shutdown()
 
 
 def kmer_folder(folder: Path, kind: str) -> Path:
@@ -52,11 +41,6 @@ def kmer_folder(folder: Path, kind: str) -> Path:
     return folder
 
 
-def fasta(file: Path, sequences: dict[str, str]) -> str:
-    file.write_text("".join(f">{name}\n{letters}\n" for name, letters in sequences.items()))
-    return str(file)
-
-
 def stored(store: str, column: str = "mean") -> dict[str, np.ndarray]:
     table = dnafeat.Store(store).read(columns=[column])
     return dict(zip(table["sequence_id"].to_pylist(), dnafeat.matrix(table[column]), strict=True))
@@ -65,9 +49,9 @@ def stored(store: str, column: str = "mean") -> dict[str, np.ndarray]:
 @pytest.mark.parametrize(
     ("kind", "settings", "windowed", "truncated"),
     [
-        pytest.param("bert", {}, 2, 0, marks=pytest.mark.slow),
+        pytest.param("bert", {}, 2, 0, marks=pytest.mark.long),
         ("bert", {"strands": "both", "truncate": True, "layer": -2}, 0, 2),
-        pytest.param("prokbert", {"strands": "both", "average_layers": 2}, 2, 0, marks=pytest.mark.slow),
+        pytest.param("prokbert", {"strands": "both", "average_layers": 2}, 2, 0, marks=pytest.mark.long),
         ("prokbert", {"window_bases": 40, "overlap_bases": 11, "special_tokens": True}, 4, 0),
     ],
     ids=str,
@@ -134,16 +118,17 @@ def test_a_version_keeps_the_vectors_it_was_made_with(tmp_path: Path, capsys: py
     )
 
 
+@pytest.mark.long
+# On Ray, because actors could fetch the model where threads of the driver cannot but share it.
+@pytest.mark.own_ray("its workers do not find the S3 server")
 def test_a_model_on_s3_is_fetched_by_the_driver_and_not_again_by_its_actors(
     tmp_path: Path, s3_server: S3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DNAFEAT_CACHE", str(tmp_path / "cache"))
-    # Workers started here know neither the server nor its keys: what they encode with, they have from the cache of this machine.
-    ray.shutdown()
-    start_ray()
     uri, folder = s3_server.uri() + "-model", random_folder(tmp_path / "model")
-    settings = {"sources": (fasta(tmp_path / "a.fa", SEQUENCES),), "store": str(tmp_path / "store")}
-    with s3_server.found():
+    settings = {"sources": (fasta(tmp_path / "a.fa", SEQUENCES),), "store": str(tmp_path / "store"), "runner": "ray"}
+    # Workers of this Ray know neither the server nor its keys: what they encode with, they have from the cache of this machine.
+    with rays.own(), s3_server.found():
         s3_server.client().put(f"{folder}/", uri, recursive=True)
         summary = embed(EmbedConfig.make(**settings, model=uri), show=False)
         with pytest.raises(UsageError, match="does not exist"):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dnafeat.bench import inputs as benchinputs
-from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.models.checkpoint import find, load_encoder
 from dnafeat.encoder.results import Vectors
 from dnafeat.encoder.windows import cut

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dnafeat.cli.main import main
+from dnafeat.encoder import Encoder
 from dnafeat.encoder import info as modelinfo
 from dnafeat.encoder.config import EncodingConfig
-from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.models.checkpoint import load_model
 from dnafeat.encoder.models.registry import FAMILIES
 

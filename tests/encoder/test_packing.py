@@ -7,11 +7,12 @@ from pathlib import Path
 import models
 import numpy as np
 import pytest
+from letters import IUPAC
 
-from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.packing import pack, pad
 from dnafeat.encoder.windows import cut
-from tests.encoder.test_windows import IUPAC, KINDS
+from tests.encoder.test_windows import KINDS
 
 
 @pytest.mark.parametrize("special_tokens", [False, True])

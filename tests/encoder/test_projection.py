@@ -14,9 +14,9 @@ import torch
 from s3 import S3
 from safetensors.torch import load, load_file, save_file
 
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.config import EncodingConfig
 from dnafeat.encoder.describe import describe
-from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.projection import L2, LinearMap, PlainLayerNorm, Projection, Projector, ZScore, load_projector, random_map
 from dnafeat.encoder.source import Source
 from dnafeat.errors import CheckpointError, UsageError

@@ -13,7 +13,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.results import Vectors
 from dnafeat.encoder.rounding import rounded
 from dnafeat.errors import UsageError
@@ -21,11 +21,6 @@ from dnafeat.parquet import encode_parquet
 from dnafeat.vectors import VECTORS
 
 SEQUENCES = [models.dna(n, seed=n) for n in (1, 20, 60, 60, 150, 300, 700)] + ["N" * 40, "ACGTN" * 9]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return models.random_folder(tmp_path_factory.mktemp("model"))
 
 
 def by_hand(values: np.ndarray) -> np.ndarray:

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 
 from dnafeat.embed.config import EmbedConfig
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.config import EncodingConfig
 from dnafeat.encoder.describe import describe as describe_found
 from dnafeat.encoder.describe import resolve_precision
-from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.models import checkpoint
 from dnafeat.encoder.source import Source
 from dnafeat.encoder.version import FeatureVersion
@@ -104,11 +104,6 @@ def test_the_bundled_encoder_keeps_its_name() -> None:
 def describe(model: Path | str | None, *, gpu: bool | None = None, **settings: Any) -> FeatureVersion:
     config = EncodingConfig(model=None if model is None else str(model), **settings)
     return describe_found(Source.find(config), config, gpu=gpu)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return models.random_folder(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +219,7 @@ def test_what_changes_no_number_changes_no_version(folder: Path) -> None:
         {"sources": ("b",), "vectors": ("mean",), "source_name": "x", "strict": True, "num_actors": 3},
     ):
         config = EmbedConfig.make(**base, **rest)
-        digests.add(describe_found(Source.find(config), config, gpu=False).digest)
+        digests.add(describe_found(Source.find(config.encoding), config.encoding, gpu=False).digest)
     assert digests == {describe(folder, gpu=False).digest}
 
 

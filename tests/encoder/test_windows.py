@@ -16,30 +16,21 @@ from typing import Any
 import models
 import numpy as np
 import pytest
+from counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from letters import IUPAC, other_strand, words
 
 from dnafeat.encoder.models import vocabularies
 from dnafeat.encoder.models.tokenizers import Tokenizer
 from dnafeat.encoder.windows import ARRAYS, Cutting, Windows, cut, cut_windows
 from dnafeat.errors import UsageError
 
-IUPAC = "ACGTNRYSWKMBDHV"
-OTHER = dict(zip(IUPAC, "TGCANYRSWMKVHDB", strict=True))
-
 Token = tuple[int, int, int]  # id, first base, one past the last
 Window = tuple[list[int], int, int]  # ids seen, first place owned, one past the last
 
 
 # The definitions, slowly.
-
-
-def reverse_complement(sequence: str) -> str:
-    return "".join(OTHER[letter] for letter in reversed(sequence))
-
-
-def words(k: int, order: str = "ACGT") -> list[str]:
-    return ["".join(word) for word in itertools.product(order, repeat=k)]
 
 
 def bpe(sequence: str) -> list[Token]:
@@ -145,7 +136,6 @@ def slow_windows(
 # Places alone.
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 200), max_size=8), st.integers(1, 50), st.data())
 def test_windows_own_every_place_once_and_keep_their_bounds(lengths: list[int], capacity: int, data: st.DataObject) -> None:
     overlap = data.draw(st.integers(0, capacity - 1))
@@ -217,13 +207,13 @@ def slowly(kind: Kind, sequences: Sequence[str], how: Cutting) -> list[tuple[int
     return [
         (i, strand, window)
         for i, sequence in enumerate(sequences)
-        for strand, one in enumerate([sequence, reverse_complement(sequence)][: 1 + how.both_strands])
+        for strand, one in enumerate([sequence, other_strand(sequence)][: 1 + how.both_strands])
         for window in slow_windows(kind.tokens, one, **limits)
     ]
 
 
 @pytest.mark.parametrize("name", KINDS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(20, 60))
 @given(data=st.data())
 def test_windows_are_those_of_the_definition(made: dict[str, Tokenizer], name: str, data: st.DataObject) -> None:
     kind = KINDS[name]
@@ -253,28 +243,27 @@ def test_windows_of_some_sequences_are_those_of_the_definition(
 
 def test_a_sequence_of_which_either_strand_is_cut_is_cut(made: dict[str, Tokenizer]) -> None:
     """BPE cuts the strands into different numbers of tokens."""
-    short = next(s for s in (models.dna(12, i) for i in range(99)) if len(bpe(s)) < len(bpe(reverse_complement(s))))
+    short = next(s for s in (models.dna(12, i) for i in range(99)) if len(bpe(s)) < len(bpe(other_strand(s))))
     how = Cutting(capacity=len(bpe(short)), truncate=True, both_strands=True)
-    assert cut([short, "ACGT", reverse_complement(short)], made["bpe"], how).cut.tolist() == [True, False, True]
+    assert cut([short, "ACGT", other_strand(short)], made["bpe"], how).cut.tolist() == [True, False, True]
     alone = Cutting(capacity=len(bpe(short)), truncate=True)
-    assert cut([short, "ACGT", reverse_complement(short)], made["bpe"], alone).cut.tolist() == [False, False, True]
+    assert cut([short, "ACGT", other_strand(short)], made["bpe"], alone).cut.tolist() == [False, False, True]
 
 
 @pytest.mark.parametrize("name", KINDS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=examples(10, 30))
 @given(data=st.data())
 def test_the_strands_of_a_reverse_complement_are_the_same_ones_exchanged(
     made: dict[str, Tokenizer], name: str, data: st.DataObject
 ) -> None:
     sequences, how = data.draw(texts(3)), data.draw(cuttings(3, both_strands=True, capacity=120))
     one = cut(sequences, made[name], how)
-    other = cut([reverse_complement(sequence) for sequence in sequences], made[name], how)
+    other = cut([other_strand(sequence) for sequence in sequences], made[name], how)
     assert sorted(shown(one)) == sorted((i, 1 - strand, window) for i, strand, window in shown(other))
     assert one.cut.tolist() == other.cut.tolist()
 
 
 @pytest.mark.parametrize(("name", "least"), [("kmers", 2), ("spaced", 4)])
-@settings(deadline=None)
 @given(sequences=texts(3, max_size=200), data=st.data())
 def test_windows_in_bases_own_every_kmer_once_where_they_share_enough(
     made: dict[str, Tokenizer], name: str, least: int, sequences: list[str], data: st.DataObject
@@ -287,7 +276,6 @@ def test_windows_in_bases_own_every_kmer_once_where_they_share_enough(
     assert owned == [[i for i, _, _ in KINDS[name].tokens(sequence)] for sequence in sequences]
 
 
-@settings(deadline=None)
 @given(texts(1, "ACGTN"), st.integers(1, 40), st.data())
 def test_windows_in_bases_own_every_single_base_once(
     made: dict[str, Tokenizer], sequences: list[str], bases: int, data: st.DataObject
@@ -296,7 +284,7 @@ def test_windows_in_bases_own_every_single_base_once(
     assert windows.tokens().tolist() == [len(sequence) for sequence in sequences]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=examples(15, 50))
 @given(data=st.data())
 def test_a_part_is_what_its_sequences_alone_give(made: dict[str, Tokenizer], data: st.DataObject) -> None:
     sequences, how = data.draw(texts(1)), data.draw(cuttings())

@@ -8,18 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import labelled
 import models
 import numpy as np
 import peft
 import pytest
 import torch
+from labelled import answer, loaded
 from s3 import S3
 from safetensors.torch import load_file
 
 import dnafeat
 from dnafeat import storage
-from dnafeat.encoder.models.adapter import attach, merge
-from dnafeat.encoder.models.checkpoint import load_encoder
 from dnafeat.encoder.source import Source
 from dnafeat.errors import UsageError
 from dnafeat.finetune import artifact
@@ -83,21 +83,6 @@ def written(uri: str, base: Path | str, table: Path, **changes: Any) -> tuple[Fi
         [(i, 1.0, False) for i in range(8)]
     )
     return model, inputs, answer(model, inputs)
-
-
-def answer(model: FineTuned, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    with torch.no_grad():
-        return model(inputs["input_ids"], inputs["attention_mask"], inputs["content"])
-
-
-def loaded(uri: str, *, merged: bool) -> FineTuned:
-    """The network again, from nothing but the artifact."""
-    found = artifact.load(uri)
-    source = Source.find(found.encoding())
-    encoder = load_encoder(source.checkpoint)
-    if source.adapter is not None:
-        encoder = (merge if merged else attach)(encoder, source.adapter)
-    return FineTuned(encoder, found.head()).eval()
 
 
 def files(folder: Path) -> set[str]:
@@ -170,10 +155,10 @@ CHILD = """
 import sys
 import torch
 sys.path.insert(0, sys.argv[2])
-from tests.finetune import test_artifact
+from labelled import answer, loaded
 for uri in sys.argv[1].split(","):
     inputs = torch.load(uri + ".pt")
-    torch.save([test_artifact.answer(test_artifact.loaded(uri, merged=merged), inputs) for merged in (False, True)], uri + ".pt")
+    torch.save([answer(loaded(uri, merged=merged), inputs) for merged in (False, True)], uri + ".pt")
 """
 
 
@@ -186,7 +171,7 @@ def test_a_new_process_in_another_folder_gives_the_same(
         uri = str(tmp_path / method)
         _, inputs, expected[uri] = written(uri, "dnabert2", table, method=method, head="projector")
         torch.save(inputs, f"{uri}.pt")
-    command = [sys.executable, "-c", CHILD, ",".join(expected), str(Path(__file__).parents[1])]
+    command = [sys.executable, "-c", CHILD, ",".join(expected), str(Path(labelled.__file__).parent)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for uri, answers in expected.items():

@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from files import parquet
+from labelled import sentence
 from s3 import S3
 
 from dnafeat.errors import UsageError
@@ -19,18 +21,6 @@ from dnafeat.finetune.splits import Split, format_overlaps, overlaps, random_spl
 SEQUENCES = ["ACgu", "AC GT", "GGCC", "TTTT"]
 NAMES = [["b;x", "a"], [], [" c", "c"], ["a", "a"]]
 LABELS = [("a", "b;x"), (), (" c", "c"), ("a",)]
-
-
-def parquet(path: Path, **columns: Any) -> str:
-    pq.write_table(pa.table(columns), path)
-    return str(path)
-
-
-def sentence(source: str, **options: Any) -> str:
-    with pytest.raises(UsageError) as error:
-        read_split("train", source, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 @pytest.mark.parametrize(

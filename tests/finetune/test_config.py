@@ -130,4 +130,4 @@ def test_a_file_and_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["finetune", "--config", str(file)]) == 2
     assert capsys.readouterr().err == "dnafeat: nowhere.csv does not exist or holds no file\n"
     assert main(["finetune", "--train", "a.csv"]) == 2
-    assert capsys.readouterr().err == "dnafeat: output is missing: give --output\n"
+    assert capsys.readouterr().err == "dnafeat: output is missing: give --output; a.csv does not exist or holds no file\n"

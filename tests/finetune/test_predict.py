@@ -20,25 +20,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 import torch
 from models import KMER_SPECIAL, bert_config, bert_state, dna, random_folder
 from s3 import S3
 from safetensors.torch import load_file, save_file
+from stores import fasta
 
 from dnafeat import spill
 from dnafeat.cli.main import main
 from dnafeat.cluster import session as cluster
-from dnafeat.embed import plan, runner
+from dnafeat.embed import plan
 from dnafeat.embed.intake import Checks, take_in
-from dnafeat.encoder.engine import Encoder
+from dnafeat.encoder import Encoder
 from dnafeat.errors import AuditError, CheckpointError, EncodingError, StoreError, StrictError, UsageError
 from dnafeat.finetune import artifact
 from dnafeat.finetune import job as finetune
 from dnafeat.finetune.config import FinetuneConfig, PredictConfig
 from dnafeat.finetune.network import FineTuned, build
 from dnafeat.finetune.per_base import base_values
-from dnafeat.finetune.prediction import Summary, _in_order, predict
+from dnafeat.finetune.prediction import PredictSummary, _in_order, predict
 from dnafeat.finetune.predictor import Predictor
 from dnafeat.finetune.trainer import Data
 from dnafeat.sources import reader as sources
@@ -61,21 +61,10 @@ SEQUENCES = {f"s{i}": one for i, one in enumerate([*LETTERS, LETTERS[2].replace(
 DISTINCT, LONG = 6, 2
 
 
-@pytest.fixture(scope="module")
-def ray_of_two(s3_server: S3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Ray with two CPUs, whose workers find the S3 server; where they and this process are to keep what they fetch."""
-    cache = tmp_path_factory.mktemp("cache")
-    # Ray's workers have the environment that they were started in.
-    with s3_server.found(), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DNAFEAT_CACHE", str(cache))
-        ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=128 * 2**20, log_to_driver=False)
-    yield cache
-    ray.shutdown()
-
-
 @pytest.fixture
-def on_ray(ray_of_two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DNAFEAT_CACHE", str(ray_of_two))
+def on_ray(two_cpus: None, ray_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray, with its workers' cache of models for this process, too."""
+    monkeypatch.setenv("DNAFEAT_CACHE", str(ray_cache))
 
 
 @pytest.fixture(autouse=True)
@@ -83,8 +72,6 @@ def _in_this_process(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch
     if "on_ray" not in request.fixturenames:
         monkeypatch.setenv("DNAFEAT_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(plan, "_SHARD_MIN_ROWS", 2)
-        # Though a Ray of other tests may run.
-        monkeypatch.setattr(runner, "prefers_ray", lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -173,12 +160,7 @@ def normal(letters: str) -> str:
     return letters.upper().replace("U", "T")
 
 
-def fasta(file: Path, sequences: dict[str, str]) -> str:
-    file.write_text("".join(f">{name}\n{letters}\n" for name, letters in sequences.items()))
-    return str(file)
-
-
-def run(made: Trained, folder: Path, sequences: dict[str, str] = SEQUENCES, **settings: Any) -> tuple[pa.Table, Summary]:
+def run(made: Trained, folder: Path, sequences: dict[str, str] = SEQUENCES, **settings: Any) -> tuple[pa.Table, PredictSummary]:
     output = folder / "predictions.parquet"
     source = fasta(folder / "input.fa", sequences)
     summary = predict(PredictConfig.make(artifact=made.uri, input=(source,), output=str(output), **settings), show=False)

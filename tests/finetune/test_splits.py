@@ -9,14 +9,15 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from counts import examples
+from files import parquet, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labelled import sentence
+from letters import other_strand
 from s3 import S3
 
 import dnafeat
@@ -25,28 +26,9 @@ from dnafeat.finetune.splits import SPLITS, Split, format_overlaps, overlaps, ra
 from dnafeat.store import digests
 
 UCI = str(Path(dnafeat.__file__).parent / "bundled" / "data" / "uci_splice.csv.gz")
-OTHER = dict(zip("ACGTNRYSWKMBDHV", "TGCANYRSWMKVHDB", strict=True))
 
 TEXT = "sequence,label\nACgu,yes\nAC GT,no\nGGCC, yes \nNNNN,\n"
 SEQUENCES, LABELS = ["ACGT", "ACGT", "GGCC", "NNNN"], ["yes", "no", "yes", None]
-
-
-def write(path: Path, content: str | bytes) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return str(path)
-
-
-def parquet(path: Path, **columns: Any) -> str:
-    pq.write_table(pa.table(columns), path)
-    return str(path)
-
-
-def sentence(source: str, **options: Any) -> str:
-    with pytest.raises(UsageError) as error:
-        read_split("train", source, **options)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def split(rows: Sequence[tuple[str, str | None]], name: str = "all") -> Split:
@@ -54,10 +36,6 @@ def split(rows: Sequence[tuple[str, str | None]], name: str = "all") -> Split:
     count = len(rows)
     ids = [f"r{i}" for i in range(count)]
     return Split(name, [s for s, _ in rows], [y for _, y in rows], ids, [f"{name}.csv"] * count, list(range(1, count + 1)))
-
-
-def other_strand(sequence: str) -> str:
-    return "".join(OTHER[letter] for letter in reversed(sequence))
 
 
 def distinct(count: int, seed: int = 0) -> list[str]:
@@ -236,7 +214,6 @@ def test_fingerprint_stays_what_it_was() -> None:
     assert split([("ACGT", "1"), ("GG", None)]).fingerprint == hashlib.sha256(b"4:ACGT1:12:GG-").hexdigest()
 
 
-@settings(deadline=None)
 @given(st.lists(st.text("ACGTNRY", min_size=1, max_size=4), min_size=1, max_size=30))
 def test_groups_are_sequences_on_either_strand(sequences: list[str]) -> None:
     found = split([(s, None) for s in sequences]).groups
@@ -265,7 +242,7 @@ def labelled_rows(draw: st.DrawFn) -> list[tuple[str, str | None]]:
 SHARES = st.sampled_from([(0.7, 0.15, 0.15), (0.6, 0.2, 0.2), (1 / 3, 1 / 3, 1 / 3), (0.25, 0.5, 0.25)])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(40, 150))
 @given(labelled_rows(), SHARES, st.integers(0, 5), st.booleans())
 def test_random_splits(rows: list[tuple[str, str | None]], shares: tuple[float, float, float], seed: int, stratify: bool) -> None:
     whole = split(rows)
@@ -289,7 +266,7 @@ def test_random_splits(rows: list[tuple[str, str | None]], shares: tuple[float, 
         assert set(parts["train"].labels) == set(whole.labels)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(15, 50))
 @given(labelled_rows(), st.integers(0, 5), st.booleans(), st.randoms(use_true_random=False))
 def test_random_splits_do_not_depend_on_the_order_of_rows(
     rows: list[tuple[str, str | None]], seed: int, stratify: bool, rng: random.Random
@@ -438,7 +415,7 @@ def test_nothing_is_said_of_clean_splits() -> None:
     assert format_overlaps(overlaps({})) == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(25, 100))
 @given(st.lists(st.lists(st.tuples(st.text("ACG", min_size=1, max_size=2), st.sampled_from("xy")), max_size=12), max_size=3))
 def test_overlaps_are_what_counting_one_by_one_gives(rows: list[list[tuple[str, str | None]]]) -> None:
     parts = {name: split(one, name) for name, one in zip(SPLITS, rows, strict=False)}

@@ -15,8 +15,8 @@ BASE: dict[str, Any] = {"store": "s", "on": "subject_id", "output": "o", "partne
 
 
 def test_a_partner_has_its_own_rule_or_the_general_one_the_last_given_winning() -> None:
-    config = JoinConfig.make({**BASE, "partner": ("brain=s3://b/x=1", "other=c"), "reduce": ("max", "other=last:visit")})
-    config, plain = config.inputs, JoinConfig.make(BASE).inputs
+    given = {**BASE, "partner": ("brain=s3://b/x=1", "other=c"), "reduce": ("max", "other=last:visit")}
+    config, plain = JoinConfig.make(given).inputs, JoinConfig.make(BASE).inputs
     assert config.partners == {"brain": "s3://b/x=1", "other": "c"}
     assert [config.rule(name) for name in config.partners] == [("max", None), ("last", "visit")]
     assert plain.rule("brain") == ("mean", None)

@@ -22,7 +22,7 @@ from dnafeat.join import steps as joining
 from dnafeat.join.config import JoinConfig
 from dnafeat.join.summary import format_summary
 from dnafeat.join.table import JoinedTable
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ def check(folder: Path, subjects: int, width: int, brain_width: int) -> None:
             assert (row["dna_rows"], row["brain_rows"]) == (bigcohort.OF_A_SUBJECT, 2)
 
 
+@pytest.mark.long
 def test_a_join_on_ray_of_many_rows_is_right_whichever_row_is_looked_at(tmp_path: Path) -> None:
     bigcohort.make(tmp_path, 60_000, 96, 24)
     found = bigcohort.measured(tmp_path, "subject")
@@ -33,7 +34,7 @@ def test_a_join_on_ray_of_many_rows_is_right_whichever_row_is_looked_at(tmp_path
     check(tmp_path, 6_000, 96, 24)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("level", ["subject", "sequence"])
 def test_ten_times_the_rows_take_no_more_memory(tmp_path: Path, level: str) -> None:
     most = []

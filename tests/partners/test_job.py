@@ -424,6 +424,7 @@ def test_arrays_and_tables_need_neither_torch_nor_ray(folder: Path, tmp_path: Pa
     assert json.loads(done.stdout)["rows"] == 3
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_rows(folder: Path, tmp_path: Path) -> None:
     """At most 1.2 times the memory for 10 times the rows, in processes of their own: 20 MB of vectors, and 200."""
     code = (

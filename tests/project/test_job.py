@@ -33,9 +33,8 @@ from dnafeat.join.job import join
 from dnafeat.project.config import FitProjectorConfig, ProjectConfig
 from dnafeat.project.fit import fit_projector
 from dnafeat.project.job import Projected, child_version, project
+from dnafeat.store import Store, lookup
 from dnafeat.store import forget as forgetting
-from dnafeat.store import lookup
-from dnafeat.store.catalog import Store
 from dnafeat.store.drift import diff
 from dnafeat.store.export import export
 from dnafeat.store.file_list import file_list
@@ -321,7 +320,7 @@ def test_a_lost_vector_of_the_parent_is_damage_and_not_a_zero(child: tuple[Store
 # -- deaths ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["dies before", "dies after"])
+@pytest.mark.parametrize("kind", [pytest.param("dies before", marks=pytest.mark.long), "dies after"])
 def test_whoever_dies_anywhere_nothing_is_lost_or_made_twice(artifact: str, tmp_path: Path, kind: str) -> None:
     calls = 1
     while True:
@@ -350,8 +349,8 @@ def test_whoever_dies_anywhere_nothing_is_lost_or_made_twice(artifact: str, tmp_
 KILLED = """
 import sys
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.project import project
 from dnafeat.project.config import ProjectConfig
+from dnafeat.project.job import project
 real, done = vectorfiles.write, 0
 
 def write(*arguments, **options):
@@ -532,7 +531,7 @@ def embedded(source: str, store: str, model: str, **settings: Any) -> str:
 
 
 def test_project_and_embed_make_the_same_version_and_the_same_numbers(
-    model: str, tmp_path: Path, two_cpus: None, capsys: pytest.CaptureFixture[str]
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A random, a fitted and a trained projection with z-scores; and nights under a child, whichever way they come."""
     store, source = str(tmp_path / "store"), fasta(tmp_path / "one.fa", SEQUENCES)

@@ -22,8 +22,7 @@ from dnafeat.project.config import FitProjectorConfig
 from dnafeat.project.fit import FitSummary, fit_projector
 from dnafeat.pseudonyms import pseudonyms
 from dnafeat.statistics import Moments
-from dnafeat.store import lookup
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store, lookup
 from dnafeat.store.maintain import maintain
 
 ROWS, WIDTH = 600, 40
@@ -66,29 +65,6 @@ def listed(tmp_path: Path) -> str:
 def fitted(store: str, output: Path | str, **settings: Any) -> tuple[FitSummary, Projection]:
     summary = fit_projector(FitProjectorConfig(store=store, output=str(output), **settings), show=False)
     return summary, load_projector(str(output))
-
-
-# -- moments ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("cuts", [[], [1], [100, 101, 350], list(range(1, 500))])
-@pytest.mark.parametrize("pairs", [True, False])
-def test_moments_of_parts_are_those_of_the_whole(cuts: list[int], pairs: bool) -> None:
-    draw = np.random.default_rng(0)
-    # Sums of plain squares would lose all of the variance beside this mean.
-    rows, weights = draw.standard_normal((500, 6)) + 1e6, draw.integers(1, 4, 500)
-    total: Moments | None = None
-    for part, weight in zip(np.split(rows, cuts), np.split(weights, cuts), strict=True):
-        one = Moments.of(part, weight, pairs=pairs)
-        total = one if total is None else total + one
-    assert total is not None
-    repeated = np.repeat(rows, weights, axis=0)
-    assert total.weight == len(repeated)
-    np.testing.assert_allclose(total.mean, repeated.mean(0), rtol=1e-14)
-    deviations = repeated - repeated.mean(0)
-    expected = deviations.T @ deviations if pairs else (deviations**2).sum(0)
-    np.testing.assert_allclose(total.squares, expected, rtol=1e-7, atol=1e-5)
-    np.testing.assert_allclose(total.deviation(), repeated.std(0), rtol=1e-8)
 
 
 # -- principal components --------------------------------------------------------------------------------------------------
@@ -315,7 +291,7 @@ def test_made_names_are_in_order() -> None:
     assert (found[1:] > found[:-1]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_million_vectors_take_no_more_memory_than_a_hundred_thousand(tmp_path: Path) -> None:
     peaks = {}

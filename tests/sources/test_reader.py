@@ -17,6 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from counts import examples
+from files import write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,12 +29,6 @@ from dnafeat.sources import delimited, entries
 from dnafeat.sources.entries import FIXED, Piece, tiles, whole
 from dnafeat.sources.fasta import read_fasta, read_fastq
 from dnafeat.sources.reader import RESERVED, ReadOptions, expand, key_columns, read
-
-
-def write(path: Path, content: str | bytes) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return str(path)
 
 
 def rows(files: str | list[str], **options: Any) -> list[dict[str, Any]]:
@@ -103,7 +99,7 @@ def fasta_files(draw: st.DrawFn) -> tuple[bytes, list[tuple[str, bytes, int]]]:
     return text.removesuffix(newline) if draw(st.booleans()) else text, expected
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(60, 300))
 @given(fasta_files(), st.integers(1, 80))
 def test_fasta_in_any_layout_and_chunk(case: tuple[bytes, list[tuple[str, bytes, int]]], chunk: int) -> None:
     text, expected = case
@@ -210,7 +206,7 @@ def cut(letters: bytes, tile: int, stride: int) -> list[tuple[str, bytes]]:
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(60, 300))
 @given(st.text("ACGTacgt \n", max_size=80), st.integers(1, 12), st.integers(1, 12), st.integers(1, 60))
 def test_tiles_are_slices_of_the_whole(text: str, tile: int, stride: int, chunk: int) -> None:
     file = io.BytesIO(f">r\n{text}\n>s\n".encode())
@@ -360,7 +356,7 @@ def test_clashing_column_names_are_refused(tmp_path: Path) -> None:
     assert "differ in case alone" in sentence(files)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(20, 60))
 @given(st.randoms(use_true_random=False))
 def test_rows_keep_their_numbers_among_broken_ones(tmp_path_factory: pytest.TempPathFactory, rng: random.Random) -> None:
     lines, expected = ["id,seq,k"], []
@@ -526,7 +522,7 @@ def test_batches_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert [batch["sequence_id"].to_pylist() for batch in read([few], ReadOptions())] == [["a", "b"], ["c"], ["d"], ["e"]]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(60, 300))
 @given(
     st.lists(
         st.sampled_from([b">", b"@", b"+", b";", b"\n", b"\r", b",", b'"', b"\t", b"AC", b"id,seq\n", b"\x00", b"\xff"]),

@@ -20,13 +20,28 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from oldstore import READS
-from stores import WIDTHS, A, B, Entry, Run, digest, expected, feature_rows, feature_version, fill, in_order, rows, vectors
+from places import local_first
+from stores import (
+    WIDTHS,
+    A,
+    B,
+    Entry,
+    Run,
+    digest,
+    expected,
+    feature_rows,
+    feature_version,
+    fill,
+    in_order,
+    refused,
+    rows,
+    vectors,
+)
 
 import dnafeat
 from dnafeat.cli.main import main
 from dnafeat.errors import StoreError, UsageError
-from dnafeat.store import schema
-from dnafeat.store.catalog import Store, matrix
+from dnafeat.store import Store, matrix, schema
 from dnafeat.store.rollback import rollback
 from dnafeat.store.table import Table
 from dnafeat.vectors import VECTORS
@@ -61,15 +76,10 @@ def local(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "store"))
 
 
-def refused(error: pytest.ExceptionInfo[StoreError], *words: str) -> None:
-    text = str(error.value)
-    assert "\n" not in text
-    assert all(word in text for word in words), text
-
-
 # what there is
 
 
+@local_first
 def test_versions_are_listed_with_what_fills_them(filled: Store) -> None:
     began = datetime.now(UTC)
     filled.point("production", A.digest)
@@ -210,6 +220,7 @@ def test_a_version_that_is_recorded_but_not_published_is_not_there(tmp_path: Pat
 # reading
 
 
+@local_first
 def test_a_table_has_ids_sources_keys_and_fixed_width_vectors(filled: Store) -> None:
     table = filled.read(A.digest)
     assert table.column_names == ["sequence_id", "source_name", "subject", *VECTORS]
@@ -271,6 +282,7 @@ def test_a_store_with_nothing_but_an_empty_source_can_be_read(tmp_path: Path) ->
     assert len(Store(store).read()) == 0
 
 
+@local_first
 def test_a_reader_that_stays_open_sees_what_others_publish(filled: Store, tmp_path: Path) -> None:
     before = expected(OTHERS, KEYS, source="two")
     assert rows(filled.read(A.digest, source="two")) == before
@@ -323,6 +335,7 @@ def test_ids_and_keys_of_any_letters_come_back(store_uri: str, tmp_path: Path) -
 MANY = [Entry(f"id{i:02d}", "ACGT" * (1 + i), {"subject": f"s{i % 7}", "gene": f"g{i % 3}"}) for i in range(40)]
 
 
+@local_first
 def test_entries_are_chosen_by_their_keys(store_uri: str, tmp_path: Path) -> None:
     fill(store_uri, MANY, tmp_path, source="one")
     fill(store_uri, OTHERS, tmp_path, source="two")
@@ -415,6 +428,7 @@ def test_files_and_row_groups_without_a_wanted_sequence_are_not_read(
 # a run's own state
 
 
+@local_first
 def test_a_run_is_its_version_and_source_as_of_it(store_uri: str, tmp_path: Path) -> None:
     fill(store_uri, ENTRIES, tmp_path, source="one", run_id="monday")
     fill(store_uri, OTHERS, tmp_path, source="two", run_id="other")
@@ -458,6 +472,7 @@ def test_a_run_that_cannot_be_read_is_one_sentence(tmp_path: Path, options: dict
 # names
 
 
+@local_first
 def test_a_name_is_given_once_and_numbers_count_up(filled: Store) -> None:
     assert filled.name("lora", A.digest) == ("lora@1", A.digest)
     # The command sent again, or the name asked for again.

@@ -17,9 +17,8 @@ from stores import WIDTHS, A, B, Entry, Run, digest, feature_rows, feature_versi
 from dnafeat.cli.main import main
 from dnafeat.encoder.version import FeatureVersion
 from dnafeat.errors import StoreError
+from dnafeat.store import Store, lookup
 from dnafeat.store import drift as drifting
-from dnafeat.store import lookup
-from dnafeat.store.catalog import Store
 from dnafeat.store.drift import Agreement, diff
 from dnafeat.store.rollback import rollback
 from dnafeat.vectors import VECTORS

@@ -17,7 +17,7 @@ from stores import WIDTHS, A, Entry, expected, fill, in_order, rows
 from dnafeat import storage
 from dnafeat.cli.main import main
 from dnafeat.errors import StoreError, UsageError
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 from dnafeat.store.export import export
 from dnafeat.vectors import VECTORS
 

@@ -10,12 +10,13 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from places import local_first
 from stores import A, B, Entry, Run, digest, fill
 
 from dnafeat import storage
 from dnafeat.cli.main import main
 from dnafeat.errors import StoreError, UsageError
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 from dnafeat.store.file_list import file_list
 from dnafeat.store.schema import TABLES
 
@@ -48,6 +49,7 @@ def test_the_files_of_a_snapshot_hold_its_rows_and_no_others(store: Store) -> No
     assert len(on_disk) > len(file_list(store)["files"])
 
 
+@local_first
 def test_a_version_has_files_of_its_own(store: Store) -> None:
     store.point("production", B.digest)
     for version, name, count in ((A, A.digest[:6], 9), (B, "production", 5)):

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from places import local_first
 from s3 import S3
 from stores import STEPS, A, B, Entry, Run, digest, every_row, expected, feature_rows, fill, rows
 
@@ -21,10 +22,9 @@ from dnafeat.cli import main as cli
 from dnafeat.embed import plan
 from dnafeat.embed.publish import Publication
 from dnafeat.errors import ConflictError, ForgottenError, UsageError
+from dnafeat.store import Store, merge, rewriting
 from dnafeat.store import forget as module
-from dnafeat.store import merge, rewriting
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.catalog import Store
 from dnafeat.store.data_file import Change
 from dnafeat.store.forget import forget, parse
 from dnafeat.store.maintain import maintain
@@ -185,6 +185,7 @@ def test_nothing_that_matches_is_no_error_and_the_refused_are_searched(tmp_path:
 # runs that never ended
 
 
+@local_first
 def test_work_and_uncommitted_vectors_of_a_dead_run_lose_the_subject_alone(store_uri: str, tmp_path: Path) -> None:
     fill(store_uri, [*OTHERS[:1], *MINE], tmp_path)
     # A run of another version that died while it was encoding: one shard is written, and all work.
@@ -404,11 +405,12 @@ def test_vectors_that_go_between_names_and_seal_are_missed_by_the_run(tmp_path: 
                 late[0].step(step)
         return found
 
-    monkeypatch.setattr(Publication, "_seal", lambda *_: None)
+    sealed: list[Any] = []
+    monkeypatch.setattr(Publication, "_seal", lambda *given: sealed.append(given))
     monkeypatch.setattr(rewriting, "named", meanwhile)
     assert forget(Store(store), {"subject": "S17"}).vectors == 2
     with pytest.raises(ConflictError, match="taken out"):
-        seal(late[0].publication, late[0].intake)
+        seal(*sealed[0])
     monkeypatch.undo()
     again = fill(store, other, tmp_path, source="other")
     assert again.work.missing.rows == 1

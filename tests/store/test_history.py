@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
-from stores import A, B, Entry, Run, expected, fill, in_order, rows
+from places import local_first
+from stores import A, B, Entry, Run, expected, fill, in_order, refused, rows
 
 from dnafeat.cli.main import main
 from dnafeat.errors import StoreError
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 from dnafeat.store.history import LISTED, AsOf, History, second
 from dnafeat.store.rollback import rollback
 from dnafeat.store.schema import arrow_schema
@@ -27,12 +28,6 @@ FIRST = [Entry("a", "ACGT", {"subject": "s1"}), Entry("b", "ACGT", {"subject": "
 SECOND = [FIRST[0]._replace(sequence="TTTT"), FIRST[1]._replace(keys={"subject": "s9"}), Entry("d", "GGCC")]
 THIRD = [FIRST[0], SECOND[1]]
 OTHERS = [Entry("a", "CCCC", {"subject": "s3"})]
-
-
-def refused(error: pytest.ExceptionInfo[StoreError], *words: str) -> None:
-    text = str(error.value)
-    assert "\n" not in text
-    assert all(word in text for word in words), text
 
 
 @pytest.fixture
@@ -68,6 +63,7 @@ STATES = [
 # as of
 
 
+@local_first
 def test_a_state_is_found_by_run_number_and_time(nights: list[Run]) -> None:
     store = nights[0].store
     ended = [store.published_run(run.run_id)["finished_at"] for run in nights]  # type: ignore[index]
@@ -218,6 +214,7 @@ def test_a_state_as_of_a_printed_time_has_the_run_in_it(end: str) -> None:
 # what is listed
 
 
+@local_first
 def test_runs_are_listed_newest_first_with_those_that_are_withdrawn(nights: list[Run]) -> None:
     store = nights[0].store
     second_row = store.published_run("second")

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import local_first
 from s3 import S3
 from stores import STEPS, A, B, Entry, Run, digest, every_row, expected, feature_rows, fill, rows
 
@@ -25,10 +27,9 @@ from dnafeat import storage
 from dnafeat.cli import main as cli
 from dnafeat.embed.publish import Publication
 from dnafeat.errors import ConflictError, StoreError
+from dnafeat.store import Store, merge, vacuum
 from dnafeat.store import maintain as maintenance
-from dnafeat.store import merge, vacuum
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.catalog import Store
 from dnafeat.store.collect import Unnamed, find_unnamed
 from dnafeat.store.data_file import DataFile
 from dnafeat.store.maintain import maintain
@@ -158,7 +159,7 @@ def test_a_few_small_files_are_not_worth_it(tmp_path: Path) -> None:
 SIZES = st.lists(st.tuples(st.integers(1, 130), st.integers(1, 100)), max_size=40)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(15, 50))
 @given(sizes=SIZES)
 def test_groups_are_neighbours_of_about_the_target_and_leave_nothing_to_group(sizes: list[tuple[int, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -206,6 +207,7 @@ def test_refused_entries_of_an_unpublished_run_are_still_replaced_when_it_is_sen
 # vectors that no entry names
 
 
+@local_first
 def test_vectors_of_a_dead_run_are_collected_after_a_week(store_uri: str, tmp_path: Path) -> None:
     fill(store_uri, entries(0, 4), tmp_path, shard_rows=1)
     dead = Run(store_uri, entries(2, 8), tmp_path, shard_rows=2).encode()
@@ -348,7 +350,7 @@ def test_vectors_that_are_collected_before_their_names_are_sealed_are_missed_by_
         run.step(step)
     monkeypatch.setattr(Publication, "_check_stored", lambda *_: maintain(Store(store), now=in_days(8)))
     seal = Publication._seal
-    monkeypatch.setattr(Publication, "_seal", lambda self, intake: (monkeypatch.undo(), seal(self, intake)))
+    monkeypatch.setattr(Publication, "_seal", lambda *given: (monkeypatch.undo(), seal(*given)))
     with pytest.raises(ConflictError, match="taken out"):
         run.step("sequences")
     assert rows(Store(store).read()) == expected(entries(0, 4), KEYS)

@@ -13,13 +13,12 @@ from stores import A, B, Entry, Run, feature_version, fill, in_order
 
 from dnafeat.project.config import ProjectConfig
 from dnafeat.project.job import project
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 from dnafeat.store.rollback import rollback
 
 PAGE = Path(__file__).parents[2] / "schemas" / "README.md"
 
 
-@pytest.mark.usefixtures("two_cpus")
 def test_every_block_prints_what_the_page_shows(tmp_path: Path) -> None:
     left = pages.run(PAGE, tmp_path)
     # Spark needs jars from the network. What has no language is a picture.

@@ -10,12 +10,13 @@ from typing import Any
 import duckdb
 import pytest
 from deltalake import DeltaTable
+from places import local_first
 from stores import A, B, Entry, Run, every_row, expected, fill, in_order, rows
 
 from dnafeat.cli.main import main
 from dnafeat.errors import StoreError, UsageError
+from dnafeat.store import Store
 from dnafeat.store import rollback as rolling
-from dnafeat.store.catalog import Store
 from dnafeat.store.maintain import maintain
 from dnafeat.store.rollback import rollback
 from dnafeat.store.table import Refused, Table
@@ -130,6 +131,7 @@ def test_a_version_of_its_own_goes_with_its_only_run(tmp_path: Path) -> None:
     assert store.lacking("staging", A.digest) == []
 
 
+@local_first
 def test_the_same_run_id_can_be_published_and_withdrawn_again(store_uri: str, tmp_path: Path) -> None:
     fill(store_uri, FIRST, tmp_path)
     store = Store(store_uri)

@@ -10,7 +10,7 @@ import pytest
 from deltalake import DeltaTable, Schema
 
 from dnafeat import storage
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 from dnafeat.store.schema import TABLES, arrow_schema, delta_schema, joined_schema, without_metadata
 from dnafeat.vectors import PROJECTED_WIDTH, VECTORS
 

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from places import local_first
 from stores import WIDTHS, B, Entry, digest, fill, vectors
 from torch.utils.data import DataLoader
 
 import dnafeat
 from dnafeat.errors import StoreError, UsageError
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 from dnafeat.store.rollback import rollback
 from dnafeat.store.stream import VectorStream
 
@@ -52,6 +53,7 @@ def ids(batches: Any) -> list[str]:
     return [name for batch in batches for name in batch["sequence_id"]]
 
 
+@local_first
 def test_batches_have_vectors_as_tensors_with_ids_and_keys_beside(store: str) -> None:
     stream = dnafeat.VectorStream(store, ["mean", "max+cls", "bases", "sequence_digest"], batch_size=10, buffer_rows=20)
     batches = list(stream)
@@ -179,6 +181,7 @@ def test_it_selects_as_reading_does_and_sees_nothing_that_comes_later(local: str
     assert sorted(ids(VectorStream(local))) == sorted([*IDS, "new"])
 
 
+@local_first
 def test_a_spawned_worker_reads_its_own_share_and_hears_of_the_epoch(store: str) -> None:
     stream = VectorStream(store, ["mean"], batch_size=7, rank=1, world_size=2)
     again = pickle.loads(pickle.dumps(stream))
@@ -195,7 +198,8 @@ def test_a_spawned_worker_reads_its_own_share_and_hears_of_the_epoch(store: str)
     assert sorted(orders[1] + ids(alone)) == IDS
 
 
-def test_ranks_of_a_process_group_are_found(local: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.long)])
+def test_ranks_of_a_process_group_are_found(local: str, tmp_path: Path, context: str) -> None:
     code = """
 import sys
 import torch
@@ -212,18 +216,15 @@ if __name__ == "__main__":
 """
     script = tmp_path / "rank.py"
     script.write_text(code)
-    for context in ("fork", "spawn"):
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, str(script), local, str(tmp_path / f"meeting-{context}"), str(rank), context],
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(2)
-        ]
-        seen = [rank.communicate(timeout=200)[0].split() for rank in ranks]
-        assert [len(one) for one in seen] == [48, 49]
-        assert sorted(itertools.chain(*seen)) == IDS
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(script), local, str(tmp_path / "meeting"), str(rank), context], stdout=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    seen = [rank.communicate(timeout=200)[0].split() for rank in ranks]
+    assert [len(one) for one in seen] == [48, 49]
+    assert sorted(itertools.chain(*seen)) == IDS
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,8 @@ import pytest
 from stores import A, digest, feature_rows, vectors
 
 from dnafeat import storage
-from dnafeat.store import digests
+from dnafeat.store import Store, digests
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.catalog import Store
 from dnafeat.store.data_file import DataFile
 from dnafeat.store.vector_files import Receipt
 

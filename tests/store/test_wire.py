@@ -8,7 +8,6 @@ import random
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,7 +110,8 @@ def check(store: str, entries: dict[str, str], ever: dict[str, str], runs: int) 
     assert held.runs.read().num_rows == runs
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.own_ray("workers of a cluster whose storage fails")
 def test_nights_over_a_bad_wire_end_as_over_a_good_one(wire: Wire, s3: S3, tmp_path: Path) -> None:
     store, entries = s3.uri(), some(240)
     first, second = dict(list(entries.items())[:200]), dict(list(entries.items())[60:])
@@ -197,7 +197,8 @@ def test_a_spill_over_a_bad_wire_comes_back(kind: str, s3: S3) -> None:
         assert proxy.done[kind] >= 11
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.own_ray("workers of a cluster whose storage fails")
 def test_credentials_that_end_in_the_middle_cost_nothing_but_a_second_command(wire: Wire, s3: S3, tmp_path: Path) -> None:
     store, entries = s3.uri(), some(200)
     source = write(tmp_path / "source.csv", entries)
@@ -228,14 +229,14 @@ def test_a_server_that_never_serves_ends_the_command_in_a_sentence(
     store = s3.uri()
     fill(store, ENTRIES, tmp_path)
     source = write(tmp_path / "source.csv", {"a": "ACGT"})
-    began = time.monotonic()
     # Half a minute of patience otherwise, with botocore's five attempts for each of s3fs's five.
     with Proxy(s3.endpoint) as proxy, s3.changed(AWS_ENDPOINT_URL=proxy.endpoint, AWS_MAX_ATTEMPTS="2"):
         proxy.switch(kind)
         assert main(["embed", str(source), "--store", store, "--model", "dnafeat-mini"]) == 6
         assert main(["maintain", "--store", store]) == 6
         assert main(["versions", "--store", store]) == 6
-    assert time.monotonic() - began < 120
+        # Patience ends: few requests are sent again and again.
+        assert proxy.done[kind] < 100
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 3
     for line in said:
@@ -245,7 +246,8 @@ def test_a_server_that_never_serves_ends_the_command_in_a_sentence(
     assert all(word in line for line in said), said
 
 
-@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.own_ray("workers of a cluster whose storage fails")
 def test_a_disk_that_is_full_costs_nothing_but_a_second_command(wire: Wire, tmp_path: Path) -> None:
     """The disk is full for workers from the third file of vectors on."""
     store, entries = str(tmp_path / "store"), some(200)

@@ -24,9 +24,8 @@ from stores import A
 
 from dnafeat.join.config import JoinConfig
 from dnafeat.join.job import join
-from dnafeat.store import digests
+from dnafeat.store import Store, digests
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.catalog import Store
 from dnafeat.store.schema import arrow_schema
 
 SOURCE, GENES, OF_A_SUBJECT, SHARED_BY = "cohort", 5, 10, 4

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from stores import Entry
 
 GENES = ["g1", "g0", "g3", "g9"]  # not in alphabetical order; nobody has g9, and g2 is not asked for
@@ -122,9 +121,3 @@ def compare(joined: pa.Table, wanted: dict[tuple, dict[str, Any]], keys: list[st
             else:
                 np.testing.assert_allclose(row[name], want[name][0], rtol=1e-6, atol=1e-6)
                 assert row[f"{name}_rows"] == want[name][1]
-
-
-def write(path: Path, **columns: Any) -> str:
-    """A Parquet file of some columns."""
-    pq.write_table(pa.table(columns), path)
-    return str(path)

@@ -25,9 +25,8 @@ from stores import A
 from dnafeat.encoder.version import FeatureVersion
 from dnafeat.project.config import FitProjectorConfig
 from dnafeat.project.fit import fit_projector
-from dnafeat.store import digests
+from dnafeat.store import Store, digests
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.catalog import Store
 from dnafeat.store.schema import arrow_schema
 
 SOURCE = "cohort"

@@ -16,7 +16,7 @@ from typing import Any
 
 from stores import A, B, Entry, fill, rows
 
-from dnafeat.store.catalog import Store
+from dnafeat.store import Store
 
 FIRST = [Entry("a", "ACGT", {"subject_id": "S1"}), Entry("b", "ACGT", {"subject_id": "S2"}), Entry("c", "GGCC")]
 SECOND = [Entry("a", "TTTT", {"subject_id": "S1", "gene_id": "cI"}), *FIRST[1:]]

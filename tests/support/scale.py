@@ -28,8 +28,8 @@ from dnafeat.cluster import session as cluster
 from dnafeat.cluster.tasks import over_tasks
 from dnafeat.embed.config import EmbedConfig
 from dnafeat.embed.job import embed
-from dnafeat.encoder.engine import Encoder
-from dnafeat.store.catalog import Store
+from dnafeat.encoder import Encoder
+from dnafeat.store import Store
 
 BASES = 100
 FILES = 100  # the last one is new in the second night
@@ -66,7 +66,7 @@ def second_state(path: Path) -> None:
 
 def fill(config: EmbedConfig, folder: Path) -> None:
     """Commits made-up vectors of all sequences of a configuration's sources."""
-    vector = Encoder.from_pretrained(config.model).encode(["ACGT" * (BASES // 4)]).mean[0].tolist()
+    vector = Encoder.load(config.encoding).encode(["ACGT" * (BASES // 4)]).mean[0].tolist()
     cluster.start_ray()
     made_up = functools.partial(benchstore.constant, vector)
     benchstore.fill(config, made_up, folder, bases=BASES, tokens=34, rows=ROWS_OF_A_FILE, each=over_tasks(True))

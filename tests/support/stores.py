@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 import dnafeat
 from dnafeat import sequence as dna
@@ -26,9 +27,10 @@ from dnafeat.embed.intake import Checks, take_in
 from dnafeat.embed.publish import Publication
 from dnafeat.embed.salvage import Salvage
 from dnafeat.encoder.version import FeatureVersion
+from dnafeat.errors import StoreError
 from dnafeat.sources.reader import ReadOptions, look
+from dnafeat.store import Store
 from dnafeat.store import vector_files as vectorfiles
-from dnafeat.store.catalog import Store
 from dnafeat.store.schema import arrow_schema
 from dnafeat.vectors import VECTORS
 
@@ -285,6 +287,13 @@ def expected(
         own = {key: entry.keys.get(key) or None for key in keys}
         found.append({"sequence_id": entry.id, "source_name": source, **own, **vectors(digest(entry.sequence), version)})
     return in_order(found)
+
+
+def refused(error: pytest.ExceptionInfo[StoreError], *words: str) -> None:
+    """That an error is one sentence with some words in it."""
+    text = str(error.value)
+    assert "\n" not in text
+    assert all(word in text for word in words), text
 
 
 def every_row(store: Store | str) -> Iterator[tuple[str, pa.Table]]:

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from counts import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import random_folder
@@ -64,7 +65,7 @@ def test_global_batches_are_of_like_length_and_in_another_order_each_epoch() -> 
         assert {frozenset(b.tolist()) for b in batches} != {frozenset(b.tolist()) for b in other}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(50, 200))
 @given(st.integers(1, 90), st.integers(1, 40), st.integers(1, 5), st.integers(1, 4), st.integers(0, 2), st.integers(0, 2))
 def test_a_step_is_the_same_for_any_number_of_workers(
     count: int, size: int, world: int, accumulate: int, seed: int, epoch: int

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.config import EncodingConfig
 from dnafeat.encoder.describe import describe
-from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.models import adapter as adapters
 from dnafeat.encoder.models.adapter import find_adapter, resolve
 from dnafeat.encoder.models.checkpoint import find, load_encoder, load_model

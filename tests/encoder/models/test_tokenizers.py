@@ -17,8 +17,9 @@ import pytest
 import tokenizers
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from letters import words
 
 import dnafeat.encoder.models.tokenizers
 from dnafeat.encoder.models.tokenizers import KmerTokenizer, LibraryTokenizer, SpacedKmers, Tokenizer, Tokens, train_bpe
@@ -34,10 +35,6 @@ STRANGE = "ACGT" * 8 + "NNRYacgtU-*\n éЖ中"
 letters = st.text(alphabet="ACGT" * 6 + "N", max_size=60)
 strange = st.text(alphabet=STRANGE, max_size=60)
 Token = tuple[str, int, int]
-
-
-def words(k: int, order: str = "ACGT") -> list[str]:
-    return ["".join(word) for word in itertools.product(order, repeat=k)]
 
 
 def dnabert(k: int) -> list[str]:
@@ -141,7 +138,6 @@ def test_content_ids_stand_end_to_end_without_special_tokens(bpe: Tokenizer) -> 
     assert tokens.offsets.tolist() == [0, 1, 6, 7]
 
 
-@settings(deadline=None)
 @given(st.lists(strange, max_size=5))
 def test_bpe_ids_and_spans_are_those_of_the_definition_in_chunks_of_any_size(bpe: Tokenizer, sequences: list[str]) -> None:
     expected = [slow_bpe(sequence) for sequence in sequences]
@@ -258,7 +254,6 @@ def test_515_bases_fill_the_510_places_of_a_6mer_model(home: Path) -> None:
     assert len(tokenizer.encode(models.dna(515))) == 512
 
 
-@settings(deadline=None)
 @given(sequences=st.lists(strange, max_size=6), shift=st.integers(1, 4), group=st.sampled_from([1, 7, 50, 10**6]))
 def test_kmer_ids_and_spans_are_those_of_the_definition_in_groups_of_any_size(
     home: Path, sequences: list[str], shift: int, group: int
@@ -358,7 +353,6 @@ def test_a_config_that_does_not_fit_the_vocabulary_is_refused(tmp_path: Path, na
 # k-mers side by side
 
 
-@settings(deadline=None)
 @given(k=st.sampled_from([1, 3, 6]), sequences=st.lists(st.one_of(letters, strange), max_size=4))
 def test_side_by_side_ids_and_spans_are_those_of_the_definition(home: Path, k: int, sequences: list[str]) -> None:
     tokenizer, entries = load(home / f"plant-{k}"), plant(k)
@@ -406,7 +400,6 @@ def test_pairs_with_nothing_between_them_are_refused(home: Path) -> None:
 # k-mers with spaces between, for byte-pair encodings
 
 
-@settings(deadline=None)
 @given(st.lists(letters, max_size=4), st.integers(1, 7))
 def test_spaced_kmers_are_the_tokens_of_the_spaced_text_at_the_places_of_their_bases(
     home: Path, sequences: list[str], k: int

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dnafeat.encoder import Encoder
 from dnafeat.encoder.config import EncodingConfig
-from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.models.checkpoint import find
 from dnafeat.encoder.projection import Projector, load_projector
 from dnafeat.encoder.source import Source
