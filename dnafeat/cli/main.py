@@ -38,7 +38,7 @@ JOB_PACKAGES = (
     "tqdm",
     "transformers",
 )
-_LEADING = ("-h", "--help", "--version", "-q", "--quiet", "-v", "--verbose")
+_LEADING = ("-h", "--help", "--version", "--json", "-q", "--quiet", "-v", "--verbose")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -310,6 +310,34 @@ def test_each_kind_of_name_is_suggested(store: str, tmp_path: Path, capsys: pyte
         assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["embed", "--tile"], "--tile needs a value (dnafeat embed --help lists the options)"),
+        (["runs", "--json=x"], "--json takes no value (dnafeat runs --help lists the options)"),
+        (
+            ["embed", "--wind", "3"],
+            "--wind can mean --window-tokens, --window-bases: write more of it (dnafeat embed --help lists the options)",
+        ),
+        (["runs", "extra", "--store", "s"], "extra is more than dnafeat runs takes"),
+        (["--jsn", "runs"], "there is no option --jsn (did you mean --json?) before a command: `dnafeat --help` lists commands"),
+        (["--store", "s"], "there is no option --store before a command: `dnafeat --help` lists commands"),
+        (["diff", "a", "--store", "s"], "versions are 1: name the two to compare"),
+        (["completion", "sh"], "shell 'sh' is none of bash, zsh, fish"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_cannot_be_parsed_is_one_sentence(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr() == ("", f"dnafeat: {sentence}\n")
+
+
+def test_options_of_every_command_may_stand_before_it(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["--json", "runs", "--store", store]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 3
+
+
 def test_all_that_is_wrong_is_told_at_once_and_before_torch(tmp_path: Path) -> None:
     import subprocess
 

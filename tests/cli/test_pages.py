@@ -31,7 +31,7 @@ def commands(page: Path) -> list[list[str]]:
         except ValueError:
             continue
         words = [job.replace("_", "-"), *words] if job else words
-        if job in _OWN or not words:
+        if job in _OWN or not words or words[0] == "COMMAND":
             continue
         found.append(words)
     return found
