@@ -108,6 +108,7 @@ def test_what_decides_the_result_and_nothing_else_names_the_run() -> None:
     machines = (
         "rows_per_worker",
         "precision",
+        "runner",
         "num_workers",
         "min_workers",
         "cpus_per_worker",
