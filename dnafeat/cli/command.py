@@ -29,7 +29,8 @@ class Command:
     settings : str
         Import path of the settings class, whose fields are the options.
     job : str
-        Import path of what is called with the settings. It takes `show` (draw progress) and `say` (tell what is done) if it wants to.
+        Import path of what is called with the settings. It gets `show` (draw progress), `stdout`, `as_json` and, where it narrates,
+        `say`, if it has parameters for them.
     form : str
         Import path of the function that makes the text of a result; of one with a parameter `width`, the terminal's is given.
         Empty where the job returns a `Report`.

@@ -179,8 +179,8 @@ COMMANDS: tuple[Command, ...] = (
         group="train",
         summary="fine-tune an encoder on labelled sequences",
         settings="dnafeat.finetune.config:FinetuneConfig",
-        job="dnafeat.cli.jobs:finetune",
-        form="dnafeat.cli.jobs:format_finetuned",
+        job="dnafeat.finetune.job:finetune",
+        form="dnafeat.cli.jobs:format_artifact",
         examples=(
             "finetune --train train.csv --output ./promoters",
             "finetune --train train.csv --dev dev.csv --test test.csv --model zhihan1996/DNABERT-2-117M --output ./promoters",
@@ -214,8 +214,8 @@ COMMANDS: tuple[Command, ...] = (
         group="train",
         summary="pretrain a small DNABERT-2 on genomes (masked language model)",
         settings="dnafeat.pretrain.config:PretrainConfig",
-        job="dnafeat.cli.jobs:pretrain",
-        form="dnafeat.cli.jobs:format_pretrained",
+        job="dnafeat.pretrain.job:pretrain",
+        form="dnafeat.cli.jobs:format_artifact",
         examples=(
             "pretrain ecoli.fna.gz saureus.fa.gz --holdout lambda.fa --output ./model",
             "pretrain ecoli.fna.gz --holdout lambda.fa --card ./model --output ./model",
@@ -262,8 +262,8 @@ COMMANDS: tuple[Command, ...] = (
         group="train",
         summary="align DNA and another modality in one space",
         settings="dnafeat.align.config:AlignConfig",
-        job="dnafeat.cli.jobs:align",
-        form="dnafeat.cli.jobs:format_aligned",
+        job="dnafeat.align.job:align",
+        form="dnafeat.cli.jobs:format_artifact",
         examples=(
             "align --store ./store --partner brainlm=./brainlm --on subject_id --output ./aligned",
             "align --joined ./joined --subjects subjects.csv --family-column family_id --covariates age,sex --output ./aligned",

@@ -159,9 +159,10 @@ def _called(command: Command, settings: Settings, output: Output, *, as_json: bo
     job = command.run()
     offered = {
         "show": not output.quiet,
-        "say": output.narrate if command.narrates else output.remark,
         "stdout": output.stream,
         "as_json": as_json,
+        # What other jobs say is logged.
+        **({"say": output.narrate} if command.narrates else {}),
     }
     accepted = inspect.signature(job).parameters
     with spooled_input(settings) as settings, _alone():
