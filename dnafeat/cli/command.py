@@ -42,12 +42,8 @@ class Command:
         Settings that name files which must exist.
     needs : tuple of str
         Packages of the extra `jobs` that it cannot do without.
-    start : str
-        Import path of the function that says what begins, before heavy imports.
     narrates : bool
         Whether what the job says is its result (a demo), and not a remark on standard error.
-    lists : bool
-        Whether the whole text is the result, and not its first line with a summary below.
     streams : bool
         Whether `--output -` fills standard output with data.
     """
@@ -55,16 +51,14 @@ class Command:
     name: str
     group: str
     summary: str
-    settings: str
+    settings: str = "dnafeat.cli.config:NoConfig"
     job: str
     form: str = ""
     examples: tuple[str, ...]
     about: str = ""
     reads: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
-    start: str = ""
     narrates: bool = False
-    lists: bool = False
     streams: bool = False
 
     def settings_class(self) -> type[Settings]:
@@ -74,6 +68,11 @@ class Command:
     def run(self) -> Callable[..., Any]:
         """Import the job."""
         return found(self.job)
+
+    @property
+    def lists(self) -> bool:
+        """Whether the whole text is the result, and not its first line with a summary below."""
+        return self.group in ("try", "look", "measure", "help")
 
     @property
     def sentence(self) -> str:

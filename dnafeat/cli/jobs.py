@@ -18,23 +18,18 @@ if TYPE_CHECKING:
     from dnafeat.finetune.config import PredictConfig
 
 
-def nothing(result: Any) -> str:
-    """The text of a result that was told bit by bit."""
-    return ""
-
-
-def demo(config: settings.DemoConfig, *, say: Callable[[str], None], show: bool) -> Any:
+def demo(config: settings.DemoConfig, *, say: Callable[[str], None], show: bool) -> Report:
     """`dnafeat demo`."""
     from dnafeat.demo.splice import demo
 
-    return demo(config.store, say, show=show)
+    return Report(document=demo(config.store, say, show=show), text="")
 
 
-def demo_align(config: settings.DemoAlignConfig, *, say: Callable[[str], None], show: bool) -> Any:
+def demo_align(config: settings.DemoAlignConfig, *, say: Callable[[str], None], show: bool) -> Report:
     """`dnafeat demo-align`."""
     from dnafeat.demo.align import demo
 
-    return demo(config.folder, say=say, show=show)
+    return Report(document=demo(config.folder, say=say, show=show), text="")
 
 
 def models(config: settings.NoConfig) -> list[dict[str, Any]]:

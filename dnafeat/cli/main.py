@@ -124,8 +124,8 @@ def _execute(command: Command, arguments: list[str]) -> int:
     output = (JsonOutput if options.json else Output)(quiet=options.quiet)
     with logged(quiet=options.quiet, verbose=options.verbose):
         # Somebody who waits wants a sign; a log wants results.
-        if command.start and (sys.stderr.isatty() or options.verbose):
-            output.remark(found(command.start)(settings.to_dict()))
+        if command.needs and (sys.stderr.isatty() or options.verbose):
+            output.remark(announce.beginning(command, settings.to_dict()))
         result = _called(command, settings, output, as_json=options.json)
     output.result(result, found(command.form) if command.form else None, lists=command.lists)
     return 0
