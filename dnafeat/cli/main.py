@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -53,7 +54,10 @@ def guarded(run: Callable[[], int]) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("always", DnafeatWarning)
             warnings.showwarning = _show  # type: ignore[assignment]
-            return run()
+            code = run()
+            # Here rather than at the interpreter's end, where a closed pipe makes a traceback.
+            sys.stdout.flush()
+            return code
     except DnafeatError as error:
         _complain(str(error))
         return error.exit_code
@@ -66,6 +70,9 @@ def guarded(run: Callable[[], int]) -> int:
         _complain("interrupted; send the same command again")
         return 130
     except BrokenPipeError:
+        # What is left in the buffer has nowhere to go.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 
