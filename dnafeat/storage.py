@@ -56,7 +56,7 @@ def name(uri: str) -> str:
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The fsspec filesystem of a URI and the path in it. Raises UsageError for a protocol nobody knows."""
+    """The fsspec filesystem of a URI and the path in it. Raises UsageError for an unknown protocol."""
     try:
         # A remembered listing would hide what another process has written or removed meanwhile.
         fs, path = url_to_fs(uri) if is_local(uri) else url_to_fs(uri, use_listings_cache=False)
@@ -155,7 +155,7 @@ def _write_into(target: Path, write: Callable[[IO[bytes]], Any]) -> int:
 
 
 def create(uri: str) -> IO[bytes]:
-    """A new file for writing that others find once it is closed, and whose folder is made if need be: for what nobody looks for before."""
+    """A new file for writing that others see once it is closed; its folder is made if need be. For files that nothing reads before."""
     fs, path = filesystem(uri)
     if is_local(uri):
         Path(uri).parent.mkdir(parents=True, exist_ok=True)

@@ -39,15 +39,17 @@ _ABOUT = {"random": "a fixed random map, untrained", "pca": "principal component
 
 def projection_name(lineage: Mapping[str, Any]) -> str:
     """The name of a version's projection, by the version's lineage; derived for lineages that do not have it."""
-    if told := lineage.get("projection"):
-        return told["name"]
+    if description := lineage.get("projection"):
+        return description["name"]
     asked = str(lineage.get("projector", ""))
     return asked if asked.startswith("random@") else f"mlp@{lineage['projector_sha256'][:12]}"
 
 
-def describe_projection(told: Mapping[str, Any]) -> str:
+def describe_projection(description: Mapping[str, Any]) -> str:
     """Describe a projection by its lineage, in a line: `mean > zscore > pca@3f… (principal components of 812 entries)`."""
-    about = _ABOUT[told.get("kind", "mlp")]
-    fitted = told.get("fitted")
+    about = _ABOUT[description.get("kind", "mlp")]
+    fitted = description.get("fitted")
     of = f", statistics of {fitted['entries']:,} training entries" if fitted else ""
-    return f"{' > '.join([told['view'], *told['before'], told['name'], *told['after']])} ({about}{of})"
+    return (
+        f"{' > '.join([description['view'], *description['before'], description['name'], *description['after']])} ({about}{of})"
+    )

@@ -34,7 +34,7 @@ from dnafeat.encoder.source import Source
 from dnafeat.join.config import DNA
 from dnafeat.provenance import environment
 from dnafeat.training.artifact import ABOUT, ALIGNMENT, TrainingSummary, base_name, trained_before, write_adapter
-from dnafeat.training.run import train_on_ray
+from dnafeat.training.run import train
 from dnafeat.training.worker import Launch, TrainingRun
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class AlignSummary(TrainingSummary):
 
 
 def align(
-    config: AlignConfig, *, show: bool = True, say: Callable[[str], None] = _log.info, launch: Launch | None = None
+    config: AlignConfig, *, show: bool = True, say: Callable[[str], None] = _log.info, launch: Launch = train
 ) -> AlignSummary:
     """Train, or resume, the run that data and settings name, measure it on held-out subjects, and write its artifact.
 
@@ -58,8 +58,8 @@ def align(
         Whether to show progress bars.
     say : function
         Called with each sentence that a user should read before training ends.
-    launch : Launch | None
-        How workers are launched: `train_on_ray` (None), or `training.local.train_locally`.
+    launch : Launch
+        Runs the workers.
 
     Returns
     -------
@@ -87,7 +87,7 @@ def align(
         subject=f"{ready.subjects.people('train'):,} training subjects",
         batch=f"batches of {config.batch_size}",
     )
-    trained, result = (launch or train_on_ray)(run, show=show, say=say)
+    trained, result = launch(run, show=show, say=say)
     model = Alignment(*(ready.steps[name].width for name in (DNA, ready.subjects.name)))
     own, tuned = split_state(trained)
     model.load_state_dict(own)

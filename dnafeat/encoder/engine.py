@@ -40,7 +40,7 @@ from dnafeat.encoder.version import FeatureVersion
 from dnafeat.encoder.windows import Windows, cut
 from dnafeat.errors import UsageError
 
-# Told after each batch: sequences finished, content tokens, tokens computed with padding.
+# Called after each batch: sequences finished, content tokens, tokens computed with padding.
 Report = Callable[[int, int, int], None]
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ class Encoder:
             try:
                 return cut(texts[first:end], self.tokenizer, self.cutting)
             except UsageError:
-                # Among all it is told by its number.
+                # Cut all of them, so that the error has its number among all.
                 cut(texts, self.tokenizer, self.cutting)
                 raise
 
@@ -196,7 +196,7 @@ class Encoder:
         cls = cls / self._column(tokens)
         to = self.version.rounding
         mean, largest, cls = (rounded(x.view(n, strands, hidden_size).mean(1), to) for x in (mean, largest, cls))
-        # Of the vectors as they are stored, so that whoever projects those again gets the same.
+        # Of the vectors as they are stored, so that projecting those again gives the same.
         projected = rounded(self.projector.of({"cls": cls, "mean": mean, "max": largest}), to)
         return Begun(
             vectors={name: to_host(x) for name, x in (("cls", cls), ("mean", mean), ("max", largest), ("projected", projected))},
@@ -311,5 +311,5 @@ class Encoder:
 
 def _out_of_memory(error: Exception) -> bool:
     """Return whether memory did not suffice, on an accelerator or beside it; torch says some of it in words alone."""
-    told = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in told)
+    phrases = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in phrases)

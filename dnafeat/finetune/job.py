@@ -31,7 +31,7 @@ from dnafeat.finetune.worker import FinetuneJob, finetune_worker
 from dnafeat.provenance import digest_of, environment
 from dnafeat.training.artifact import TrainingSummary, base_name, trained_before
 from dnafeat.training.batches import Examples, truncate
-from dnafeat.training.run import train_on_ray
+from dnafeat.training.run import train
 from dnafeat.training.worker import Launch, TrainingRun
 
 _log = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ class FinetuneSummary(TrainingSummary):
 
 
 def finetune(
-    config: FinetuneConfig, *, show: bool = True, say: Callable[[str], None] = _log.info, launch: Launch | None = None
+    config: FinetuneConfig, *, show: bool = True, say: Callable[[str], None] = _log.info, launch: Launch = train
 ) -> FinetuneSummary:
     """Train, or resume, the run that data, base and settings name, and write its artifact.
 
@@ -200,8 +200,8 @@ def finetune(
         Whether to show a progress bar.
     say : function
         Called with each sentence that a user should read before training ends.
-    launch : Launch | None
-        How workers are launched: `train_on_ray` (None), or `training.local.train_locally`.
+    launch : Launch
+        Runs the workers.
 
     Returns
     -------
@@ -229,7 +229,7 @@ def finetune(
         subject=f"{len(prepared.data.splits['train']):,} training sequences",
         batch=f"batches of {config.batch_size}",
     )
-    trained, result = (launch or train_on_ray)(run, show=show, say=say)
+    trained, result = launch(run, show=show, say=say)
     model: FineTuned = build(prepared.source, config, prepared.data.labels)
     model.load_trainable(trained)
     about = _about(config, prepared, result)

@@ -18,7 +18,7 @@ from dnafeat.finetune.network import build
 from dnafeat.finetune.trainer import Trainer
 from dnafeat.training.callbacks import Reports
 from dnafeat.training.checkpoints import known
-from dnafeat.training.worker import Outcome, TrainingAttempt
+from dnafeat.training.worker import Context, Outcome, TrainingAttempt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def finetune_worker(attempt: TrainingAttempt) -> Outcome:
     model = build(Source.find(job.config.encoding(), job.pins), job.config, data.labels)
     # A process may train several times, each time in another precision.
     AcceleratorState._reset_state()
-    arguments = _arguments(job.settings, len(data.splits["train"]), context.world_size, str(attempt.scratch / "run"))
+    arguments = _arguments(job.settings, len(data.splits["train"]), context, str(attempt.scratch / "run"))
     trainer = Trainer(model, arguments, data, job.settings)
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.add_callback(Reports(context))
@@ -56,9 +56,9 @@ def finetune_worker(attempt: TrainingAttempt) -> Outcome:
     return Outcome(trainer.progress.best.tensors, results | {"seconds": trainer.progress.elapsed()})
 
 
-def _arguments(settings: Mapping[str, Any], examples: int, world: int, folder: str) -> transformers.TrainingArguments:
-    """Make transformers' arguments of a run's settings, for a number of training examples and workers."""
-    gpu = torch.cuda.is_available()
+def _arguments(settings: Mapping[str, Any], examples: int, context: Context, folder: str) -> transformers.TrainingArguments:
+    """Make transformers' arguments of a run's settings, for a number of training examples."""
+    gpu, world = context.device.type == "cuda", context.world_size
     rows = min(settings["batch_size"], settings["rows_per_worker"])
     steps_per_epoch = -(-examples // settings["batch_size"])
     steps = settings["steps"] or settings["epochs"] * steps_per_epoch
@@ -82,7 +82,7 @@ def _arguments(settings: Mapping[str, Any], examples: int, world: int, folder: s
         save_steps=every,
         save_total_limit=1,
         seed=settings["seed"],
-        bf16=resolve_precision(settings["precision"], gpu=fast_in_bfloat16()) == "bfloat16",
+        bf16=resolve_precision(settings["precision"], gpu=gpu and fast_in_bfloat16()) == "bfloat16",
         use_cpu=not gpu,
         ddp_backend="gloo" if torch.distributed.is_initialized() and not gpu else None,
         ddp_find_unused_parameters=False,

@@ -60,7 +60,7 @@ def join(config: JoinConfig, *, show: bool = True) -> JoinSummary:
     UsageError
         Settings, a partner's table or its keys are wrong; nothing is written.
     StoreError, ConflictError, EncodingError
-        Storage or a worker failed, or somebody else wrote the output meanwhile. The same command makes it good.
+        Storage or a worker failed, or another job wrote the output meanwhile. The same command continues.
     """
     with storage.reached(config.output):
         return _Join(config, show)()
@@ -96,10 +96,10 @@ class _Join:
     def __call__(self) -> JoinSummary:
         lineage = self.lineage()
         if self.last is not None and self.last["inputs_digest"] == lineage["inputs_digest"]:
-            told = {name: value for name, value in self.last["summary"].items() if name != "notes"}
+            earlier = {name: value for name, value in self.last["summary"].items() if name != "notes"}
             return JoinSummary(
                 **{
-                    **told,
+                    **earlier,
                     "output": self.config.output,
                     "output_version": self.last["output_version"],
                     "notes": [],
@@ -174,10 +174,10 @@ class _Join:
         counts = sum((one.counts for one in written), Counter[str]())
         summary = self.summary(dna, dealt, counts)
         files = [one.file for one in written if one.file is not None]
-        told = {**lineage, "summary": asdict(summary)}
+        about = {**lineage, "summary": asdict(summary)}
         names = [partner.name for partner in self.partners]
         self.committing = True
-        version = self.output.commit(files, side.contract(names), told, self.attempt)
+        version = self.output.commit(files, side.contract(names), about, self.attempt)
         self.output.sweep()
         seconds = round(time.monotonic() - self.clock, 3)
         return JoinSummary(**{**asdict(summary), "output_version": version, "seconds": seconds})
@@ -255,21 +255,21 @@ class _Join:
             )
         for partner, dealt in zip(self.partners, partners, strict=True):
             if dealt.salts and dealt.salts != dna.salts:
-                told = [_hashing(one) for one in (dealt.salts, dna.salts)]
+                left, right = [_hashing(one) for one in (dealt.salts, dna.salts)]
                 raise UsageError(
-                    f"the keys of partner {partner.name} are {told[0]} and those of {store} are {told[1]}, so that they cannot meet: give "
+                    f"the keys of partner {partner.name} are {left} and those of {store} are {right}, so that they cannot meet: give "
                     f"the salt with --salt-file, which hashes those that are not"
                 )
 
     def summary(self, dna: Dealt, partners: Sequence[Dealt], counts: Counter[str]) -> JoinSummary:
-        """Summarise the join, without the version. Raises UsageError where nothing did."""
+        """Summarise the join, without the version. Raises UsageError where it has no row."""
         config, notes = self.config, self.notes
         about = {}
         for partner, dealt in zip(self.partners, partners, strict=True):
             name = partner.name
-            told = {word: counts[f"{name} {word}"] for word in ("keys", "matched", "several")}
-            about[name] = {"width": partner.width, "rows": partner.rows, **told, "reduce": self.inputs.rule(name)[0]}
-            if not told["matched"]:
+            matches = {word: counts[f"{name} {word}"] for word in ("keys", "matched", "several")}
+            about[name] = {"width": partner.width, "rows": partner.rows, **matches, "reduce": self.inputs.rule(name)[0]}
+            if not matches["matched"]:
                 examples = f"{dealt.examples[0]!r} there" if dealt.examples else "none there has a key and a vector"
                 sentence = (
                     f"no {self.inputs.on} of partner {name} has DNA ({examples}, {dna.examples[0]!r} in the store): are they of one "

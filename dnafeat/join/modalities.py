@@ -1,4 +1,4 @@
-"""Tables of another modality, one vector a row: a version of a Delta table, or Parquet files, whoever wrote them; read piece by piece."""
+"""Tables of another modality, one vector a row: a version of a Delta table, or Parquet files, read piece by piece."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class PartnerTable:
 
     def lineage(self) -> dict[str, Any]:
         """The part of a joined table's lineage that describes this modality."""
-        told = {name: getattr(self, name) for name in ("name", "uri", "version", "fingerprint", "rows", "width")}
-        return {**told, "key_column": self.key, "vector_column": self.vector, "order_column": self.order}
+        values = {name: getattr(self, name) for name in ("name", "uri", "version", "fingerprint", "rows", "width")}
+        return {**values, "key_column": self.key, "vector_column": self.vector, "order_column": self.order}
 
     def order_type(self) -> pa.DataType | None:
         return _dataset(self.uri, self.version, self.fingerprint).schema.field(self.order).type if self.order else None
@@ -330,13 +330,13 @@ def _files(uri: str) -> list[str]:
 
 
 def _fingerprint(uri: str) -> str:
-    told: dict[str, str] = {}
+    states: dict[str, str] = {}
     for one in _files(uri):
         fs, path = storage.filesystem(one)
         if storage.is_local(one):
             with fs.open(path, "rb") as file:
-                told[one.removeprefix(uri)] = hashlib.file_digest(file, "sha256").hexdigest()
+                states[one.removeprefix(uri)] = hashlib.file_digest(file, "sha256").hexdigest()
         else:
             about = fs.info(path)
-            told[one.removeprefix(uri)] = str(about.get("ETag", about))
-    return digest_of(told)
+            states[one.removeprefix(uri)] = str(about.get("ETag", about))
+    return digest_of(states)

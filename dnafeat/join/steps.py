@@ -37,7 +37,7 @@ from dnafeat.store.reading import Entries, Reading, stood
 
 # Bytes of vectors that are read at a time.
 _READ_BYTES = 8 * 2**20
-# Keys that are told as examples, and genes that are told as missing or not asked for.
+# Keys shown as examples, and genes listed as missing or not asked for.
 _TOLD = 3
 
 
@@ -49,7 +49,7 @@ class Dealt:
     ----------
     rows : Spill
     counts : Counter
-        Of what is told: read, and reasons for leaving out.
+        Rows read, and reasons for leaving rows out.
     salts : set
         As `pseudonyms.checks`.
     examples : list of str

@@ -102,10 +102,10 @@ def _check_tokens(tokens: int, config: PartnerConfig) -> None:
         if tokens == wanted:
             return
         asked = f"{config.timepoints} timepoints make {wanted:,}" if config.timepoints else f"{wanted:,} were asked for"
-        told = f"has {tokens:,} tokens where {asked}"
+        fault = f"has {tokens:,} tokens where {asked}"
         if tokens == wanted - 1:
-            raise Unfit(f"{told}: CLS is missing; export last_hidden_state whole")
-        raise Unfit(f"{told}: a mask was left on, or the recording is of another length; export with mask_ratio 0")
+            raise Unfit(f"{fault}: CLS is missing; export last_hidden_state whole")
+        raise Unfit(f"{fault}: a mask was left on, or the recording is of another length; export with mask_ratio 0")
     if tokens > 1 and (tokens - 1) % REGIONS == 0:
         return
     if tokens % REGIONS == 0:

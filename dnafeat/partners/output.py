@@ -52,10 +52,10 @@ class Before:
 def _width_of_file(uri: str) -> int | None:
     try:
         with opened(uri) as file:
-            told = (file.metadata.metadata or {}).get(ABOUT.encode())
+            stored = (file.metadata.metadata or {}).get(ABOUT.encode())
     except (FileNotFoundError, pa.ArrowException):
         return None
-    return json.loads(told)["width"] if told else None
+    return json.loads(stored)["width"] if stored else None
 
 
 def rejects_uri(output: str) -> str:
@@ -69,7 +69,7 @@ def publish(rows: pa.RecordBatchReader, output: str, before: Before, about: dict
     Raises
     ------
     ConflictError
-        Somebody else has written the table since `before` was looked at.
+        Another job has written the table since `before` was looked at.
     StoreError
         Storage does not answer, or refuses.
     """

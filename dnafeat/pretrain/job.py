@@ -23,7 +23,7 @@ from dnafeat.pretrain.report import plain
 from dnafeat.pretrain.worker import PretrainData, PretrainJob, pretrain_worker
 from dnafeat.text import aligned
 from dnafeat.training.artifact import TrainingSummary
-from dnafeat.training.run import train_on_ray
+from dnafeat.training.run import train
 from dnafeat.training.worker import Launch, TrainingRun
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class PretrainSummary(TrainingSummary):
 
 
 def pretrain(
-    config: PretrainConfig, *, show: bool = True, say: Callable[[str], None] = _log.info, launch: Launch | None = None
+    config: PretrainConfig, *, show: bool = True, say: Callable[[str], None] = _log.info, launch: Launch = train
 ) -> PretrainSummary:
     """Train, or resume, the run that data and settings name, and write the model with its card.
 
@@ -54,8 +54,8 @@ def pretrain(
         Whether to show a progress bar.
     say : function
         Called with each sentence that a user should read before training ends.
-    launch : Launch | None
-        How workers are launched: `train_on_ray` (None), or `training.local.train_locally`.
+    launch : Launch
+        Runs the workers.
 
     Returns
     -------
@@ -83,7 +83,7 @@ def pretrain(
     for record, letters in genomes.heldout.items():
         say(f"held out: {record}, {len(letters):,} bases, of which {prepared.excluded[record]:.1%} are not scored")
     run = training_run(config, name, genomes, prepared)
-    trained, results = (launch or train_on_ray)(run, show=show, say=say)
+    trained, results = launch(run, show=show, say=say)
     metrics = artifact.write(
         output,
         trained,

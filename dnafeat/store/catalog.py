@@ -320,8 +320,8 @@ class Store:
             last = pc.max(table.read(["recorded_at"])["recorded_at"]).as_py()
             now = max(datetime.now(UTC), last + timedelta(microseconds=1)) if last else datetime.now(UTC)
             row = {"feature_version": version, "event": kind, "name": given, "parent": parent, "recorded_at": now}
-            told = {"lineage": lineage if kind == event else None, "run_id": run_id}
-            rows = pa.Table.from_pylist([{**row, **told}], schema=arrow_schema("versions"))
+            details = {"lineage": lineage if kind == event else None, "run_id": run_id}
+            rows = pa.Table.from_pylist([{**row, **details}], schema=arrow_schema("versions"))
             return Change(added=[table.write(rows, stem=kind)])
 
         table.settle(f"dnafeat/{uuid.uuid4().hex}", change)

@@ -60,4 +60,4 @@ class Change:
     number: int = 1
     """The version under which the commit's own application id is left in the log."""
     rows_change: bool = True
-    """False: the same rows in other files, which those who follow the table's changes need not look at."""
+    """False: the same rows in other files, which readers of the table's changes can skip."""

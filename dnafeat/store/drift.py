@@ -180,7 +180,7 @@ def _compare(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray
     one, other = one.astype(np.float64), other.astype(np.float64)
     lengths, others, apart = (np.sqrt(np.einsum("ij,ij->i", rows, rows)) for rows in (one, other, one - other))
     product, longer = lengths * others, np.maximum(lengths, others)
-    with np.errstate(invalid="ignore"):  # infinities become NaN, which is told
+    with np.errstate(invalid="ignore"):  # infinities become NaN, which is reported
         cosine = np.einsum("ij,ij->i", one, other) / np.where(product == 0, 1, product)
         distance = apart / np.where(longer == 0, 1, longer)
     cosine[longer == 0] = 1

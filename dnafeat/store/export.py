@@ -133,7 +133,7 @@ def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 
 def _type(kind: pa.DataType) -> str:
-    """A column's type as a reader finds it: vectors are lists in the file, of a width that is told."""
+    """A column's type as a reader finds it: vectors are lists in the file, whose width stands beside."""
     return f"list<float>[{kind.list_size}]" if pa.types.is_fixed_size_list(kind) else str(kind)
 
 

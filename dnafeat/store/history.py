@@ -195,7 +195,7 @@ class History:
     def withdrawn(self) -> list[dict[str, Any]]:
         """Rows that were taken out of `runs`, as they stood there and with `withdrawn_at`, by number.
 
-        A row that is recorded as withdrawn and stands in `runs` still is published: whoever withdrew it has not come to the end.
+        A row that is recorded as withdrawn and stands in `runs` still is published: its withdrawal has not come to the end.
         """
         published = {row["run_number"] for row in self._runs}
         rows = {}

@@ -46,7 +46,7 @@ class Lookup:
 
         Raises StoreError unless each has one, with all of the vectors.
         """
-        made = Assembly(names, columns, *self.told())
+        made = Assembly(names, columns, *self.wording())
         for version in (self.version, self.parent):
             lacking = made.lacking()
             if version is None or not lacking.any():
@@ -56,8 +56,8 @@ class Lookup:
                 made.add(batch, own=version == self.version)
         return made.batch()
 
-    def told(self) -> tuple[str, str]:
-        """Store and version, for what is said of its rows."""
+    def wording(self) -> tuple[str, str]:
+        """Store and version as errors name them."""
         whose = f"version {self.version}" + (f" or its parent {self.parent}" if self.parent else "")
         return self.features.uri.rpartition("/")[0], whose
 
@@ -66,7 +66,7 @@ class Lookup:
         found = [np.zeros(0, bool)]
         for first in range(0, len(names), _PAGE_ROWS):
             some = names[first : first + _PAGE_ROWS]
-            made = Assembly(some, [view], *self.told())
+            made = Assembly(some, [view], *self.wording())
             for batch in self._pages(self.version, [_NAME, view], some):
                 made.add(batch, own=True)
             found.append(~made.lacking())
@@ -113,7 +113,7 @@ class Assembly:
     columns : sequence of str
         Of `features`.
     store, whose : str
-        As `Lookup.told` has them.
+        As `Lookup.wording` has them.
     """
 
     def __init__(self, names: np.ndarray, columns: Sequence[str], store: str, whose: str) -> None:

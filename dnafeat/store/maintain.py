@@ -1,4 +1,4 @@
-"""Keep a store small and quick to read: `dnafeat maintain --store S`, for instance after every night.
+"""Keep a store small and quick to read: `dnafeat maintain --store S`, for instance after each nightly run.
 
 Five things, in this order, each safe beside running jobs, readers and other maintains:
 
@@ -7,7 +7,7 @@ Five things, in this order, each safe beside running jobs, readers and other mai
 2. Small files are merged into larger ones in the order of their digests (in `sequences`, of sources and ids). Each merge is one commit,
    made from a snapshot that still has all of the files, and changes no row. Files with vectors that wait to be collected are left alone,
    because a merged file is a new one and its vectors would wait for ever.
-3. What nobody has named for a week is deleted: files of dead runs, their work shards, probes, unfinished uploads. A run must have
+3. What no commit has named for a week is deleted: files of dead runs, their work shards, probes, unfinished uploads. A run must have
    committed its files by then. Before a file below a table is deleted the table's log has it as removed, so that a run that is slower
    than that is refused (`Table.settle`) and does not add a file that is gone. After a forget, files of entries do not get that week.
 4. What was replaced is deleted after a week, for readers that still have the old snapshot. Where something was forgotten since the last
@@ -52,7 +52,7 @@ class MaintenanceSummary:
     files_vacuumed : int
         Replaced files that were deleted.
     abandoned_files, abandoned_uploads : int
-        What nobody had named for a week, deleted.
+        Files and uploads that nothing had named for a week, deleted.
     checkpoints : int
         Tables whose log got one.
     """

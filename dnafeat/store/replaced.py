@@ -22,7 +22,7 @@ ABOUT = "dnafeat"
 _CONFIGURATION = {
     # No ids in the log.
     "delta.dataSkippingNumIndexedCols": "0",
-    # What a version was made of, and older versions, stay until somebody takes them away.
+    # What a version was made of, and older versions, stay until they are removed.
     "delta.logRetentionDuration": "interval 3650 days",
     "delta.deletedFileRetentionDuration": "interval 3650 days",
 }
@@ -37,7 +37,7 @@ class ReplacedTable:
         self.there = False
 
     def look(self) -> bool:
-        """Return whether the table is there; a commit holds only if nobody has made one since this."""
+        """Return whether the table is there; a commit holds only if there was no other since."""
         self.there = self.table.reload().exists()
         if self.there:
             self.table.version()
@@ -64,7 +64,7 @@ class ReplacedTable:
         Raises
         ------
         ConflictError
-            Somebody else has written the table since `look`; the files are removed.
+            Another job has written the table since `look`; the files are removed.
         StoreError
             It cannot be written. The files stay, since the commit may be there and its reply be lost.
         """

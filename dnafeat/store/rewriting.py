@@ -41,7 +41,7 @@ def patiently(read: Callable[[], T]) -> T:
 
 
 def settle(table: Table, change: Callable[[Draft], Change | None]) -> int | None:
-    """`Table.settle` under an id of its own, for commits that may be overtaken by others of their kind.
+    """`Table.settle` under an id of its own, for commits that may conflict with others of their kind.
 
     `change` gets a function to hand every file to that it writes: those that are not committed in the end are deleted. It is asked again,
     too, where files are deleted under it.

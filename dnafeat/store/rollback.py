@@ -61,7 +61,7 @@ def rollback(store: Store, run_id: str) -> Rollback:
     """
     run = store.published_run(run_id)
     if run is not None:
-        # Whoever reads `runs` need not know of withdrawals: what is not published is not there.
+        # Readers of `runs` need not know of withdrawals: what is not published is not there.
         lineage = json.dumps({name: value.isoformat() if isinstance(value, datetime) else value for name, value in run.items()})
         store.record_version(run["feature_version"], event="withdrawn", lineage=lineage, run_id=run_id)
         _take_out(store.runs, run)

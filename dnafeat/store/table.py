@@ -1,4 +1,4 @@
-"""Commits to one Delta table of a store, which hold only if nobody has committed since the snapshot was taken."""
+"""Commits to one Delta table of a store, which hold only if there was no other since the snapshot was taken."""
 
 from __future__ import annotations
 
@@ -150,9 +150,9 @@ class Table(TableSnapshot):
         self.reload()
 
     def settle(self, app: str, change: Callable[[], Change | None]) -> int | None:
-        """Commit what `change` makes of the newest snapshot, once, whoever else commits at the same time.
+        """Commit what `change` makes of the newest snapshot, once, beside other writers.
 
-        `change` is asked anew whenever somebody else was faster, and what it returns is committed from the snapshot it looked at or
+        `change` is called again after each conflict, and what it returns is committed from the snapshot it looked at or
         not at all; it may itself raise Refused to be asked again. The commit leaves `app` in the log, so that one whose reply was lost
         is recognised and not made twice.
 
@@ -195,7 +195,7 @@ class Table(TableSnapshot):
         )
 
     def _check_not_removed(self, added: Sequence[DataFile]) -> None:
-        """Whoever deletes a file that is not part of the table has it removed in the log first, so that it cannot become part of it."""
+        """A file that is not part of the table is removed in the log before it is deleted, so that it cannot become part of it."""
         if gone := {file.path for file in added} & self.removed_paths() if added else set():
             raise ForgottenError(
                 f"{len(gone)} files were taken out of {self.uri} before they could be committed, by `dnafeat forget` or because they were "

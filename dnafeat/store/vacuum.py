@@ -1,4 +1,4 @@
-"""Deletion of what nobody needs any more: replaced files, what killed processes have left, unfinished uploads; and checkpoints."""
+"""Deletion of replaced files, of what killed processes have left and of unfinished uploads; checkpoints."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def vacuum(upkeep: Upkeep, name: str, collected: bool) -> int:
 
 
 def remove_abandoned(upkeep: Upkeep) -> int:
-    """Delete what nobody has named for a week, and return how many files."""
+    """Delete files that no commit has named for a week, and return how many."""
     single = {path for path, one in upkeep.listed.items() if upkeep.is_old(one) and _is_leftover(path)}
     single |= _old_projectors(upkeep)
     folders: dict[str, list[storage.Listed]] = {}
@@ -147,7 +147,7 @@ def _delete_replaced(table: Table, hours: int) -> None:
             again(lambda: table.reload().snapshot.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False))
             return
         except CommitFailedError:
-            # The two commits that say what it did were overtaken.
+            # One of its two commits had a conflict.
             if attempt == _ATTEMPTS - 1:
                 raise
             back_off(attempt)

@@ -79,9 +79,9 @@ class Receipt:
 
     @classmethod
     def from_json(cls, text: str) -> Receipt:
-        told = json.loads(text)
-        norms = {name: Norms(**values) for name, values in told.pop("norms").items()}
-        return cls(file=DataFile(**told.pop("file")), norms=norms, **told)
+        content = json.loads(text)
+        norms = {name: Norms(**values) for name, values in content.pop("norms").items()}
+        return cls(file=DataFile(**content.pop("file")), norms=norms, **content)
 
 
 def write(
@@ -109,7 +109,7 @@ def write(
     """
     meters: dict[str, _Meter] = {}
     counts = {"tokens": 0, "windowed": 0}
-    told: dict[str, Any] = {}
+    content: dict[str, Any] = {}
 
     def metered() -> Iterator[pa.Table]:
         for piece in pieces:
@@ -122,11 +122,11 @@ def write(
 
     def footer() -> dict[str, str]:
         norms = {name: meter.norms() for name, meter in meters.items()}
-        told.update(counts, **about(), norms=norms)
-        return {_FOOTER: json.dumps({**told, "norms": {name: asdict(one) for name, one in norms.items()}})}
+        content.update(counts, **about(), norms=norms)
+        return {_FOOTER: json.dumps({**content, "norms": {name: asdict(one) for name, one in norms.items()}})}
 
     file = table.write(metered(), stem=stem, partition={"feature_version": version}, footer=footer)
-    return Receipt(file=file, **told)
+    return Receipt(file=file, **content)
 
 
 class _Meter:
@@ -169,8 +169,8 @@ def read_receipt(table: Table, path: str, size: int, version: str) -> Receipt | 
     try:
         with parquet.opened(storage.join(table.uri, path)) as opened:
             metadata = opened.metadata
-        told = json.loads((metadata.metadata or {})[_FOOTER.encode()])
-        norms = {name: Norms(**values) for name, values in told.pop("norms").items()}
+        content = json.loads((metadata.metadata or {})[_FOOTER.encode()])
+        norms = {name: Norms(**values) for name, values in content.pop("norms").items()}
         # The footer's own statistics: the rows are in digest order.
         at = metadata.schema.to_arrow_schema().get_field_index("sequence_digest")
         first = metadata.row_group(0).column(at).statistics.min
@@ -187,7 +187,7 @@ def read_receipt(table: Table, path: str, size: int, version: str) -> Receipt | 
         {"sequence_digest": 0},
         {"feature_version": version},
     )
-    return Receipt(file=file, norms=norms, **{name: value for name, value in told.items() if name in own})
+    return Receipt(file=file, norms=norms, **{name: value for name, value in content.items() if name in own})
 
 
 def _text(value: Any) -> str:

@@ -1,15 +1,19 @@
-"""A training run by a single worker in this process, without Ray: for small runs and tests."""
+"""A training run by a single worker in this process, without Ray."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
+import transformers
 
 from dnafeat import storage
+from dnafeat.cluster.bar import steps_shown
+from dnafeat.cluster.observe import Job
 from dnafeat.errors import DnafeatError, EncodingError, UsageError, one_line
 from dnafeat.training.checkpoints import is_finished, read_finished
 from dnafeat.training.worker import Outcome, TrainingRun, run_worker
@@ -19,14 +23,21 @@ _KEPT = 2
 
 
 class LocalContext:
-    """A lone worker of this process, whose checkpoints are numbered folders of one local folder."""
+    """A lone worker of this process, whose checkpoints are numbered folders of one local folder.
+
+    Attributes
+    ----------
+    now : (int, int, dict of str to float)
+        Steps done, steps of the run, and the values that were logged last.
+    """
 
     rank, world_size = 0, 1
 
-    def __init__(self, folder: Path, log: Callable[[int, int, Mapping[str, float]], None] | None = None) -> None:
-        self.folder, self._log = folder, log
-        self.events: str | None = str(folder / "tensorboard")
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(self, folder: Path, *, gpu: bool = True) -> None:
+        self.folder = folder
+        self.events: str | None = str(folder.parent / "tensorboard")
+        self.device = torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
+        self.now: tuple[int, int, dict[str, float]] = (0, 0, {})
 
     def checkpoints(self) -> list[Path]:
         """List the checkpoints, the last one last."""
@@ -53,8 +64,7 @@ class LocalContext:
         return False
 
     def log(self, step: int, steps: int, values: Mapping[str, float]) -> None:
-        if self._log is not None:
-            self._log(step, steps, values)
+        self.now = (step, steps, {**self.now[2], **values})
 
 
 def train_locally(run: TrainingRun, *, show: bool, say: Callable[[str], None]) -> Outcome:
@@ -67,17 +77,20 @@ def train_locally(run: TrainingRun, *, show: bool, say: Callable[[str], None]) -
     EncodingError
         Training failed; the same call resumes from the last checkpoint.
     """
-    place = storage.absolute(run.workers.storage) if run.workers.storage else f"{run.output}.runs"
-    if run.workers.num_workers > 1:
-        raise UsageError(f"{run.workers.num_workers} workers need Ray: in this process there is one")
-    if not storage.is_local(place):
-        raise UsageError(f"checkpoints in {place} need Ray: without it they lie on a local disk, which --storage names")
+    workers = run.workers
+    if workers.num_workers > 1:
+        raise UsageError(f"{workers.num_workers} workers need Ray: in this process there is one")
+    if not storage.is_local(run.place):
+        raise UsageError(f"checkpoints in {run.place} need Ray: without it they lie on a local disk, which --storage names")
     # Apart from checkpoints of Ray Train, which keeps a record of its own.
-    context = LocalContext(Path(place) / run.name / "local")
-    say(f"run {run.name}: {run.subject}, in this process, {run.batch}; checkpoints in {place}")
+    context = LocalContext(Path(run.place) / run.name / "local", gpu=workers.gpus_per_worker != 0)
+    where = "CPU" if context.device.type == "cpu" else "GPU"
+    say(f"run {run.name}: {run.subject}, in this process on {where}, {run.batch}; checkpoints in {run.place}")
     threads = torch.get_num_threads()
+    job = Job(name=run.name.partition("-")[0], run_id=run.name)
     try:
-        run_worker(context, run.work, run.job, lambda: run.data, run.workers.cpus_per_worker or os.cpu_count() or 1)
+        with steps_shown(lambda: context.now, show, job), _quiet():
+            run_worker(context, run.work, run.job, lambda: run.data, workers.cpus_per_worker or os.cpu_count() or 1)
     except DnafeatError:
         raise
     except Exception as error:
@@ -88,5 +101,16 @@ def train_locally(run: TrainingRun, *, show: bool, say: Callable[[str], None]) -
         torch.set_num_threads(threads)
     last = context.last_checkpoint(context.folder)
     if last is None or not is_finished(last):
-        raise EncodingError(f"run {run.name} ended without a checkpoint in {place}")
+        raise EncodingError(f"run {run.name} ended without a checkpoint in {run.place}")
     return Outcome(*read_finished(last))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from writing to standard error for as long as the block runs."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)

@@ -1,6 +1,6 @@
 """One worker of a training run: its interface to the launcher, and how it starts and ends. No Ray.
 
-`training.run` launches workers on Ray Train; `training.local` runs a single one in this process. Either calls `run_worker`.
+`training.on_ray` runs workers on Ray Train, `training.local` a single one in this process. Either calls `run_worker`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor, distributed
 
+from dnafeat import storage
 from dnafeat.training.checkpoints import is_finished, write_finished
 from dnafeat.training.config import WorkersConfig
 
@@ -106,6 +107,11 @@ class TrainingRun:
     output: str
     subject: str
     batch: str
+
+    @property
+    def place(self) -> str:
+        """Absolute URI of checkpoints."""
+        return storage.absolute(self.workers.storage) if self.workers.storage else f"{self.output}.runs"
 
 
 class Launch(Protocol):

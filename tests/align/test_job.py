@@ -28,7 +28,7 @@ from dnafeat.encoder import Encoder
 from dnafeat.encoder.projection import load_projector
 from dnafeat.errors import UsageError
 from dnafeat.finetune import artifact
-from dnafeat.training import run as trainrun
+from dnafeat.training import on_ray as trainrun
 
 KILLED_AFTER = 25
 

@@ -37,7 +37,7 @@ from dnafeat.finetune.config import FinetuneConfig
 from dnafeat.finetune.job import prepare
 from dnafeat.finetune.metrics import METRICS
 from dnafeat.training import figures as report
-from dnafeat.training import run as trainrun
+from dnafeat.training import on_ray as trainrun
 from dnafeat.training.callbacks import Draws
 from dnafeat.training.checkpoints import RESULTS, read_finished
 from dnafeat.training.local import LocalContext
@@ -416,7 +416,7 @@ def test_a_run_that_fails_says_of_what(
     base: str, tables: dict[str, dict[str, str]], two_cpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = models.random_folder(tmp_path / "gone", num_hidden_layers=1)
-    chosen = config(str(folder), tables["binary"], tmp_path / "artifact", max_failures=0)
+    chosen = config(str(folder), tables["binary"], tmp_path / "artifact", max_failures=0, runner="ray")
     real = trainrun.TorchTrainer
 
     def removed(*arguments: Any, **options: Any) -> Any:

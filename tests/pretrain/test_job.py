@@ -28,7 +28,7 @@ from dnafeat.pretrain.config import PretrainConfig
 from dnafeat.pretrain.worker import PretrainData, PretrainTask, training_batch
 from dnafeat.sequence import reverse_complement
 from dnafeat.training.local import train_locally
-from dnafeat.training.run import train_on_ray
+from dnafeat.training.on_ray import train_on_ray
 from dnafeat.training.worker import Launch, Outcome, TrainingRun
 
 LAMBDA = Path(dnafeat.__file__).parent / "bundled" / "data" / "lambda_NC_001416.fa.gz"

@@ -16,7 +16,7 @@ from dnafeat.align.config import AlignConfig
 from dnafeat.align.prepare import PreparedAlignment
 from dnafeat.align.worker import AlignJob, align_loop
 from dnafeat.store.catalog import Store
-from dnafeat.training.local import LocalContext, train_locally
+from dnafeat.training.local import LocalContext
 from dnafeat.training.loop import Loop
 from dnafeat.training.worker import TrainingAttempt
 
@@ -102,7 +102,7 @@ def trained(config: AlignConfig, ready: PreparedAlignment, scratch: Path) -> Loo
 
 def aligned(config: AlignConfig) -> dict[str, Any]:
     """`align` without Ray."""
-    return align.align(config, show=False, launch=train_locally)
+    return align.align(config, show=False)
 
 
 def write_csv(file: Path, rows: list[dict[str, Any]]) -> str:

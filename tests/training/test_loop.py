@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from dnafeat.training.checkpoints import read_finished
 from dnafeat.training.config import WorkersConfig
 from dnafeat.training.local import LocalContext, train_locally
 from dnafeat.training.loop import Loop, LoopPlan, TrainingTask
+from dnafeat.training.run import runs_locally
 from dnafeat.training.worker import Outcome, TrainingAttempt, TrainingRun
 
 FILES = {"trained.safetensors", "best.json", "optimizer.pt", "scheduler.pt", "trainer_state.json"}
@@ -173,7 +176,7 @@ def run(tmp_path: Path, fatal: int = -1, **workers: Any) -> TrainingRun:
 def test_a_killed_run_goes_on_from_its_last_checkpoint_and_a_finished_one_is_not_trained_again(tmp_path: Path) -> None:
     said: list[str] = []
     whole = train_locally(run(tmp_path / "whole"), show=False, say=said.append)
-    assert said == [f"run line-0: a line, in this process, batches of 1; checkpoints in {tmp_path}/whole/artifact.runs"]
+    assert said == [f"run line-0: a line, in this process on CPU, batches of 1; checkpoints in {tmp_path}/whole/artifact.runs"]
     tmp_path.joinpath("killed").mkdir()
     threads = torch.get_num_threads()
     with pytest.raises(KeyboardInterrupt):
@@ -213,3 +216,38 @@ def test_a_checkpoint_of_another_release_is_one_sentence(tmp_path: Path) -> None
     (folder / "state.json").write_text("{}")
     with pytest.raises(CheckpointError, match="another release of dnafeat"):
         train_locally(run(tmp_path), show=False, say=lambda sentence: None)
+
+
+@pytest.mark.parametrize(
+    ("workers", "address", "locally"),
+    [
+        ({}, None, True),
+        ({}, "10.0.0.1:6379", False),
+        ({"num_workers": 2}, None, False),
+        ({"storage": "s3://bucket/runs"}, None, False),
+        ({"runner": "ray"}, None, False),
+        ({"runner": "local"}, "10.0.0.1:6379", True),
+    ],
+)
+def test_a_single_worker_away_from_a_cluster_trains_in_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: dict[str, Any], address: str | None, locally: bool
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    assert runs_locally(run(tmp_path, **workers)) == locally
+
+
+def test_a_run_that_ray_train_has_begun_stays_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    folder = tmp_path / "artifact.runs" / "line-0"
+    folder.mkdir(parents=True)
+    assert runs_locally(run(tmp_path))
+    (folder / "checkpoint_manager_snapshot.json").touch()
+    assert not runs_locally(run(tmp_path))
+
+
+def test_training_in_this_process_does_not_import_ray() -> None:
+    modules = ("finetune.job", "align.job", "pretrain.job", "training.local")
+    code = f"import sys, {', '.join(f'dnafeat.{name}' for name in modules)}; assert 'ray' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

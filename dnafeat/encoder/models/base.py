@@ -70,7 +70,7 @@ class EncoderOutput(NamedTuple):
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """A copy on a GPU, for which nobody waits; on a CPU a tensor that shares the array's memory."""
+    """An asynchronous copy on a GPU; on a CPU a tensor that shares the array's memory."""
     values = torch.from_numpy(array)
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
