@@ -82,7 +82,7 @@ COMMANDS: tuple[Command, ...] = (
         summary="embed new sequences, then move a channel once complete",
         settings="dnafeat.embed.config:NightlyConfig",
         job="dnafeat.embed.schedule:nightly",
-        form="dnafeat.cli.jobs:format_night",
+        form="dnafeat.cli.jobs:format_result",
         examples=(
             "nightly cohort.csv --store ./store --source-name cohort",
             "nightly --config jobs/nightly.yaml --run-id 2026-11-21",
@@ -162,7 +162,7 @@ COMMANDS: tuple[Command, ...] = (
         summary="fine-tune an encoder on labelled sequences",
         settings="dnafeat.finetune.config:FinetuneConfig",
         job="dnafeat.finetune.job:finetune",
-        form="dnafeat.cli.jobs:format_artifact",
+        form="dnafeat.cli.jobs:format_result",
         examples=(
             "finetune --train train.csv --output ./promoters",
             "finetune --train train.csv --dev dev.csv --test test.csv --model zhihan1996/DNABERT-2-117M --output ./promoters",
@@ -195,7 +195,7 @@ COMMANDS: tuple[Command, ...] = (
         summary="pretrain a small DNABERT-2 on genomes (masked language model)",
         settings="dnafeat.pretrain.config:PretrainConfig",
         job="dnafeat.pretrain.job:pretrain",
-        form="dnafeat.cli.jobs:format_artifact",
+        form="dnafeat.cli.jobs:format_result",
         examples=(
             "pretrain ecoli.fna.gz saureus.fa.gz --holdout lambda.fa --output ./model",
             "pretrain ecoli.fna.gz --holdout lambda.fa --card ./model --output ./model",
@@ -240,7 +240,7 @@ COMMANDS: tuple[Command, ...] = (
         summary="align DNA and another modality in one space",
         settings="dnafeat.align.config:AlignConfig",
         job="dnafeat.align.job:align",
-        form="dnafeat.cli.jobs:format_artifact",
+        form="dnafeat.cli.jobs:format_result",
         examples=(
             "align --store ./store --partner brainlm=./brainlm --on subject_id --output ./aligned",
             "align --joined ./joined --subjects subjects.csv --family-column family_id --covariates age,sex --output ./aligned",

@@ -55,16 +55,8 @@ def model_info(config: settings.ModelInfoConfig) -> Any:
     return model_info(EncodingConfig.make(model=config.name, adapter=config.adapter, projector=config.projector))
 
 
-def format_night(night: Any) -> str:
-    """The summary of a nightly run, and what became of the channel."""
-    from dnafeat.embed.report import describe_run
-    from dnafeat.embed.schedule import describe_channel
-
-    return f"{describe_run(night)}\n{describe_channel(night)}"
-
-
-def format_artifact(summary: Any) -> str:
-    """The artifact of a training run in a few lines: as it shows itself in a notebook."""
+def format_result(summary: Any) -> str:
+    """A result as it shows itself in a notebook."""
     return repr(summary)
 
 
