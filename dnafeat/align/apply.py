@@ -42,6 +42,9 @@ class AppliedSummary:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def __repr__(self) -> str:
+        return format_applied(self)
+
 
 def apply(config: ApplyConfig) -> AppliedSummary:
     """Writes the table's keys, and for each modality a column of 512 numbers, null where a row has none.

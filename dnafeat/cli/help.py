@@ -88,6 +88,7 @@ def page(command: Command, parser: Parser, width: int = _WIDTH) -> str:
 
 def _title(title: str | None) -> str:
     named = {"positional arguments": "arguments", "required": "required"}.get(title or "", f"options {title}")
+    title = "worker" if title == "workers" else title
     named = named if named in ("arguments", "required", f"options {COMMON}") else f"{title} options"
     return named[0].upper() + named[1:]
 

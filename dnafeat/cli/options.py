@@ -14,6 +14,8 @@ _CHOICES_WIDTH = 34
 # In the order of a help page.
 _SECTIONS = ("required", "input", "join", "encoder", "training", "output", "workers", "privacy", "advanced")
 _DEFAULT = re.compile(r" \(default: ([^()]*)\)")
+# What a value looks like, at the beginning of a help text: `NAME=URI: where it lies`.
+_SHAPE = re.compile(r"^(\[?[A-Z]+[=:][][A-Z=:-]*[A-Z\]])[:,] ")
 _METAVARS = {int: "N", float: "X", tuple: "A,B,…", dict: "JSON"}
 
 
@@ -49,10 +51,8 @@ def _flag(group: Any, d: Declared, positional: bool) -> None:
     elif d.repeated:
         # Several values at a time only where they cannot be taken for positional arguments.
         many: Any = {} if positional else {"nargs": "+"}
-        metavar = "COLUMN=VALUE" if d.name == "where" else "TEXT"
-        group.add_argument(
-            d.flag, action="append" if positional else "extend", default=None, metavar=metavar, help=help_text(d), **many
-        )
+        action = "append" if positional else "extend"
+        group.add_argument(d.flag, action=action, default=None, metavar=metavar_of(d), help=help_text(d), **many)
     else:
         # Numbers cannot be taken for files, so that several may follow a flag.
         many = {"nargs": "+"} if d.kind is tuple and d.item is int else {}
@@ -66,6 +66,10 @@ def metavar_of(d: Declared) -> str:
         return choices
     if d.kind is tuple and d.item is int:
         return "N"
+    if shape := _SHAPE.match(d.help):
+        return shape[1]
+    if d.repeated:
+        return "COLUMN=VALUE" if d.name == "where" else "FILE" if d.name in ("input", "holdout", "probe") else "TEXT"
     if d.name in ("store", "output", "storage"):
         return "URI"
     if d.name.endswith("_file") or d.name in ("train", "dev", "test"):
@@ -78,10 +82,10 @@ def metavar_of(d: Declared) -> str:
 def help_text(d: Declared) -> str:
     """The help of a setting with its choices, its environment variable and its default, for argparse to format."""
     noted = _DEFAULT.search(d.help)
-    text, default = _DEFAULT.sub("", d.help), noted[1] if noted else ""
-    listed = d.choices and metavar_of(d).startswith("{")
+    text, default = _SHAPE.sub("", _DEFAULT.sub("", d.help)), noted[1] if noted else ""
+    listed = d.choices and not d.positional and metavar_of(d).startswith("{")
     if d.choices and not listed and not all(str(choice) in text for choice in d.choices):
-        text += f": {', '.join(map(str, d.choices))}"
+        text += f"; one of {', '.join(map(str, d.choices))}"
     if d.env is not None:
         text += f" (environment: {d.env})"
     # A command may have another default than the part that declares the setting.

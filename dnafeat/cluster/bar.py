@@ -63,7 +63,7 @@ def shown(read: Callable[[], tuple[int, int, list[str]]], total: int, show: bool
     seen: set[str] = set()
     pace = Pace()
     hidden = not show or told_in_records()
-    with counter(total=total, desc="encoding", unit="sequences", disable=hidden) as bar:
+    with counter(total=total, desc="encoding", unit="sequences", disable=hidden, ends=True) as bar:
 
         def look() -> None:
             sequences, tokens, notes = read()

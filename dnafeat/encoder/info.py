@@ -86,6 +86,9 @@ class ModelInfo:
     """With all settings at their defaults on this machine."""
     lora_targets: list[str]
 
+    def __repr__(self) -> str:
+        return format_info(self)
+
 
 def model_info(config: EncodingConfig) -> ModelInfo:
     """Load, check and describe a model. Raises UsageError as `Encoder.load` does."""

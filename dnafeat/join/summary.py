@@ -49,6 +49,9 @@ class JoinSummary:
     unchanged: bool = False
     seconds: float = 0.0
 
+    def __repr__(self) -> str:
+        return format_summary(self)
+
 
 def format_summary(summary: JoinSummary) -> str:
     """The result in a few lines."""

@@ -47,6 +47,9 @@ class PartnerSummary:
     was_version: int | None
     notes: list[str] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        return format_summary(self)
+
 
 def partner(config: PartnerConfig) -> PartnerSummary:
     """Read files, check them, and write one table.

@@ -59,6 +59,9 @@ class FitSummary:
     notes: list[str]
     seconds: float
 
+    def __repr__(self) -> str:
+        return format_summary(self)
+
 
 def fit_projector(config: FitProjectorConfig, *, show: bool = True) -> FitSummary:
     """Fit the statistics a projection needs, and write its artifact.

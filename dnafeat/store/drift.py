@@ -73,6 +73,9 @@ class Drift:
     vectors: Mapping[str, Agreement]
     not_comparable: Mapping[str, str]
 
+    def __repr__(self) -> str:
+        return format_drift(self)
+
 
 def diff(store: Store, one: str, other: str) -> Drift:
     """Compare the vectors of two versions, each named by digest, beginning of a digest or channel.

@@ -45,6 +45,9 @@ class ExportSummary:
     files: int
     bytes: int
 
+    def __repr__(self) -> str:
+        return format_summary(self)
+
 
 def export(store: Store, output: str, **selection: Any) -> ExportSummary:
     """Write what `store.read(**selection)` gives, a file at a time, into a folder or prefix that is empty.

@@ -100,6 +100,9 @@ class ErasureSummary:
     uncommitted: int
     notes: list[str]
 
+    def __repr__(self) -> str:
+        return format_summary(self)
+
 
 def parse(conditions: Sequence[str]) -> dict[str, str]:
     """`COLUMN=VALUE` texts as a mapping, with one value a column.

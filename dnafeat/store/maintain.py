@@ -68,6 +68,9 @@ class MaintenanceSummary:
     abandoned_uploads: int
     checkpoints: int
 
+    def __repr__(self) -> str:
+        return format_summary(self)
+
 
 def maintain(store: Store, *, dry_run: bool = False, now: datetime | None = None) -> MaintenanceSummary:
     """Collects, merges and deletes.

@@ -44,6 +44,9 @@ class Rollback:
     channels: list[str]
     children: list[str]
 
+    def __repr__(self) -> str:
+        return format_rollback(self)
+
 
 def rollback(store: Store, run_id: str) -> Rollback:
     """Withdraw a published run.

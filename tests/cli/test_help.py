@@ -70,7 +70,7 @@ def test_every_old_command_is_there_and_names_are_unique() -> None:
 
 @EVERY
 def test_import_paths_lead_somewhere(command: Command) -> None:
-    for path in filter(None, (command.settings, command.job, command.form, command.start)):
+    for path in filter(None, (command.settings, command.job, command.form)):
         assert callable(found(path)), path
     names = {d.name for d in declared(command.settings_class())}
     assert {*command.reads} <= names
@@ -97,9 +97,7 @@ def test_every_setting_is_explained_with_its_default_and_environment(
 ) -> None:
     text = " ".join(page(capsys, command.name, "--help").split())
     for d in declared(command.settings_class()):
-        if d.positional:
-            continue
-        assert d.flag[2:] in text
+        assert d.positional or d.flag[2:] in text
         for choice in d.choices:
             assert str(choice) in text, d.name
         if d.env:

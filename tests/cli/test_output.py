@@ -366,3 +366,12 @@ def test_a_store_can_come_from_the_environment(
     monkeypatch.setenv("DNAFEAT_STORE", "/nowhere")
     assert main(["runs", "--store", store]) == 0
     assert capsys.readouterr().out == listed
+
+
+def test_results_show_themselves_in_a_notebook_as_the_command_prints_them(store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from dnafeat import Store
+    from dnafeat.store.drift import diff
+
+    capsys.readouterr()
+    assert main(["diff", A.digest, B.digest, "--store", store]) == 0
+    assert repr(diff(Store(store), A.digest, B.digest)) + "\n" == capsys.readouterr().out

@@ -250,6 +250,18 @@ def test_predictions_go_where_and_as_they_are_asked(
     assert b"both input and output" in capsysbinary.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [["read", "--output", "-", "--format", "csv"], ["runs"], ["files", "--json"]], ids=" ".join)
+def test_a_reader_that_goes_away_leaves_no_traceback(store: str, arguments: list[str]) -> None:
+    process = subprocess.Popen([*COMMAND, *arguments, "--store", store], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    with process.stderr:
+        said = process.stderr.read().decode().splitlines()
+    assert process.wait() == 141
+    assert [line for line in said if not line.startswith("dnafeat: the list holds")] == []
+
+
 def test_embed_reads_a_pipe_of_the_shell(tmp_path: Path) -> None:
     """Refused before anything is embedded, so that no model is needed: the content is looked at first."""
     command = [*COMMAND, "embed", "-", "--store", str(tmp_path / "s")]
