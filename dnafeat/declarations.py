@@ -100,16 +100,16 @@ class Declared:
             return None
         if self.kind is dict:
             if not isinstance(value, dict):
-                raise ValueError(f"must be a mapping of names to values, not {_shown(value)}")
+                raise ValueError(f"must be a mapping of names to values, not {shown(value)}")
             return dict(value)
         if self.kind is not tuple:
             return self._accept_single(value)
         items = [value] if isinstance(value, str) and self.item is str else value
         if not isinstance(items, list | tuple) or not all(_is(item, self.item) for item in items):
-            raise ValueError(f"must be a list of {'texts' if self.item is str else 'whole numbers'}, not {_shown(value)}")
+            raise ValueError(f"must be a list of {'texts' if self.item is str else 'whole numbers'}, not {shown(value)}")
         unknown = [item for item in items if self.choices and item not in self.choices]
         if unknown:
-            raise ValueError(f"names {', '.join(unknown)}: there are {', '.join(self.choices)}")
+            raise ValueError(f"names {', '.join(unknown)[:200]}: there are {', '.join(self.choices)}")
         for item in items:
             self._check_bounds(item)
         return tuple(items)
@@ -119,9 +119,9 @@ class Declared:
             value = _finite(value)
         if not _is(value, self.kind):
             wanted = _alternatives(self.choices) or _KINDS[self.kind]
-            raise ValueError(f"must be {wanted}, not {_shown(value)}")
+            raise ValueError(f"must be {wanted}, not {shown(value)}")
         if self.choices and value not in self.choices:
-            raise ValueError(f"{_shown(value)} is {_none_of(self.choices)}")
+            raise ValueError(f"{shown(value)} is {_none_of(self.choices)}")
         self._check_bounds(value)
         return value
 
@@ -131,7 +131,7 @@ class Declared:
         low = (self.ge is None or value >= self.ge) and (self.gt is None or value > self.gt)
         high = (self.le is None or value <= self.le) and (self.lt is None or value < self.lt)
         if not low or not high:
-            raise ValueError(f"{_shown(value)} is too {'high' if low else 'low'}: give {self.bounds}")
+            raise ValueError(f"{shown(value)} is too {'high' if low else 'low'}: give {self.bounds}")
 
     @property
     def bounds(self) -> str:
@@ -170,7 +170,8 @@ def _finite(value: int) -> float:
         return math.inf
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value for a sentence, shortened where it is long."""
     try:
         text = repr(value)
     except ValueError:  # Python writes no whole number of thousands of digits

@@ -62,7 +62,7 @@ class ConflictError(DnafeatError):
 
 
 class ForgottenError(ConflictError):
-    """Something was forgotten after the run had read its source, and publishing would bring it back."""
+    """A subject was erased after the run had read its source, and publishing would bring it back."""
 
 
 class BenchmarkError(DnafeatError):
@@ -74,7 +74,7 @@ class DnafeatWarning(UserWarning):
 
 
 def one_line(error: BaseException) -> str:
-    """What another library's message says, in one line, for use inside a sentence."""
+    """Shorten another library's message to one line, for use inside a sentence."""
     text = _COLOUR.sub("", str(error)).strip()
     if answer := _ANSWER.search(text):
         code, message = answer.groups()

@@ -31,6 +31,6 @@ def hand_out(package: str, names: Mapping[str, str]) -> tuple[Callable[[str], An
         return value
 
     def listed() -> list[str]:
-        return sorted({*vars(sys.modules[package]), *names})
+        return sorted(names)
 
     return load, listed

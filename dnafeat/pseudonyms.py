@@ -53,7 +53,7 @@ def read_salt(uri: str, *outside: str) -> bytes:
 
 
 def check(salt: bytes) -> str:
-    """What all pseudonyms under a salt have in common: 8 hexadecimals."""
+    """The mark of a salt that all pseudonyms under it share: 8 hexadecimals."""
     return hmac.digest(salt, b"dnafeat: which salt", "sha256").hex()[:8]
 
 

@@ -1,4 +1,4 @@
-"""What a DNA sequence is here: normalised, checked, named by its digest, reverse complemented. Works on bytes, one call a sequence."""
+"""DNA sequences: normalised, checked, named by their digest, reverse-complemented. Works on bytes, one call a sequence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def normalise(raw: bytes) -> bytes:
 
 
 def problem(sequence: bytes, *, alphabet: bytes = UNAMBIGUOUS, max_n_share: float = 1.0, min_bases: int = 1) -> str | None:
-    """Why a normalised sequence is refused, in words; None when it is good.
+    """The reason why a normalised sequence is refused; None when it is good.
 
     Parameters
     ----------

@@ -25,12 +25,14 @@ from typing import Any, ClassVar, Self
 
 import yaml
 
-from dnafeat.declarations import Declared
+from dnafeat.declarations import Declared, shown
 from dnafeat.errors import UsageError
 
 # A settings file has tens of lines. The limits keep a hostile one from filling the memory.
 _MAX_FILE_BYTES = 1_000_000
 _MAX_DEPTH = 16
+_MAX_VALUES = 10_000
+_MAX_UNKNOWN = 10
 
 _OWN: dict[type, tuple[Declared, ...]] = {}
 
@@ -217,8 +219,11 @@ class _Origin:
         return f"{d.name} is missing: {' or '.join(ways)}"
 
     def unknown(self, names: list[str], known: list[str]) -> str:
-        close = {name: difflib.get_close_matches(name.replace("-", "_"), known, 1) for name in names}
-        named = ", ".join(f"{name!r} (did you mean {close[name][0]}?)" if close[name] else repr(name) for name in names)
+        described = []
+        for name in names[:_MAX_UNKNOWN]:
+            close = difflib.get_close_matches(name.replace("-", "_")[:100], known, 1)
+            described.append(f"{shown(name)} (did you mean {close[0]}?)" if close else shown(name))
+        named = ", ".join(described) + (f" and {len(names) - _MAX_UNKNOWN:,} more" if len(names) > _MAX_UNKNOWN else "")
         where = f"configuration {self.file} has " if self.file else ""
         return f"{where}no setting {named}: there are {', '.join(known)}"
 
@@ -273,15 +278,19 @@ def _construct(settings: type[Any], values: Mapping[str, Any], fault: Callable[[
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuse aliases, which can expand to any size, and nesting that no setting needs."""
+    """Refuse aliases, which can expand to any size, and nesting and lengths that no setting needs."""
 
     depth = 0
+    values = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases (*name) are not accepted: write the value out")
         if self.depth == _MAX_DEPTH:
             raise yaml.YAMLError(f"values are nested more than {_MAX_DEPTH} deep")
+        self.values += 1
+        if self.values > _MAX_VALUES:
+            raise yaml.YAMLError(f"there are more than {_MAX_VALUES:,} values: name many files by folders or globs")
         self.depth += 1
         try:
             return super().compose_node(parent, index)
@@ -302,4 +311,5 @@ def read_yaml(file: str) -> dict[str, Any]:
         raise UsageError(f"configuration {file} is not valid YAML: {' '.join(str(error).split())}") from error
     values = {} if values is None else values  # an empty file
     require(isinstance(values, dict), f"configuration {file} must be a mapping of settings to values")
-    return values
+    # YAML 1.1 reads the name `on` as a truth value.
+    return {"on" if name is True else name: value for name, value in values.items()}

@@ -83,7 +83,7 @@ class Spill:
         return int(self.counts.sum())
 
     def add(self, batch: pa.RecordBatch, partition: np.ndarray | None = None) -> None:
-        """Appends a batch; `partition`, (rows,) int, sends each row to its partition; without it all go to the first."""
+        """Append a batch; `partition`, (rows,) int, sends each row to its partition; without it all go to the first."""
         if not len(batch):
             return
         self._waiting.append((batch, partition))

@@ -1,4 +1,4 @@
-"""Where bytes lie: local folders and `s3://` (both tested), and whatever else fsspec and deltalake know (untested)."""
+"""Storage: local folders and `s3://` (both tested), and whatever else fsspec and deltalake know (untested)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def name(uri: str) -> str:
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The fsspec filesystem of a URI and the path in it. Raises UsageError for a protocol nobody knows."""
+    """The fsspec filesystem of a URI and the path in it. Raises UsageError for an unknown protocol."""
     try:
         # A remembered listing would hide what another process has written or removed meanwhile.
         fs, path = url_to_fs(uri) if is_local(uri) else url_to_fs(uri, use_listings_cache=False)
@@ -98,7 +98,7 @@ def expand(pattern: str) -> list[str]:
 
 
 def size(uri: str) -> int:
-    """Bytes of a file, packed as it lies. Raises UsageError when it is not there."""
+    """The size of a file in bytes, compressed as it is. Raises UsageError when it is not there."""
     fs, path = filesystem(uri)
     try:
         return int(fs.size(path))
@@ -109,7 +109,7 @@ def size(uri: str) -> int:
 
 
 def write_whole(uri: str, write: Callable[[IO[bytes]], Any]) -> int:
-    """Writes a file that appears whole or not at all, and returns its size in bytes.
+    """Write a file that appears whole or not at all, and return its size in bytes.
 
     On a local disk it is written under a hidden name, flushed to the device and renamed; on object storage a PUT (or the last
     step of a multipart upload) is what makes it visible. What is no regular file, such as a device or a pipe, is written into and
@@ -155,7 +155,7 @@ def _write_into(target: Path, write: Callable[[IO[bytes]], Any]) -> int:
 
 
 def create(uri: str) -> IO[bytes]:
-    """A new file for writing that others find once it is closed, and whose folder is made if need be: for what nobody looks for before."""
+    """A new file for writing that others see once it is closed; its folder is made if need be. For files that nothing reads before."""
     fs, path = filesystem(uri)
     if is_local(uri):
         Path(uri).parent.mkdir(parents=True, exist_ok=True)
@@ -208,14 +208,14 @@ def clock(uri: str) -> datetime:
 
 
 def remove(uri: str) -> None:
-    """Removes a file; nothing happens when it is not there."""
+    """Remove a file; nothing happens when it is not there."""
     fs, path = filesystem(uri)
     with contextlib.suppress(FileNotFoundError):
         fs.rm_file(path)
 
 
 def remove_folder(uri: str) -> None:
-    """Removes a folder or prefix and all below it; nothing happens when it is not there."""
+    """Remove a folder or prefix and all below it; nothing happens when it is not there."""
     fs, path = filesystem(uri)
     if fs.exists(path):
         fs.rm(path, recursive=True)
@@ -232,7 +232,7 @@ class Upload:
 
 
 def unfinished_uploads(uri: str) -> Iterator[Upload]:
-    """Those below a prefix; none on a local disk."""
+    """Unfinished uploads below a prefix; none on a local disk."""
     if not uri.startswith("s3://"):
         return
     fs, path = filesystem(uri)
@@ -248,14 +248,14 @@ def unfinished_uploads(uri: str) -> Iterator[Upload]:
 
 
 def abort(upload: Upload) -> None:
-    """Ends an unfinished upload and frees its parts; nothing happens when it has ended meanwhile."""
+    """End an unfinished upload and free its parts; nothing happens when it has ended meanwhile."""
     fs, _ = filesystem(f"s3://{upload.bucket}")
     with contextlib.suppress(FileNotFoundError):
         fs.call_s3("abort_multipart_upload", Bucket=upload.bucket, Key=upload.key, UploadId=upload.id)
 
 
 def keeps_old_versions(uri: str) -> bool | None:
-    """Whether the bucket keeps the bytes of objects that are deleted or replaced; None where it does not tell. A local disk does not."""
+    """Return whether the bucket keeps the bytes of deleted or replaced objects; None where it does not say. A local disk does not."""
     if not uri.startswith("s3://"):
         return False if is_local(uri) else None
     fs, path = filesystem(uri)
@@ -274,7 +274,7 @@ def fault(error: BaseException) -> type[StoreError]:
 
 @contextlib.contextmanager
 def reached(uri: str) -> Iterator[None]:
-    """Turns what a disk or a server answers when it is full, gone or refuses into `fault`; s3fs and botocore have tried again."""
+    """Turn errors of a disk or server that is full, gone or refuses into `fault`; s3fs and botocore have retried by then."""
     try:
         yield
     except (OSError, BotoCoreError, ClientError) as error:
@@ -284,7 +284,7 @@ def reached(uri: str) -> Iterator[None]:
 
 
 def check_writable(uri: str) -> None:
-    """Raises StoreError, before any work is done, when nothing can be written below `uri`."""
+    """Raise StoreError, before any work is done, when nothing can be written below `uri`."""
     probe = join(uri, f".writable-{uuid.uuid4().hex}")
     try:
         write_whole(probe, lambda file: file.write(b"dnafeat"))
@@ -295,7 +295,7 @@ def check_writable(uri: str) -> None:
 
 
 def delta_options(uri: str) -> dict[str, str]:
-    """What deltalake needs beyond the standard AWS variables, which it reads itself: leave to talk plain HTTP to such an endpoint."""
+    """Options for deltalake beyond the standard AWS variables, which it reads itself: permission for an endpoint with plain HTTP."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
     if uri.startswith("s3://") and endpoint.startswith("http://"):
         return {"AWS_ALLOW_HTTP": "true", "AWS_ENDPOINT_URL": endpoint}

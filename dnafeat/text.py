@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import textwrap
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
@@ -42,7 +43,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The end of a sentence that names the closest known words: ` (did you mean mean?)`; empty where none is close."""
     names = list(known)
     folded = {name.lower(): name for name in reversed(names)}
-    close = difflib.get_close_matches(word.lower(), folded, n=2, cutoff=0.6)
+    close = difflib.get_close_matches(word.lower(), folded, n=2, cutoff=0.67)
     # One is offered, and a second only where it is as near.
     near = [one for one in close if _likeness(word, one) >= _likeness(word, close[0]) - 0.05]
     return f" (did you mean {' or '.join(folded[one] for one in near)}?)" if near else ""
@@ -129,7 +130,8 @@ def filled(text: str, width: int | None) -> str:
 
 
 def _filled_line(line: str, width: int) -> str:
-    if len(line) <= width:
+    # A row of a table stays one, and a command can be copied.
+    if len(line) <= width or line.lstrip().startswith(("next:", "dnafeat ")) or len(re.findall(r"\S {2,}", line)) > 2:
         return line
     indent = " " * (len(line) - len(line.lstrip()))
     # A label such as `  source   x` keeps its column.

@@ -1,4 +1,4 @@
-"""What a projection is told in words: the pooled views it takes, and the steps before and after its map."""
+"""Names of vectors, views and steps of projections."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def parts(view: str) -> list[str]:
 
 
 def check_view(view: str, what: str = "view") -> None:
-    """Raises UsageError, which calls it `what`, for what is none, or has one vector twice."""
+    """Raise UsageError, which calls it `what`, for what is none, or has one vector twice."""
     names = parts(view) if isinstance(view, str) else []
     if not names or any(name not in VIEWS for name in names) or len(set(names)) != len(names):
         raise UsageError(f"{what} {view!r} is not known: use {', '.join(VIEWS)}, with + between several")
 
 
 def check_steps(steps: Sequence[str], known: Sequence[str] = STEPS) -> None:
-    """Raises UsageError for one that there is not."""
+    """Raise UsageError for one that there is not."""
     if strange := [step for step in steps if step not in known]:
         raise UsageError(f"step {strange[0]!r} is not known: use {', '.join(known)}")
 
@@ -38,16 +38,18 @@ _ABOUT = {"random": "a fixed random map, untrained", "pca": "principal component
 
 
 def projection_name(lineage: Mapping[str, Any]) -> str:
-    """What the projection of a version is called, by the version's lineage; of versions that do not tell, as if they did."""
-    if told := lineage.get("projection"):
-        return told["name"]
+    """The name of a version's projection, by the version's lineage; derived for lineages that do not have it."""
+    if description := lineage.get("projection"):
+        return description["name"]
     asked = str(lineage.get("projector", ""))
     return asked if asked.startswith("random@") else f"mlp@{lineage['projector_sha256'][:12]}"
 
 
-def describe_projection(told: Mapping[str, Any]) -> str:
-    """What `Projection.lineage` says, in a line: `mean > zscore > pca@3f… (principal components of 812 entries)`."""
-    about = _ABOUT[told.get("kind", "mlp")]
-    fitted = told.get("fitted")
+def describe_projection(description: Mapping[str, Any]) -> str:
+    """Describe a projection by its lineage, in a line: `mean > zscore > pca@3f… (principal components of 812 entries)`."""
+    about = _ABOUT[description.get("kind", "mlp")]
+    fitted = description.get("fitted")
     of = f", statistics of {fitted['entries']:,} training entries" if fitted else ""
-    return f"{' > '.join([told['view'], *told['before'], told['name'], *told['after']])} ({about}{of})"
+    return (
+        f"{' > '.join([description['view'], *description['before'], description['name'], *description['after']])} ({about}{of})"
+    )

@@ -1,45 +1,18 @@
-"""Masked-language-model pretraining of a small DNABERT-2 from FASTA files.
+"""Pretrain a DNABERT-2 by masked-language modelling on FASTA files, on Ray Train.
 
-On a cluster:
+    ray job submit --address http://HEAD:8265 --working-dir . -- \\
+        python jobs/pretrain.py s3://bucket/genome.fa.gz --holdout s3://bucket/other.fa.gz --num-workers 4 \\
+        --storage s3://bucket/runs --output s3://bucket/models/my-model
 
-    ray job submit --working-dir . -- python jobs/pretrain.py ecoli.fna.gz saureus.fa.gz --holdout lambda.fa \\
-        --num-workers 4 --storage s3://bucket/runs --output model
+    python jobs/pretrain.py genome.fa.gz --holdout other.fa.gz --output my-model                (this machine alone)
 
-On this machine, the same without the first part:
-
-    python jobs/pretrain.py ecoli.fna.gz saureus.fa.gz --holdout lambda.fa --storage runs --output model
-
-Sent again, the same command goes on from the run's last checkpoint. `--card MODEL` trains nothing: it measures a finished model on
-the same hold-outs again and rewrites its card.
+The same as `dnafeat pretrain`; settings may also stand in a YAML file given with --config. Sent again, it resumes from the run's last
+checkpoint, or reports that the model is there.
 """
 
-from __future__ import annotations
-
-import argparse
 import sys
 
-import ray
-
-from dnafeat.cli.options import add_options, given
-from dnafeat.errors import DnafeatError
-from dnafeat.pretrain.config import PretrainConfig
-from dnafeat.pretrain.job import run
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, PretrainConfig)
-    options = parser.parse_args()
-    try:
-        config = PretrainConfig.load(options.config, given(options, PretrainConfig))
-        if config.card is None and not ray.is_initialized():
-            ray.init()
-        run(config, card=config.card, probes=config.probe)
-    except DnafeatError as error:
-        print(f"pretrain: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
-
+from dnafeat.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["pretrain", *sys.argv[1:]]))

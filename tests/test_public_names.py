@@ -20,6 +20,7 @@ PUBLIC = {
     "dnafeat.finetune": ["FinetuneConfig", "PredictConfig", "finetune", "predict"],
     "dnafeat.join": ["JoinConfig", "join", "lineage"],
     "dnafeat.partners": ["PartnerConfig", "partner"],
+    "dnafeat.pretrain": ["PretrainConfig", "pretrain"],
     "dnafeat.project": ["FitProjectorConfig", "ProjectConfig", "fit_projector", "project"],
     "dnafeat.sources": ["ReadOptions", "read", "read_list"],
     "dnafeat.store": ["Store", "VectorStream", "matrix"],

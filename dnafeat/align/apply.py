@@ -22,7 +22,7 @@ from dnafeat.store.matrices import as_nullable_lists, fixed, matrix, one_array
 
 
 @dataclass(frozen=True, kw_only=True)
-class Applied:
+class AppliedSummary:
     """What was written.
 
     Attributes
@@ -42,8 +42,11 @@ class Applied:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def __repr__(self) -> str:
+        return format_applied(self)
 
-def apply(config: ApplyConfig) -> Applied:
+
+def apply(config: ApplyConfig) -> AppliedSummary:
     """Writes the table's keys, and for each modality a column of 512 numbers, null where a row has none.
 
     Raises UsageError where the table is not made as the one that was aligned, or a covariate is missing.
@@ -74,7 +77,7 @@ def apply(config: ApplyConfig) -> Applied:
         if config.prepared:
             made[f"{one}_prepared"] = as_nullable_lists(side.prepared(rows, own), has)
     write_parquet(storage.absolute(config.output), [pa.table(made)])
-    return Applied(output=config.output, rows=len(table), counts=counts, notes=notes)
+    return AppliedSummary(output=config.output, rows=len(table), counts=counts, notes=notes)
 
 
 def _check_alike(aligned: Aligned, about: Mapping[str, Any], name: str, config: ApplyConfig) -> None:
@@ -97,6 +100,6 @@ def _check_alike(aligned: Aligned, about: Mapping[str, Any], name: str, config: 
             )
 
 
-def format_applied(applied: Applied) -> str:
+def format_applied(applied: AppliedSummary) -> str:
     has = ", ".join(f"{count:,} with {name}" for name, count in applied.counts.items())
     return "\n".join([f"{applied.rows:,} rows in {applied.output}, {has}", *applied.notes])

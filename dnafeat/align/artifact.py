@@ -1,4 +1,4 @@
-"""What alignment leaves: a folder or prefix with all that brings new subjects, or new sequences, to the same place.
+"""Artifact layout of alignment: a folder or prefix with all that maps new subjects, or new sequences, to the common space.
 
 dnafeat.json             what it is: tables, split, covariates, settings, measures, versions
 alignment.safetensors    both projectors, and what is done to vectors before them: covariates' coefficients, means, gains, principal axes
@@ -36,20 +36,20 @@ _WEIGHTS, _PICTURE = "alignment.safetensors", "alignment.png"
 
 @dataclass(frozen=True)
 class Side:
-    """A modality's way from its vectors, (n, width), to the common space, (n, 512)."""
+    """Map of a modality from its vectors, (n, width), to the common space, (n, 512)."""
 
     steps: Preparation
     projector: Projector
 
     def prepared(self, rows: np.ndarray, design: np.ndarray | None, without: slice | None = None) -> np.ndarray:
-        """Without covariates, z-scored, as principal components: whatever was fitted; (n, prepared width) float32."""
+        """Prepare vectors by the fitted steps: residuals of covariates, z-scores, principal components; (n, prepared width) float32."""
         return self.steps(rows, design if self.steps.coef is not None else None, without)
 
     def __call__(self, rows: np.ndarray, design: np.ndarray | None, without: slice | None = None) -> np.ndarray:
         return project(self.projector, self.prepared(rows, design, without))
 
     def projection(self) -> Projection:
-        """The same way from mean vectors as they are stored, for who has nothing else. Raises ValueError for steps beyond the z-score."""
+        """Return the same map from stored mean vectors alone. Raises ValueError for steps beyond the z-score."""
         if self.steps.coef is not None or self.steps.axes is not None:
             raise ValueError("a projection takes vectors alone, and no covariates or principal components come before it")
         mean, gain = (torch.from_numpy(one.astype(np.float32)) for one in (self.steps.mean, self.steps.gain))
@@ -76,7 +76,7 @@ class Aligned:
     def design(
         self, columns: Mapping[str, Sequence[str | None]], keys: Sequence[str]
     ) -> tuple[np.ndarray | None, dict[str, int]]:
-        """The covariates of some subjects as the steps take them. Raises UsageError for a value that is missing or no number."""
+        """Return the covariates of some subjects as the steps take them. Raises UsageError for a value that is missing or no number."""
         if self.covariates is None:
             return None, {}
         for name in (*self.covariates.numbers, *self.covariates.levels):
@@ -88,7 +88,7 @@ class Aligned:
 def write(
     uri: str, aligned: Aligned, about: Mapping[str, Any], history: Sequence[Mapping[str, Any]], picture: bytes, adapter: Path
 ) -> None:
-    """Writes an artifact, with the files of a folder `adapter` where it is there; `dnafeat.json` last: without it there is none."""
+    """Write an artifact, with the files of the folder `adapter` if it exists; `dnafeat.json` last: without it there is none."""
     tensors: dict[str, Tensor] = {}
     for name, side in aligned.sides.items():
         tensors |= {
@@ -108,7 +108,7 @@ def write(
 
 
 def read(uri: str) -> Aligned:
-    """The alignment in a folder or an `s3://` prefix. Raises UsageError where there is none."""
+    """Read the alignment in a folder or an `s3://` prefix. Raises UsageError where there is none."""
     uri = storage.absolute(uri)
     about = training_artifact.read(uri)
     if about is None or about.get("kind") != ALIGNMENT:

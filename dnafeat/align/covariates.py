@@ -1,4 +1,4 @@
-"""What covariates explain, taken out of vectors: fitted on training subjects alone, kept, and applied the same way to whoever comes later.
+"""Removal of covariates from vectors: fitted on training subjects alone, kept, and applied the same way to new subjects.
 
 A vector becomes what is left of it: y − D·coef, where D has a column for each number (z-scored on the training subjects) and for each
 level of a text (one-hot, less the training share). So the training mean stays, and a level that training did not have changes nothing.
@@ -19,7 +19,7 @@ Column = Sequence[str | None]
 
 @dataclass(frozen=True)
 class Covariates:
-    """How covariates become numbers.
+    """The coding of covariates as numbers.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Covariates:
 
     @classmethod
     def fit(cls, columns: Mapping[str, Column], train: np.ndarray, categorical: Sequence[str] = ()) -> Covariates:
-        """From the values of training rows.
+        """Fit the coding on the values of training rows.
 
         Parameters
         ----------
@@ -119,6 +119,6 @@ def as_numbers(values: Sequence[str | None]) -> np.ndarray | None:
 
 
 def coefficients(design: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """What covariates explain of training vectors: least squares of least norm, (covariate columns, width) float64."""
+    """Fit covariates to training vectors: least squares of least norm, (covariate columns, width) float64."""
     wide = np.asarray(vectors, np.float64)
     return np.linalg.lstsq(design - design.mean(axis=0), wide - wide.mean(axis=0), rcond=None)[0]

@@ -1,4 +1,4 @@
-"""The encoder of an alignment that is tuned end to end by LoRA: sequences of subjects to the subjects' mean vectors, with gradients."""
+"""End-to-end tuning of the encoder in an alignment, by LoRA: sequences of subjects to their mean vectors, with gradients."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TOKENS = 8192
 
 @dataclass(frozen=True)
 class Letters:
-    """The sequences of subjects, each distinct one once.
+    """Sequences of subjects, each distinct one once.
 
     Attributes
     ----------
@@ -51,14 +51,14 @@ class Letters:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, over sequences and whose they are."""
+        """SHA-256, in hex, of sequences and their subjects."""
         found = hashlib.sha256("\n".join(self.sequences).encode())
         for numbers in (self.subject, self.sequence):
             found.update(numbers.astype("<i8").tobytes())
         return found.hexdigest()
 
     def means(self, vectors: np.ndarray, subjects: int) -> np.ndarray:
-        """The mean vector of each subject, (subjects, width) float32, from those of sequences."""
+        """Compute the mean vector of each subject, (subjects, width) float32, from those of sequences."""
         total = np.zeros((subjects, vectors.shape[1]))
         np.add.at(total, self.subject, vectors[self.sequence].astype(np.float64))
         return (total / np.bincount(self.subject, minlength=subjects)[:, None]).astype(np.float32)
@@ -69,7 +69,7 @@ def encoding(config: AlignConfig) -> EncodingConfig:
 
 
 def read_letters(config: AlignConfig, keys: Sequence[str], source: Source, on: str) -> Letters:
-    """The sequences that the table `--sequences` has of some subjects.
+    """Read the sequences of some subjects from the table `--sequences`.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def read_letters(config: AlignConfig, keys: Sequence[str], source: Source, on: s
 
 
 def tunable(source: Source, config: AlignConfig) -> nn.Module:
-    """The base with LoRA matrices that alone are trained: fresh ones, or those of the adapter that it has."""
+    """Load the base with LoRA matrices, which alone are trained: fresh ones, or those of its adapter."""
     encoder = load_encoder(source.checkpoint, dropout=0.0)
     if source.adapter is not None:
         tuned = attach(encoder, source.adapter)
@@ -127,7 +127,7 @@ def tunable(source: Source, config: AlignConfig) -> nn.Module:
 
 
 def subject_encoder(source: Source, config: AlignConfig, letters: Letters) -> SubjectEncoder:
-    """The base of an alignment, ready to be tuned."""
+    """Make the module that is tuned in an alignment."""
     asked = encoding(config)
     hidden_size = source.checkpoint.config().hidden_size
     return SubjectEncoder(tunable(source, config), hidden_size, source.tokenizer(asked), letters, source.special_tokens(asked))
@@ -163,7 +163,7 @@ class SubjectEncoder(nn.Module):
         return weight @ vectors
 
     def _vectors(self, distinct: np.ndarray, device: torch.device) -> Tensor:
-        """Mean vectors of some sequences, (sequences, hidden_size)."""
+        """Compute the mean vectors of some sequences, (sequences, hidden_size)."""
         order = distinct[np.argsort(-self.lengths[distinct], kind="stable")]
         parts, done = [], 0
         while done < len(order):

@@ -1,11 +1,12 @@
-"""Alignment: the DNA of subjects and another modality of theirs into one space of 512 dimensions, on Ray Train, from stored vectors.
+"""Alignment: the DNA of subjects and another modality of theirs into one space of 512 dimensions, from stored vectors.
 
-The same command again goes on from the run's last checkpoint, or says that the artifact is there.
+The same command resumes from the run's last checkpoint, or reports that the artifact is there.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -22,51 +23,71 @@ from dnafeat.align.artifact import Aligned, Side
 from dnafeat.align.config import AlignConfig
 from dnafeat.align.encoder import Letters, encoding, subject_encoder
 from dnafeat.align.model import Alignment
-from dnafeat.align.prepare import Prepared, for_embed, prepare
+from dnafeat.align.prepare import PreparedAlignment, for_embed, prepare
 from dnafeat.align.report import format_scores, picture
 from dnafeat.align.scores import Modality, Scores
 from dnafeat.align.subjects import SIDES
-from dnafeat.align.worker import align_worker, split_state
+from dnafeat.align.worker import AlignJob, align_worker, split_state
 from dnafeat.encoder import Encoder
 from dnafeat.encoder.config import EncodingConfig
 from dnafeat.encoder.source import Source
 from dnafeat.join.config import DNA
 from dnafeat.provenance import environment
-from dnafeat.training.artifact import ABOUT, ALIGNMENT, base_name, trained_before, write_adapter
-from dnafeat.training.run import fit
+from dnafeat.training.artifact import ABOUT, ALIGNMENT, TrainingSummary, base_name, trained_before, write_adapter
+from dnafeat.training.run import train
+from dnafeat.training.worker import Launch, TrainingRun
+
+_log = logging.getLogger(__name__)
 
 
-def align(config: AlignConfig, *, show: bool = True, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Trains, or goes on with, the run that data and settings name, measures it on held-out subjects, and writes its artifact.
+class AlignSummary(TrainingSummary):
+    """Summary of `align`: `dnafeat.json`, with measures on held-out subjects, steps and seconds, `already_trained` and `artifact`."""
+
+    def __repr__(self) -> str:
+        return format_result(self, self["artifact"])
+
+
+def align(
+    config: AlignConfig, *, show: bool = True, say: Callable[[str], None] = _log.info, launch: Launch = train
+) -> AlignSummary:
+    """Train, or resume, the run that data and settings name, measure it on held-out subjects, and write its artifact.
+
+    Parameters
+    ----------
+    show : bool
+        Whether to show progress bars.
+    say : function
+        Called with each sentence that a user should read before training ends.
+    launch : Launch
+        Runs the workers.
 
     Returns
     -------
-    dict
-        The artifact's `dnafeat.json`, and whether it was there already (`already_trained`).
+    AlignSummary
+        `already_trained` is whether the artifact was there.
 
     Raises
     ------
     UsageError
         Something is wrong with tables, columns or settings; no worker was started.
     EncodingError
-        The workers failed more often than they may; the same command goes on from the last checkpoint.
+        The workers failed more often than they may; the same command resumes from the last checkpoint.
     """
     output = storage.absolute(config.output)
     ready = prepare(config, show=show)
     if known := trained_before(config.output, ready.digest, ready.notes, say):
-        return known
-    trained, result = fit(
-        align_worker,
-        {"settings": config.training(), "config": config, "pins": ready.source.pins if ready.source else None},
-        ready.data(ready.tuning(config)),
-        config.workers,
-        batch_size=config.batch_size,
+        return AlignSummary(known, artifact=config.output)
+    run = TrainingRun(
         name=f"align-{ready.digest}",
+        work=align_worker,
+        job=AlignJob(config=config, pins=ready.source.pins) if ready.source else AlignJob(config=config),
+        data=ready.data(ready.tuning(config)),
+        workers=config.workers,
         output=output,
-        told=f"{ready.subjects.people('train'):,} training subjects",
-        show=show,
-        say=say,
+        subject=f"{ready.subjects.people('train'):,} training subjects",
+        batch=f"batches of {config.batch_size}",
     )
+    trained, result = launch(run, show=show, say=say)
     model = Alignment(*(ready.steps[name].width for name in (DNA, ready.subjects.name)))
     own, tuned = split_state(trained)
     model.load_state_dict(own)
@@ -84,19 +105,19 @@ def align(config: AlignConfig, *, show: bool = True, say: Callable[[str], None] 
         alignartifact.write(
             output, Aligned(about, sides, ready.covariates), about, result["history"], drawn, Path(scratch) / "adapter"
         )
-    return about | {"already_trained": False}
+    return AlignSummary(about, already_trained=False, artifact=config.output)
 
 
 def _tuned(
     config: AlignConfig,
-    ready: Prepared,
+    ready: PreparedAlignment,
     source: Source,
     letters: Letters,
     side: Side,
     tuned: Mapping[str, torch.Tensor],
     folder: Path,
 ) -> tuple[dict[str, Any], str, np.ndarray]:
-    """Writes the tuned encoder's adapter, and encodes everybody's sequences by it as `embed --adapter` does.
+    """Write the tuned encoder's adapter, and encode the sequences of all subjects by it as `embed --adapter` does.
 
     Returns
     -------
@@ -130,8 +151,8 @@ def _tuned(
     return about, engine.version.digest, letters.means(engine.encode(letters.sequences).mean, len(ready.subjects))
 
 
-def measure(config: AlignConfig, ready: Prepared, sides: Mapping[str, Side]) -> Scores:
-    """All measures on the held-out subjects."""
+def measure(config: AlignConfig, ready: PreparedAlignment, sides: Mapping[str, Side]) -> Scores:
+    """Measure an alignment on the held-out subjects."""
     subjects = ready.subjects
 
     def modality(name: str, without: slice | None = None) -> dict[str, Modality]:
@@ -158,8 +179,10 @@ def measure(config: AlignConfig, ready: Prepared, sides: Mapping[str, Side]) -> 
     )
 
 
-def _about(config: AlignConfig, ready: Prepared, model: Alignment, result: Mapping[str, Any], scores: Scores) -> dict[str, Any]:
-    """What `dnafeat.json` says. It names no subject."""
+def _about(
+    config: AlignConfig, ready: PreparedAlignment, model: Alignment, result: Mapping[str, Any], scores: Scores
+) -> dict[str, Any]:
+    """Make the content of `dnafeat.json`. It names no subject."""
     subjects = ready.subjects
     joined = {name: value for name, value in subjects.about.items() if name != "summary"}
     return {
@@ -189,7 +212,7 @@ def _about(config: AlignConfig, ready: Prepared, model: Alignment, result: Mappi
 
 
 def format_result(about: Mapping[str, Any], output: str) -> str:
-    """The artifact of a run as one table."""
+    """Format the summary of a run with a table of its measures."""
     split, (dna, partner) = about["split"], about["modalities"].items()
     done = "was trained already" if about["already_trained"] else f"{about['steps']:,} steps in {about['seconds']:.0f} s"
     measured = about["measures"]

@@ -1,4 +1,4 @@
-"""How well two modalities of the same held-out subjects fit: retrieval, CKA and CCA. NumPy alone.
+"""Measures of how well two modalities of the same held-out subjects fit: retrieval, CKA and CCA. NumPy alone.
 
 Nothing here is fitted on the subjects that it is measured on. Tests shuffle whole families and intervals draw whole families (`kinship`).
 """
@@ -31,7 +31,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Tested:
-    """What was measured, and with what share of shuffled partners as much or more: p = (1 + b) / (1 + n), b of n of them.
+    """A measured value with its permutation test: p = (1 + b) / (1 + n), where b of n shuffles give as much or more.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class Tested:
 
 @dataclass(frozen=True)
 class Ranks:
-    """How many candidates stand before each query's own, and how many beside it.
+    """Counts of candidates before each query's own, and of ties with it.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Ranks:
         return 1 + self.above + self.beside / 2
 
     def recalled(self, k: int) -> np.ndarray:
-        """How likely each query's own is among the first k where ties are broken at random: (n,) float64."""
+        """The probability that each query's own is among the first k, ties broken at random: (n,) float64."""
         return np.clip((k - self.above) / (1 + self.beside), 0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Two projectors that bring two modalities of a subject to one place, and the loss that trains them. No Ray.
+"""Two projectors that map two modalities of a subject to a common space, and the loss that trains them. No Ray.
 
 The loss is InfoNCE both ways (Radford et al. 2021, arXiv:2103.00020): a subject's DNA must be told apart by its partner's vector from
 the DNA of everybody else in the global batch, and the other way round. Rows of one subject, and rows with the same DNA or the same
@@ -23,7 +23,7 @@ _MOST_SCALE = math.log(100.0)
 
 
 class Alignment(nn.Module):
-    """Prepared vectors of both modalities, (n, width) float32, to unit vectors of one space, (n, 512).
+    """Projectors of prepared vectors of both modalities, (n, width) float32, to unit vectors of one space, (n, 512).
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Alignment(nn.Module):
         return F.normalize(self.dna(dna), dim=1), F.normalize(self.partner(partner), dim=1)
 
     def clamp(self) -> None:
-        """Keeps the temperature at 0.01 or above, after a step."""
+        """Keep the temperature at 0.01 or above."""
         with torch.no_grad():
             self.log_scale.clamp_(max=_MOST_SCALE)
 
@@ -49,7 +49,7 @@ class Alignment(nn.Module):
 def losses(
     own: tuple[Tensor, Tensor], everybody: tuple[Tensor, Tensor], places: Tensor, same: Tensor, log_scale: Tensor
 ) -> Tensor:
-    """The loss of each row, (rows,): the mean of both directions.
+    """Compute the loss of each row, (rows,): the mean of both directions.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def losses(
 
 
 class _Gathered(torch.autograd.Function):
-    """(rows, width) of every worker as (workers, rows, width); gradients come back summed over all that used them."""
+    """Gather (rows, width) of every worker as (workers, rows, width); gradients are summed over the workers that used them."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class _Gathered(torch.autograd.Function):
 
 
 def gather(rows: Tensor, sizes: Sequence[int]) -> Tensor:
-    """The rows of all workers, (sum of sizes, width), in the order of workers; `sizes` are how many each has. Gradients flow to all."""
+    """Gather the rows of all workers, (sum of sizes, width), in their order; `sizes` has the rows of each. Gradients flow to all."""
     if len(sizes) == 1:
         return rows
     most = max(sizes)
@@ -97,12 +97,12 @@ def gather(rows: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def batches(count: int, size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """An epoch's global batches of row numbers, as many as `size` needs and of like size, drawn from seed and epoch alone."""
+    """Draw an epoch's global batches of row numbers, as many as `size` needs and of like size, drawn from seed and epoch alone."""
     return np.array_split(np.random.default_rng([seed, epoch]).permutation(count), -(-count // size))
 
 
 def dev_loss(model: Alignment, dna: Tensor, partner: Tensor, same: Tensor, rows: int = 1024) -> float:
-    """The mean loss of some rows, all of them being one batch, in float32 and without dropout."""
+    """Compute the mean loss of some rows, all of them being one batch, in float32 and without dropout."""
     was_training = model.training
     model.eval()
     with torch.no_grad():
@@ -118,7 +118,7 @@ def dev_loss(model: Alignment, dna: Tensor, partner: Tensor, same: Tensor, rows:
 
 @torch.no_grad()
 def project(projector: Projector, rows: np.ndarray, at_a_time: int = 8192) -> np.ndarray:
-    """Prepared vectors (n, width) float32 to (n, 512) float32, on the CPU."""
+    """Project prepared vectors, (n, width) float32, to (n, 512) float32, on the CPU."""
     projector.eval()
     parts = [projector(part).numpy() for part in torch.from_numpy(np.ascontiguousarray(rows)).split(at_a_time)]
     return np.concatenate(parts)

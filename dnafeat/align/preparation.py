@@ -1,4 +1,4 @@
-"""What becomes of a modality's vectors before they are projected: covariates taken out, z-scored, and brought down to principal components.
+"""Preparation of a modality's vectors before they are projected: covariates removed, z-scores, principal components.
 
 Every number is fitted on training rows, once, and is kept with the artifact.
 """
@@ -35,7 +35,7 @@ class Preparation:
 
     @classmethod
     def fit(cls, train: np.ndarray, design: np.ndarray | None = None, components: int | None = None) -> Preparation:
-        """From training rows (n, width) and their covariates (n, columns); at most n − 1 components."""
+        """Fit the steps on training rows (n, width) and their covariates (n, columns); at most n − 1 components."""
         rows = np.asarray(train, np.float64)
         coef = None if design is None else coefficients(design, rows)
         if design is not None and coef is not None:
@@ -50,7 +50,7 @@ class Preparation:
 
     @property
     def width(self) -> int:
-        """Of what comes out."""
+        """The width of prepared rows."""
         return len(self.mean) if self.axes is None else self.axes.shape[1]
 
     def __call__(self, rows: np.ndarray, design: np.ndarray | None = None, without: slice | None = None) -> np.ndarray:

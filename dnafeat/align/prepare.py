@@ -26,7 +26,7 @@ _ALIKE = 1e-3
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedAlignment:
     """Everything a run needs, checked before any worker starts; all that is fitted is fitted on training rows.
 
     Attributes
@@ -79,13 +79,13 @@ class Prepared:
         )
 
 
-def prepare(config: AlignConfig, *, show: bool = True) -> Prepared:
+def prepare(config: AlignConfig, *, show: bool = True) -> PreparedAlignment:
     """Joins, splits and fits. Raises UsageError for what is wrong, in one sentence."""
     subjects = gather(config, show=show)
     return prepared(config, subjects)
 
 
-def prepared(config: AlignConfig, subjects: Subjects) -> Prepared:
+def prepared(config: AlignConfig, subjects: Subjects) -> PreparedAlignment:
     """What is fitted on the training rows of some subjects."""
     train, notes = subjects.rows("train"), list(subjects.notes)
     covariates, design = None, None
@@ -116,7 +116,7 @@ def prepared(config: AlignConfig, subjects: Subjects) -> Prepared:
         _check_letters(config, source, letters, subjects)
         shaping |= {"sequences": letters.fingerprint, "model": source.checkpoint.weights_sha256}
         shaping |= {"adapter": source.adapter.fingerprint() if source.adapter else None}
-    return Prepared(subjects, covariates, design, steps, digest_of(shaping)[:16], notes, source, letters)
+    return PreparedAlignment(subjects, covariates, design, steps, digest_of(shaping)[:16], notes, source, letters)
 
 
 def _check_letters(config: AlignConfig, source: Source, letters: Letters, subjects: Subjects) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from dnafeat.cli.command import Command
 from dnafeat.text import count
 
-_LOADS = "loading libraries takes some seconds …"
+_LOADS = "loading libraries …"
 # More files than that are not looked at for a line on the terminal.
 _MOST_LOOKED_AT = 1_000
 
@@ -76,28 +76,44 @@ def _bytes(size: int) -> str:
     return f"{size} bytes"
 
 
-def embed(values: Mapping[str, Any]) -> str:
+def beginning(command: Command, values: Mapping[str, Any]) -> str:
+    """What a command with heavy imports is about to do."""
+    return _BEGINNINGS.get(command.name, _work)(values)
+
+
+def _embed(values: Mapping[str, Any]) -> str:
     """What embedding is about to do."""
     encoder = values["model"] or (f"adapter {values['adapter']}" if values["adapter"] else "dnafeat-mini")
     return f"reading {_inputs(values['sources'])} into {values['store']} with {encoder}; {_LOADS}"
 
 
-def finetune(values: Mapping[str, Any]) -> str:
+def _finetune(values: Mapping[str, Any]) -> str:
     """What fine-tuning is about to do."""
     files = [values[name] for name in ("train", "dev", "test") if values[name]]
     return f"fine-tuning {values['model'] or 'dnafeat-mini'} on {_inputs(files)} into {values['output']}; {_LOADS}"
 
 
-def predict(values: Mapping[str, Any]) -> str:
+def _predict(values: Mapping[str, Any]) -> str:
     """What prediction is about to do."""
     return f"reading {_inputs(values['input'])} for {values['artifact']}; {_LOADS}"
 
 
-def demo(values: Mapping[str, Any]) -> str:
+def _demo(values: Mapping[str, Any]) -> str:
     """What a demo is about to do."""
     return f"writing to {values.get('store') or values.get('folder')}, offline, a minute or two on two cores; {_LOADS}"
 
 
-def work(values: Mapping[str, Any]) -> str:
+def _work(values: Mapping[str, Any]) -> str:
     """What any other job is about to do."""
-    return f"writing to {values.get('output') or values.get('store')}; {_LOADS}"
+    place = values.get("output") or values.get("store") or values.get("name")
+    return f"{f'{place}: ' if place else ''}{_LOADS}"
+
+
+_BEGINNINGS = {
+    "embed": _embed,
+    "nightly": _embed,
+    "finetune": _finetune,
+    "predict": _predict,
+    "demo": _demo,
+    "demo-align": _demo,
+}

@@ -29,7 +29,8 @@ class Command:
     settings : str
         Import path of the settings class, whose fields are the options.
     job : str
-        Import path of what is called with the settings. It takes `show` (draw progress) and `say` (tell what is done) if it wants to.
+        Import path of what is called with the settings. It gets `show` (draw progress), `stdout`, `as_json` and, where it narrates,
+        `say`, if it has parameters for them.
     form : str
         Import path of the function that makes the text of a result; of one with a parameter `width`, the terminal's is given.
         Empty where the job returns a `Report`.
@@ -41,12 +42,8 @@ class Command:
         Settings that name files which must exist.
     needs : tuple of str
         Packages of the extra `jobs` that it cannot do without.
-    start : str
-        Import path of the function that says what begins, before heavy imports.
     narrates : bool
         Whether what the job says is its result (a demo), and not a remark on standard error.
-    lists : bool
-        Whether the whole text is the result, and not its first line with a summary below.
     streams : bool
         Whether `--output -` fills standard output with data.
     """
@@ -54,16 +51,14 @@ class Command:
     name: str
     group: str
     summary: str
-    settings: str
+    settings: str = "dnafeat.cli.config:NoConfig"
     job: str
     form: str = ""
     examples: tuple[str, ...]
     about: str = ""
     reads: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
-    start: str = ""
     narrates: bool = False
-    lists: bool = False
     streams: bool = False
 
     def settings_class(self) -> type[Settings]:
@@ -73,6 +68,11 @@ class Command:
     def run(self) -> Callable[..., Any]:
         """Import the job."""
         return found(self.job)
+
+    @property
+    def lists(self) -> bool:
+        """Whether the whole text is the result, and not its first line with a summary below."""
+        return self.group in ("try", "look", "measure", "help")
 
     @property
     def sentence(self) -> str:

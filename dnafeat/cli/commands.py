@@ -19,18 +19,15 @@ _ENCODES = ("torch", "transformers", "tokenizers", "safetensors")
 _TRAINS = (*_ENCODES, "peft", "ray", "sklearn")
 
 COMMANDS: tuple[Command, ...] = (
-    # -- try -----------------------------------------------------------------------------------------------------------
     Command(
         name="demo",
         group="try",
         summary="fine-tune and embed bundled sequences, and look at the result",
         settings="dnafeat.cli.config:DemoConfig",
         job="dnafeat.cli.jobs:demo",
-        form="dnafeat.cli.jobs:nothing",
         examples=("demo", "demo --store /tmp/demo-store"),
         about="Runs offline in about a minute on two cores. A second run finds everything there already.",
         needs=_TRAINS,
-        start="dnafeat.cli.announce:demo",
         narrates=True,
     ),
     Command(
@@ -39,21 +36,18 @@ COMMANDS: tuple[Command, ...] = (
         summary="align a simulated cohort, and recover the planted signal",
         settings="dnafeat.cli.config:DemoAlignConfig",
         job="dnafeat.cli.jobs:demo_align",
-        form="dnafeat.cli.jobs:nothing",
         examples=("demo-align", "demo-align --folder /tmp/demo-align"),
         needs=_TRAINS,
-        start="dnafeat.cli.announce:demo",
         narrates=True,
     ),
     Command(
         name="models",
         group="try",
         summary="list the encoder architectures, and what was tested",
-        settings="dnafeat.cli.config:NoConfig",
         job="dnafeat.cli.jobs:models",
+        form="dnafeat.cli.jobs:format_models",
         examples=("models", "models --json"),
         needs=_ENCODES,
-        lists=True,
     ),
     Command(
         name="model-info",
@@ -64,9 +58,7 @@ COMMANDS: tuple[Command, ...] = (
         form="dnafeat.encoder.info:format_info",
         examples=("model-info dnafeat-mini", "model-info zhihan1996/DNABERT-2-117M --json"),
         needs=_ENCODES,
-        lists=True,
     ),
-    # -- embed ---------------------------------------------------------------------------------------------------------
     Command(
         name="embed",
         group="embed",
@@ -83,7 +75,6 @@ COMMANDS: tuple[Command, ...] = (
         "name says tokens. - reads FASTA, FASTQ, CSV or TSV from standard input.",
         reads=("sources", "salt_file"),
         needs=_ENCODES,
-        start="dnafeat.cli.announce:embed",
     ),
     Command(
         name="nightly",
@@ -91,7 +82,7 @@ COMMANDS: tuple[Command, ...] = (
         summary="embed new sequences, then move a channel once complete",
         settings="dnafeat.embed.config:NightlyConfig",
         job="dnafeat.embed.schedule:nightly",
-        form="dnafeat.cli.jobs:format_night",
+        form="dnafeat.cli.jobs:format_result",
         examples=(
             "nightly cohort.csv --store ./store --source-name cohort",
             "nightly --config jobs/nightly.yaml --run-id 2026-11-21",
@@ -100,9 +91,7 @@ COMMANDS: tuple[Command, ...] = (
         "already does nothing.",
         reads=("sources", "salt_file"),
         needs=_ENCODES,
-        start="dnafeat.cli.announce:embed",
     ),
-    # -- look ----------------------------------------------------------------------------------------------------------
     Command(
         name="versions",
         group="look",
@@ -111,7 +100,6 @@ COMMANDS: tuple[Command, ...] = (
         job="dnafeat.cli.stores:versions",
         form="dnafeat.store.listings:format_versions",
         examples=("versions --store ./store", "versions --store s3://bucket/store --json"),
-        lists=True,
     ),
     Command(
         name="runs",
@@ -121,7 +109,6 @@ COMMANDS: tuple[Command, ...] = (
         job="dnafeat.cli.stores:runs",
         form="dnafeat.store.listings:format_runs",
         examples=("runs --store ./store", "runs --store s3://bucket/store --json"),
-        lists=True,
     ),
     Command(
         name="read",
@@ -146,7 +133,6 @@ COMMANDS: tuple[Command, ...] = (
         form="dnafeat.store.drift:format_drift",
         examples=("diff production promoter-lora@2 --store ./store", "diff 0185 8a3f --store ./store --json"),
         about="Compares on the sequences that both versions have.",
-        lists=True,
     ),
     Command(
         name="files",
@@ -160,7 +146,6 @@ COMMANDS: tuple[Command, ...] = (
         ),
         about="Lists the files that make up a table now. They stay for a week after they are replaced, unless a subject is erased "
         "meanwhile.",
-        lists=True,
     ),
     Command(
         name="lineage",
@@ -170,16 +155,14 @@ COMMANDS: tuple[Command, ...] = (
         job="dnafeat.cli.stores:lineage",
         form="dnafeat.cli.stores:format_lineage",
         examples=("lineage ./joined", "lineage s3://bucket/joined --table-version 3"),
-        lists=True,
     ),
-    # -- train ---------------------------------------------------------------------------------------------------------
     Command(
         name="finetune",
         group="train",
         summary="fine-tune an encoder on labelled sequences",
         settings="dnafeat.finetune.config:FinetuneConfig",
-        job="dnafeat.cli.jobs:finetune",
-        form="dnafeat.cli.jobs:format_finetuned",
+        job="dnafeat.finetune.job:finetune",
+        form="dnafeat.cli.jobs:format_result",
         examples=(
             "finetune --train train.csv --output ./promoters",
             "finetune --train train.csv --dev dev.csv --test test.csv --model zhihan1996/DNABERT-2-117M --output ./promoters",
@@ -188,7 +171,6 @@ COMMANDS: tuple[Command, ...] = (
         "the artifact is complete.",
         reads=("train", "dev", "test"),
         needs=_TRAINS,
-        start="dnafeat.cli.announce:finetune",
     ),
     Command(
         name="predict",
@@ -206,15 +188,14 @@ COMMANDS: tuple[Command, ...] = (
         "TSV where its name ends so.",
         reads=("artifact", "input"),
         needs=_ENCODES,
-        start="dnafeat.cli.announce:predict",
     ),
     Command(
         name="pretrain",
         group="train",
-        summary="pretrain a small DNABERT-2 on genomes by masked-language modelling",
+        summary="pretrain a small DNABERT-2 on genomes (masked language model)",
         settings="dnafeat.pretrain.config:PretrainConfig",
-        job="dnafeat.cli.jobs:pretrain",
-        form="dnafeat.cli.jobs:format_pretrained",
+        job="dnafeat.pretrain.job:pretrain",
+        form="dnafeat.cli.jobs:format_result",
         examples=(
             "pretrain ecoli.fna.gz saureus.fa.gz --holdout lambda.fa --output ./model",
             "pretrain ecoli.fna.gz --holdout lambda.fa --card ./model --output ./model",
@@ -223,7 +204,6 @@ COMMANDS: tuple[Command, ...] = (
         "its card written.",
         reads=("files", "holdout", "probe"),
         needs=_TRAINS,
-        start="dnafeat.cli.announce:work",
     ),
     Command(
         name="fit-projector",
@@ -239,7 +219,6 @@ COMMANDS: tuple[Command, ...] = (
         about="Statistics are fitted on named training entries only. The artifact is for --projector.",
         reads=("train", "salt_file"),
         needs=_ENCODES,
-        start="dnafeat.cli.announce:work",
     ),
     Command(
         name="project",
@@ -254,15 +233,14 @@ COMMANDS: tuple[Command, ...] = (
         ),
         about="Makes a child version, of which only the column projected is written. Nothing is encoded.",
         needs=_ENCODES,
-        start="dnafeat.cli.announce:work",
     ),
     Command(
         name="align",
         group="train",
         summary="align DNA and another modality in one space",
         settings="dnafeat.align.config:AlignConfig",
-        job="dnafeat.cli.jobs:align",
-        form="dnafeat.cli.jobs:format_aligned",
+        job="dnafeat.align.job:align",
+        form="dnafeat.cli.jobs:format_result",
         examples=(
             "align --store ./store --partner brainlm=./brainlm --on subject_id --output ./aligned",
             "align --joined ./joined --subjects subjects.csv --family-column family_id --covariates age,sex --output ./aligned",
@@ -270,7 +248,6 @@ COMMANDS: tuple[Command, ...] = (
         about="Trains projectors of DNA and of another modality to one space of 512 dimensions, and measures them on held-out subjects.",
         reads=("subjects", "genes", "salt_file", "sequences"),
         needs=_TRAINS,
-        start="dnafeat.cli.announce:work",
     ),
     Command(
         name="align-apply",
@@ -286,7 +263,6 @@ COMMANDS: tuple[Command, ...] = (
         about="Uses what was fitted on the training subjects of the alignment.",
         needs=("torch",),
     ),
-    # -- share and join ------------------------------------------------------------------------------------------------
     Command(
         name="join",
         group="share",
@@ -336,9 +312,7 @@ COMMANDS: tuple[Command, ...] = (
             "publish --store ./store --version 0185783863a65f42",
             "publish --store ./store --version production --name promoter-lora",
         ),
-        lists=True,
     ),
-    # -- keep ----------------------------------------------------------------------------------------------------------
     Command(
         name="maintain",
         group="keep",
@@ -358,7 +332,6 @@ COMMANDS: tuple[Command, ...] = (
         form="dnafeat.store.rollback:format_rollback",
         examples=("rollback 2026-11-21 --store ./store", "rollback 2026-11-21 --store ./store --json"),
         about="Readers see its source as it was in the run before. A run that is withdrawn already stays so.",
-        lists=True,
     ),
     Command(
         name="forget",
@@ -374,9 +347,7 @@ COMMANDS: tuple[Command, ...] = (
         about="Erases entries, past ones too, rejects, work shards, and vectors that nobody else has. The next maintain deletes the "
         "replaced files.",
         reads=("salt_file",),
-        lists=True,
     ),
-    # -- measure -------------------------------------------------------------------------------------------------------
     Command(
         name="benchmark",
         group="measure",
@@ -386,14 +357,11 @@ COMMANDS: tuple[Command, ...] = (
         examples=("benchmark --quick", "benchmark --bare --only cpu --output bench.json"),
         about="Measures encoder, pipeline, planning and reading on this machine, and compares them with targets.",
         needs=("torch", "transformers"),
-        lists=True,
     ),
-    # -- help ----------------------------------------------------------------------------------------------------------
     Command(
         name="config",
         group="help",
         summary="show the settings of a command in force, as a file for --config",
-        settings="dnafeat.cli.config:NoConfig",
         job="dnafeat.cli.show:show",
         examples=(
             "config embed > embed.yaml",
@@ -401,7 +369,6 @@ COMMANDS: tuple[Command, ...] = (
         ),
         about="Give the name of a command and its options: dnafeat config JOB [OPTIONS]. Comments say which settings come from the file, "
         "the command line or the environment; all others are defaults.",
-        lists=True,
     ),
     Command(
         name="completion",
@@ -414,7 +381,6 @@ COMMANDS: tuple[Command, ...] = (
             "completion zsh > ~/.zfunc/_dnafeat",
             "completion fish > ~/.config/fish/completions/dnafeat.fish",
         ),
-        lists=True,
     ),
     Command(
         name="help",
@@ -423,7 +389,6 @@ COMMANDS: tuple[Command, ...] = (
         settings="dnafeat.cli.config:HelpConfig",
         job="dnafeat.cli.help:help_command",
         examples=("help", "help embed"),
-        lists=True,
     ),
 )
 

@@ -88,6 +88,7 @@ def page(command: Command, parser: Parser, width: int = _WIDTH) -> str:
 
 def _title(title: str | None) -> str:
     named = {"positional arguments": "arguments", "required": "required"}.get(title or "", f"options {title}")
+    title = "worker" if title == "workers" else title
     named = named if named in ("arguments", "required", f"options {COMMON}") else f"{title} options"
     return named[0].upper() + named[1:]
 
@@ -115,14 +116,19 @@ def continued(line: str, width: int) -> list[str]:
 
 def _joined(words: Sequence[str], width: int, first: str, further: str, end: str = "") -> list[str]:
     lines = [first + words[0]]
-    for i, word in enumerate(words[1:], 1):
+    units: list[str] = []
+    for word in words[1:]:
         # An option and its value stay together.
-        own = len(word) + (len(words[i + 1]) + 1 if word.startswith("--") and i + 1 < len(words) else 0)
-        if len(lines[-1]) + 1 + own + len(end) > width and (i < 2 or not words[i - 1].startswith("--")):
-            lines[-1] += end
-            lines.append(further + word)
+        if units and units[-1].startswith("--") and " " not in units[-1] and not word.startswith("-"):
+            units[-1] += f" {word}"
         else:
-            lines[-1] += f" {word}"
+            units.append(word)
+    for unit in units:
+        if len(lines[-1]) + 1 + len(unit) + len(end) > width:
+            lines[-1] += end
+            lines.append(further + unit)
+        else:
+            lines[-1] += f" {unit}"
     return lines
 
 

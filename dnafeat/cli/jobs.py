@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -14,38 +14,37 @@ from dnafeat.cli.output import Report
 from dnafeat.cli.stdio import STANDARD, format_of, is_special, write_delimited, written
 
 if TYPE_CHECKING:
-    from dnafeat.align.config import AlignConfig
     from dnafeat.bench.config import BenchmarkConfig
-    from dnafeat.finetune.config import FinetuneConfig, PredictConfig
-    from dnafeat.pretrain.config import PretrainConfig
+    from dnafeat.finetune.config import PredictConfig
 
 
-def nothing(result: Any) -> str:
-    """The text of a result that was told bit by bit."""
-    return ""
-
-
-def demo(config: settings.DemoConfig, *, say: Callable[[str], None]) -> Any:
+def demo(config: settings.DemoConfig, *, say: Callable[[str], None], show: bool) -> Report:
     """`dnafeat demo`."""
     from dnafeat.demo.splice import demo
 
-    return demo(config.store, say)
+    return Report(document=demo(config.store, say, show=show), text="")
 
 
-def demo_align(config: settings.DemoAlignConfig, *, say: Callable[[str], None]) -> Any:
+def demo_align(config: settings.DemoAlignConfig, *, say: Callable[[str], None], show: bool) -> Report:
     """`dnafeat demo-align`."""
     from dnafeat.demo.align import demo
 
-    return demo(config.folder, say=say)
+    return Report(document=demo(config.folder, say=say, show=show), text="")
 
 
-def models(config: settings.NoConfig) -> Report:
+def models(config: settings.NoConfig) -> list[dict[str, Any]]:
     """`dnafeat models`."""
-    from dnafeat.encoder.info import format_families
     from dnafeat.encoder.models.registry import FAMILIES
 
     names = ("name", "title", "models", "positions", "tokens", "tested", "lora_targets")
-    return Report(document=[{name: getattr(family, name) for name in names} for family in FAMILIES], text=format_families())
+    return [{name: getattr(family, name) for name in names} for family in FAMILIES]
+
+
+def format_models(families: Any, width: int | None) -> str:
+    """The architectures as text."""
+    from dnafeat.encoder.info import format_families
+
+    return format_families(width)
 
 
 def model_info(config: settings.ModelInfoConfig) -> Any:
@@ -56,55 +55,9 @@ def model_info(config: settings.ModelInfoConfig) -> Any:
     return model_info(EncodingConfig.make(model=config.name, adapter=config.adapter, projector=config.projector))
 
 
-def format_night(night: Any) -> str:
-    """The summary of a nightly run, and what became of the channel."""
-    from dnafeat.embed.report import describe_run
-    from dnafeat.embed.schedule import describe_channel
-
-    return f"{describe_run(night)}\n{describe_channel(night)}"
-
-
-def finetune(config: FinetuneConfig, *, show: bool) -> dict[str, Any]:
-    """`dnafeat finetune`: what `dnafeat.json` holds, and where the artifact is."""
-    from dnafeat.finetune.job import finetune
-
-    return {**finetune(config, show=show), "artifact": config.output}
-
-
-def format_finetuned(about: Mapping[str, Any]) -> str:
-    """The artifact of a fine-tuning run in a few lines."""
-    from dnafeat.finetune.job import format_result
-
-    return format_result(about, about["artifact"])
-
-
-def pretrain(config: PretrainConfig) -> dict[str, Any]:
-    """`dnafeat pretrain`: the numbers of the model, and where it is."""
-    from dnafeat.cluster.session import start_ray
-    from dnafeat.pretrain.job import run
-
-    if config.card is None:
-        start_ray()
-    return {**run(config, card=config.card, probes=config.probe), "artifact": config.output}
-
-
-def format_pretrained(about: Mapping[str, Any]) -> str:
-    """A pretrained model in a line."""
-    return f"{about['artifact']}: the model, and its card in README.md"
-
-
-def align(config: AlignConfig, *, show: bool) -> dict[str, Any]:
-    """`dnafeat align`: what `dnafeat.json` holds, and where the artifact is."""
-    from dnafeat.align.job import align
-
-    return {**align(config, show=show), "artifact": config.output}
-
-
-def format_aligned(about: Mapping[str, Any]) -> str:
-    """The artifact of an alignment in a few lines."""
-    from dnafeat.align.job import format_result
-
-    return format_result(about, about["artifact"])
+def format_result(summary: Any) -> str:
+    """A result as it shows itself in a notebook."""
+    return repr(summary)
 
 
 def predict(config: PredictConfig, *, show: bool, stdout: IO[str]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +39,7 @@ JOB_PACKAGES = (
     "tqdm",
     "transformers",
 )
-_LEADING = ("-h", "--help", "--version", "-q", "--quiet", "-v", "--verbose")
+_LEADING = ("-h", "--help", "--version", "--json", "-q", "--quiet", "-v", "--verbose")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +54,10 @@ def guarded(run: Callable[[], int]) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("always", DnafeatWarning)
             warnings.showwarning = _show  # type: ignore[assignment]
-            return run()
+            code = run()
+            # Here rather than at the interpreter's end, where a closed pipe makes a traceback.
+            sys.stdout.flush()
+            return code
     except DnafeatError as error:
         _complain(str(error))
         return error.exit_code
@@ -66,6 +70,9 @@ def guarded(run: Callable[[], int]) -> int:
         _complain("interrupted; send the same command again")
         return 130
     except BrokenPipeError:
+        # What is left in the buffer has nowhere to go.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 
@@ -124,8 +131,8 @@ def _execute(command: Command, arguments: list[str]) -> int:
     output = (JsonOutput if options.json else Output)(quiet=options.quiet)
     with logged(quiet=options.quiet, verbose=options.verbose):
         # Somebody who waits wants a sign; a log wants results.
-        if command.start and (sys.stderr.isatty() or options.verbose):
-            output.remark(found(command.start)(settings.to_dict()))
+        if command.needs and (sys.stderr.isatty() or options.verbose):
+            output.remark(announce.beginning(command, settings.to_dict()))
         result = _called(command, settings, output, as_json=options.json)
     output.result(result, found(command.form) if command.form else None, lists=command.lists)
     return 0
@@ -159,9 +166,10 @@ def _called(command: Command, settings: Settings, output: Output, *, as_json: bo
     job = command.run()
     offered = {
         "show": not output.quiet,
-        "say": output.narrate if command.narrates else output.remark,
         "stdout": output.stream,
         "as_json": as_json,
+        # What other jobs say is logged.
+        **({"say": output.narrate} if command.narrates else {}),
     }
     accepted = inspect.signature(job).parameters
     with spooled_input(settings) as settings, _alone():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 from dnafeat.cli.command import COMMON
@@ -12,6 +13,9 @@ from dnafeat.settings import Declared, Settings, declared
 _CHOICES_WIDTH = 34
 # In the order of a help page.
 _SECTIONS = ("required", "input", "join", "encoder", "training", "output", "workers", "privacy", "advanced")
+_DEFAULT = re.compile(r" \(default: ([^()]*)\)")
+# What a value looks like, at the beginning of a help text: `NAME=URI: where it lies`.
+_SHAPE = re.compile(r"^(\[?[A-Z]+[=:][][A-Z=:-]*[A-Z\]])[:,] ")
 _METAVARS = {int: "N", float: "X", tuple: "A,B,…", dict: "JSON"}
 
 
@@ -47,10 +51,8 @@ def _flag(group: Any, d: Declared, positional: bool) -> None:
     elif d.repeated:
         # Several values at a time only where they cannot be taken for positional arguments.
         many: Any = {} if positional else {"nargs": "+"}
-        metavar = "COLUMN=VALUE" if d.name == "where" else "TEXT"
-        group.add_argument(
-            d.flag, action="append" if positional else "extend", default=None, metavar=metavar, help=help_text(d), **many
-        )
+        action = "append" if positional else "extend"
+        group.add_argument(d.flag, action=action, default=None, metavar=metavar_of(d), help=help_text(d), **many)
     else:
         # Numbers cannot be taken for files, so that several may follow a flag.
         many = {"nargs": "+"} if d.kind is tuple and d.item is int else {}
@@ -64,6 +66,10 @@ def metavar_of(d: Declared) -> str:
         return choices
     if d.kind is tuple and d.item is int:
         return "N"
+    if shape := _SHAPE.match(d.help):
+        return shape[1]
+    if d.repeated:
+        return "COLUMN=VALUE" if d.name == "where" else "FILE" if d.name in ("input", "holdout", "probe") else "TEXT"
     if d.name in ("store", "output", "storage"):
         return "URI"
     if d.name.endswith("_file") or d.name in ("train", "dev", "test"):
@@ -75,19 +81,23 @@ def metavar_of(d: Declared) -> str:
 
 def help_text(d: Declared) -> str:
     """The help of a setting with its choices, its environment variable and its default, for argparse to format."""
-    text = d.help
-    listed = d.choices and metavar_of(d).startswith("{")
+    noted = _DEFAULT.search(d.help)
+    text, default = _SHAPE.sub("", _DEFAULT.sub("", d.help)), noted[1] if noted else ""
+    listed = d.choices and not d.positional and metavar_of(d).startswith("{")
     if d.choices and not listed and not all(str(choice) in text for choice in d.choices):
-        text += f": {', '.join(map(str, d.choices))}"
+        text += f"; one of {', '.join(map(str, d.choices))}"
     if d.env is not None:
         text += f" (environment: {d.env})"
-    if not d.required and d.default not in (None, False, ()) and "(default" not in text:
-        text += f" (default: {_default(d.default)})"
-    return text.replace("%", "%%")
+    # A command may have another default than the part that declares the setting.
+    if not d.required and d.default is not None and d.default is not False and d.default != ():
+        default = _default(d.default)
+    return (f"{text} (default: {default})" if default else text).replace("%", "%%")
 
 
 def _default(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return "on" if value is True else str(value)
 
 
 def given(arguments: argparse.Namespace, settings: type[Settings]) -> dict[str, Any]:

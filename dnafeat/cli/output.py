@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import IO, Any
 
-from dnafeat.text import iso, visible
+from dnafeat.text import filled, iso, visible
 
-_HEADING = re.compile(r"^([A-Z][^:\n]*:)", re.MULTILINE)
+# What every log record has.
+_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+_HEADING = re.compile(r"^(Usage:|[A-Z][a-z ]*:$)", re.MULTILINE)
 _BOLD = "\x1b[1m\\1\x1b[0m"
 
 
@@ -71,7 +73,7 @@ class Output:
         else:
             assert form is not None, "a job without a form returns a Report"
             fits = "width" in inspect.signature(form).parameters
-            text = form(value, width=self.width) if fits else form(value)
+            text = form(value, width=self.width) if fits else filled(form(value), self.width)
         if self.quiet and not lists:
             text = text.partition("\n")[0]
         if text:
@@ -83,7 +85,7 @@ class Output:
     def narrate(self, text: str) -> None:
         """Print a part of a result that comes bit by bit."""
         if not self.quiet:
-            print(visible(text, keep="\n\t"), file=self.stream, flush=True)
+            print(visible(filled(text, self.width), keep="\n\t"), file=self.stream, flush=True)
 
     def remark(self, text: str) -> None:
         """Say something beside the result, on standard error."""
@@ -149,7 +151,15 @@ class _Lines(logging.Handler):
             return
         prefix = "dnafeat: " if record.levelno >= logging.WARNING else ""
         with contextlib.suppress(BrokenPipeError):
-            print(f"{prefix}{visible(record.getMessage())}", file=sys.stderr, flush=True)
+            print(f"{prefix}{visible(record.getMessage() + _fields(record))}", file=sys.stderr, flush=True)
+
+
+def _fields(record: logging.LogRecord) -> str:
+    """The fields that a job's record carries: `, shard 0-1, sequences 300`."""
+    own = {
+        name: value for name, value in vars(record).items() if name not in _RECORD and name not in ("task", "run_id", "source")
+    }
+    return "".join(f", {name} {value}" for name, value in own.items())
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -11,11 +12,20 @@ from dnafeat.cli.options import add_options
 from dnafeat.errors import UsageError
 from dnafeat.text import did_you_mean
 
+# What argparse says, in words of our own.
+_SENTENCES = {
+    r"argument ([^:]+): expected .*": r"\1 needs a value",
+    r"argument ([^:]+): ignored explicit argument .*": r"\1 takes no value",
+    r"ambiguous option: (\S+) could match (.+)": r"\1 can mean \2: write more of it",
+}
+
 
 class Parser(argparse.ArgumentParser):
     """Raises UsageError for what it cannot parse, in one sentence."""
 
     def error(self, message: str) -> NoReturn:
+        for pattern, sentence in _SENTENCES.items():
+            message = re.sub(pattern, sentence, message)
         raise UsageError(f"{message} ({self.prog} --help lists the options)")
 
 

@@ -96,6 +96,10 @@ def as_yaml(command: Command, values: dict[str, Any], origins: dict[str, str]) -
         value = values[d.name]
         # A list around it keeps a text on its line.
         plain = list(value) if isinstance(value, tuple) else value
-        text = yaml.safe_dump([plain], default_flow_style=True, width=10**6, allow_unicode=True).strip()[1:-1]
-        lines.append(f"{d.name}: {text}" + (f"  # {visible(origins[d.name])}" if d.name in origins else ""))
+        # `on` alone is a truth value in YAML 1.1, so that names are dumped, too.
+        name, text = (
+            yaml.safe_dump([one], default_flow_style=True, width=10**6, allow_unicode=True).strip()[1:-1]
+            for one in (d.name, plain)
+        )
+        lines.append(f"{name}: {text}" + (f"  # {visible(origins[d.name])}" if d.name in origins else ""))
     return "\n".join(lines) + "\n"

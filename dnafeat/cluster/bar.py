@@ -7,14 +7,25 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from tqdm import tqdm
 
 from dnafeat.cluster.counter import counter
 from dnafeat.cluster.observe import Job, told_in_records
+from dnafeat.text import visible
 
 _RECORD_SECONDS = 15.0
+# Values of a training run beside its bar.
+_NOTED = {
+    "loss": "loss",
+    "learning_rate": "rate",
+    "eval_loss": "dev loss",
+    "eval_f1": "dev F1",
+    "eval_mcc": "dev MCC",
+    "eval_spearman": "dev Spearman",
+}
 # Between looks at what workers have reported: on a terminal, and in a file. Every look takes a moment from the encoders.
 _LOOK_SECONDS, _HIDDEN_LOOK_SECONDS = 0.5, 3.0
 
@@ -52,7 +63,7 @@ def shown(read: Callable[[], tuple[int, int, list[str]]], total: int, show: bool
     seen: set[str] = set()
     pace = Pace()
     hidden = not show or told_in_records()
-    with counter(total=total, desc="encoding", unit="sequences", disable=hidden) as bar:
+    with counter(total=total, desc="encoding", unit="sequences", disable=hidden, ends=True) as bar:
 
         def look() -> None:
             sequences, tokens, notes = read()
@@ -74,12 +85,42 @@ def shown(read: Callable[[], tuple[int, int, list[str]]], total: int, show: bool
         look()
 
 
+@contextlib.contextmanager
+def steps_shown(read: Callable[[], tuple[int, int, Mapping[str, float]] | None], show: bool, job: Job) -> Iterator[None]:
+    """Show steps done, time left, loss, learning rate and dev metric of a training run for as long as the block runs.
+
+    Parameters
+    ----------
+    read : callable
+        Steps done, steps of the run, and logged values; None where they are not known now.
+    """
+    if not show:
+        yield
+        return
+    pace = Pace()
+    with counter(total=None, desc="training", unit="steps", disable=told_in_records()) as bar:
+
+        def look() -> None:
+            if (now := read()) is None:
+                return
+            step, total, values = now
+            if told_in_records() and pace.due():
+                job.record("training", step=step, steps=total, **dict[str, Any](values))
+            noted = [f"{label} {values[name]:.3g}" for name, label in _NOTED.items() if name in values]
+            bar.total = total or None
+            bar.set_postfix_str(", ".join(noted), refresh=False)
+            bar.update(step - bar.n)
+
+        with repeated(look):
+            yield
+
+
 def say(text: str, job: Job) -> None:
     """Show the user a sentence beside the bar, or among the records."""
     if told_in_records():
         job.record(text, level=30)
     else:
-        tqdm.write(f"dnafeat: {text}", file=sys.stderr)
+        tqdm.write(f"dnafeat: {visible(text)}", file=sys.stderr)
 
 
 class Pace:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Iterator
 from typing import Any, cast
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dnafeat.cluster.attempts import Attempt
-from dnafeat.cluster.bar import Pace, repeated
 from dnafeat.cluster.board import RunBoard
-from dnafeat.cluster.counter import counter
-from dnafeat.cluster.observe import Job, told_in_records
+from dnafeat.cluster.observe import Job
 
 
 # It runs nothing that could end it. Should it die all the same, the next one counts from nothing.
@@ -78,7 +75,7 @@ def start(job: Job, shards: int) -> RayBoard:
 
 @ray.remote(num_cpus=0)
 class Steps:
-    """How far a training run is, told by its first worker."""
+    """Steps of a training run, reported by its first worker."""
 
     def __init__(self) -> None:
         self.now: tuple[int, int, dict[str, float]] = (0, 0, {})
@@ -90,36 +87,8 @@ class Steps:
         return self.now
 
 
-_TOLD = {
-    "loss": "loss",
-    "learning_rate": "rate",
-    "eval_loss": "dev loss",
-    "eval_f1": "dev F1",
-    "eval_mcc": "dev MCC",
-    "eval_spearman": "dev Spearman",
-}
-
-
-@contextlib.contextmanager
-def steps_shown(progress: ray.actor.ActorHandle, show: bool, job: Job) -> Iterator[None]:
-    """A bar on standard error with steps done, time left, loss, learning rate and dev metric, for as long as the block runs."""
-    if not show:
-        yield
-        return
-    pace = Pace()
-    with counter(total=None, desc="training", unit="steps", disable=told_in_records()) as bar:
-
-        def look() -> None:
-            try:
-                step, total, values = cast(tuple[int, int, dict[str, float]], ray.get(progress.read.remote()))
-            except ray.exceptions.RayError:
-                return
-            if told_in_records() and pace.due():
-                job.record("training", step=step, steps=total, **values)
-            told = [f"{label} {values[name]:.3g}" for name, label in _TOLD.items() if name in values]
-            bar.total = total or None
-            bar.set_postfix_str(", ".join(told), refresh=False)
-            bar.update(step - bar.n)
-
-        with repeated(look):
-            yield
+def steps_of(progress: ray.actor.ActorHandle) -> tuple[int, int, dict[str, float]] | None:
+    """Read what `Steps` holds; None where Ray cannot answer now: the next look will."""
+    with contextlib.suppress(ray.exceptions.RayError):
+        return cast(tuple[int, int, dict[str, float]], ray.get(progress.read.remote()))
+    return None

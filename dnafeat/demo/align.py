@@ -44,7 +44,9 @@ def genes() -> dict[str, str]:
     return {name: genome[start:end] for name, (start, end) in GENES.items()}
 
 
-def demo(folder: str, cohort: Cohort | None = None, say: Callable[[str], None] = _log.info, **settings: Any) -> dict[str, Any]:
+def demo(
+    folder: str, cohort: Cohort | None = None, say: Callable[[str], None] = _log.info, *, show: bool = True, **settings: Any
+) -> dict[str, Any]:
     """Simulates, embeds, aligns, aligns with shuffled subjects, projects by the result, and takes genes away.
 
     Parameters
@@ -53,6 +55,8 @@ def demo(folder: str, cohort: Cohort | None = None, say: Callable[[str], None] =
         Of `AlignConfig`, in place of its own.
     say : callable
         Takes what was done, step by step, with tables (default: the log).
+    show : bool
+        Whether to draw progress on standard error.
 
     Returns
     -------
@@ -71,7 +75,7 @@ def demo(folder: str, cohort: Cohort | None = None, say: Callable[[str], None] =
     sequences, brain = simulate(place, genes(), cohort)
     store = str(place / "store")
     embedding: dict[str, Any] = {"sources": (sequences,), "store": store, "source_name": "cohort"}
-    run = embed(EmbedConfig.make(**embedding))
+    run = embed(EmbedConfig.make(**embedding), show=show)
     say(f"2. dnafeat embed: {run.read:,} entries, {run.distinct:,} distinct sequences, {run.encoded:,} encoded now.\n")
     given = {
         "store": store,
@@ -86,7 +90,7 @@ def demo(folder: str, cohort: Cohort | None = None, say: Callable[[str], None] =
 
     def aligned_as(name: str, **more: Any) -> dict[str, Any]:
         config = AlignConfig.make({**given, "output": str(place / name), **more})
-        return align(config, say=lambda sentence: None)
+        return align(config, show=show, say=lambda sentence: None)
 
     found = aligned_as("aligned")
     split = found["split"]
@@ -99,9 +103,9 @@ def demo(folder: str, cohort: Cohort | None = None, say: Callable[[str], None] =
     strange = aligned_as("shuffled", shuffle=True, phenotype=None)
     say(format_scores(strange["measures"]) + "\n")
     artifact = str(place / "aligned")
-    child = project(ProjectConfig(store=store, projector=artifact, version=run.feature_version))
+    child = project(ProjectConfig(store=store, projector=artifact, version=run.feature_version), show=show)
     beside = {**embedding, "store": str(place / "store-embedded")}
-    again = embed(EmbedConfig.make(**beside, projector=artifact))
+    again = embed(EmbedConfig.make(**beside, projector=artifact), show=show)
     apart = _apart(Store(store), Store(beside["store"]), child.feature_version)
     say(
         f"5. dnafeat project --projector {artifact}: version {child.feature_version}, whose column projected is the\n   aligned space; "

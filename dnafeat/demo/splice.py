@@ -35,7 +35,7 @@ _FAR_BASES = 3_000
 _NEIGHBOURS = 5
 
 
-def demo(store: str, say: Callable[[str], None] = _log.info) -> dict[str, Any]:
+def demo(store: str, say: Callable[[str], None] = _log.info, *, show: bool = True) -> dict[str, Any]:
     """Fine-tune on splice junctions and fill `store` with and without the result, as the commands do.
 
     Parameters
@@ -43,6 +43,8 @@ def demo(store: str, say: Callable[[str], None] = _log.info) -> dict[str, Any]:
     store : str
     say : callable
         Takes what was done, step by step, with tables (default: the log).
+    show : bool
+        Whether to draw progress on standard error.
 
     Returns
     -------
@@ -54,7 +56,7 @@ def demo(store: str, say: Callable[[str], None] = _log.info) -> dict[str, Any]:
         "1. Fine-tuning dnafeat-mini on human splice junctions (UCI), with two workers: dnafeat finetune --train uci_splice.csv.gz\n"
     )
     tuning = FinetuneConfig.make(train=SPLICE, output=artifact, num_workers=2, cpus_per_worker=1)
-    about = finetune(tuning, say=lambda sentence: say(f"  {sentence}"))
+    about = finetune(tuning, show=show, say=lambda sentence: say(f"  {sentence}"))
     say("\n" + format_result(about, artifact).partition("\n\n")[2].rpartition("\n\n")[0] + "\n")
     say("2. Embedding phage lambda in pieces of 300 bases, and the junctions, by dnafeat-mini and by the fine-tuned adapter.\n")
     configs = (
@@ -64,7 +66,7 @@ def demo(store: str, say: Callable[[str], None] = _log.info) -> dict[str, Any]:
     )
     summaries = []
     for config in configs:
-        summaries.append(embed(config))
+        summaries.append(embed(config, show=show))
         say("\n".join(describe_run(summaries[-1]).splitlines()[:-2]) + "\n")
     if not any(summary.encoded for summary in summaries):
         say("Nothing was embedded again: every sequence had its vectors already.\n")

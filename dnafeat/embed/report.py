@@ -41,6 +41,9 @@ class RunSummary:
     runner: str = ""
     runner_reason: str = ""
 
+    def __repr__(self) -> str:
+        return describe_run(self)
+
 
 def describe_run(summary: RunSummary) -> str:
     """The summary of a run in a few lines, and the next command to try."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from dnafeat.embed.config import NightlyConfig
 from dnafeat.embed.job import embed
-from dnafeat.embed.report import RunSummary
+from dnafeat.embed.report import RunSummary, describe_run
 from dnafeat.errors import ForgottenError
 from dnafeat.store import Store
 
@@ -36,6 +36,9 @@ class Night(RunSummary):
     channel_version: str | None
     channel_moved: bool
     channel_waits_for: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"{describe_run(self)}\n{describe_channel(self)}"
 
 
 def nightly(config: NightlyConfig, *, show: bool = True, say: Callable[[str], None] = _log.info) -> Night:

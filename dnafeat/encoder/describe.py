@@ -19,7 +19,7 @@ WINDOW_TOKENS = 512
 
 
 def cutting(spec: FeatureVersion, tokenizer: Tokenizer) -> Cutting:
-    """How a version's sequences are cut into windows."""
+    """The windows that a version's sequences are cut into."""
     positions = spec.architecture.get("max_position_embeddings")
     limit = None if positions is None else positions - tokenizer.specials
     return Cutting(
@@ -37,7 +37,7 @@ def resolve_precision(precision: str, *, gpu: bool) -> str:
 
 
 def fast_in_bfloat16() -> bool:
-    """Whether this machine encodes on a GPU that has bfloat16 in hardware."""
+    """Return whether this machine encodes on a GPU that has bfloat16 in hardware."""
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 

@@ -40,7 +40,7 @@ from dnafeat.encoder.version import FeatureVersion
 from dnafeat.encoder.windows import Windows, cut
 from dnafeat.errors import UsageError
 
-# Told after each batch: sequences finished, content tokens, tokens computed with padding.
+# Called after each batch: sequences finished, content tokens, tokens computed with padding.
 Report = Callable[[int, int, int], None]
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ class Encoder:
 
     @classmethod
     def from_pretrained(cls, model: str | None = None, adapter: str | None = None, **settings: Any) -> Encoder:
-        """Loads an encoder.
+        """Load an encoder.
 
         Parameters
         ----------
@@ -119,7 +119,7 @@ class Encoder:
         return cls(network, source.tokenizer(config), spec, source.projector(config)[1])
 
     def encode(self, sequences: Sequence[str], report: Report | None = None) -> Vectors:
-        """Encodes sequences, normalised as the store does (upper case, U to T, no white space), so that the vectors are the same.
+        """Encode sequences, normalised as the store does (upper case, U to T, no white space), so that the vectors are the same.
 
         Raises UsageError when one is empty, has a letter that is no IUPAC code, or is too short for a token.
         """
@@ -129,7 +129,7 @@ class Encoder:
             try:
                 return cut(texts[first:end], self.tokenizer, self.cutting)
             except UsageError:
-                # Among all it is told by its number.
+                # Cut all of them, so that the error has its number among all.
                 cut(texts, self.tokenizer, self.cutting)
                 raise
 
@@ -161,7 +161,7 @@ class Encoder:
 
     @torch.inference_mode()
     def begin(self, windows: Windows, report: Report | None = None) -> Begun:
-        """Begins to encode windows. A GPU computes on while nobody waits for it; on CPUs all is done when this returns."""
+        """Begin to encode windows. A GPU computes asynchronously; on CPUs all is done when this returns."""
         n, hidden_size, strands = len(windows.cut), self.hidden_size, 1 + self.cutting.both_strands
         units = windows.sequence * strands + windows.strand
         owned = windows.own_stop - windows.own_start
@@ -196,7 +196,7 @@ class Encoder:
         cls = cls / self._column(tokens)
         to = self.version.rounding
         mean, largest, cls = (rounded(x.view(n, strands, hidden_size).mean(1), to) for x in (mean, largest, cls))
-        # Of the vectors as they are stored, so that whoever projects those again gets the same.
+        # Of the vectors as they are stored, so that projecting those again gives the same.
         projected = rounded(self.projector.of({"cls": cls, "mean": mean, "max": largest}), to)
         return Begun(
             vectors={name: to_host(x) for name, x in (("cls", cls), ("mean", mean), ("max", largest), ("projected", projected))},
@@ -310,6 +310,6 @@ class Encoder:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether memory did not suffice, on an accelerator or beside it; torch says some of it in words alone."""
-    told = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in told)
+    """Return whether memory did not suffice, on an accelerator or beside it; torch says some of it in words alone."""
+    phrases = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in phrases)

@@ -1,4 +1,4 @@
-"""What `dnafeat models` and `dnafeat model-info` print: the architectures there are, and one model in numbers."""
+"""Architectures and one model in numbers, for `dnafeat models` and `dnafeat model-info`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from dnafeat.encoder.models.registry import FAMILIES
 from dnafeat.encoder.source import Source
 from dnafeat.vectors import describe_projection
 
+_WIDTH = 110
 
-def format_families() -> str:
-    """The registry as text."""
+
+def format_families(width: int | None = None) -> str:
+    """The registry as text, as wide as a terminal or 110 columns."""
     blocks = []
     for family in FAMILIES:
         rows = {
@@ -28,18 +30,23 @@ def format_families() -> str:
             "tested": family.tested,
             "LoRA": ", ".join(family.lora_targets),
         }
-        blocks.append("\n".join([family.name, f"  {family.title}", *(_row(name, text) for name, text in rows.items())]))
+        blocks.append("\n".join([family.name, f"  {family.title}", *(_row(name, text, width) for name, text in rows.items())]))
     note = (
         "Fine-tuned and LoRA-adapted descendants load as well. No weights of these models could be downloaded where dnafeat was built: "
         "loading is tested on folders laid out as the hub lays them out, with random weights."
     )
-    return "\n\n".join([*blocks, textwrap.fill(note, 110)])
+    return "\n\n".join([*blocks, textwrap.fill(note, width or _WIDTH)])
 
 
-def _row(name: str, text: str) -> str:
+def _row(name: str, text: str, width: int | None) -> str:
     # A path or a digest stays in one piece, to be copied.
     return textwrap.fill(
-        text, 110, initial_indent=f"  {name:<10} ", subsequent_indent=" " * 13, break_long_words=False, break_on_hyphens=False
+        text,
+        width or _WIDTH,
+        initial_indent=f"  {name:<10} ",
+        subsequent_indent=" " * 13,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 
@@ -79,9 +86,12 @@ class ModelInfo:
     """With all settings at their defaults on this machine."""
     lora_targets: list[str]
 
+    def __repr__(self) -> str:
+        return format_info(self)
+
 
 def model_info(config: EncodingConfig) -> ModelInfo:
-    """Loads and checks a model, and describes it. Raises UsageError as `Encoder.load` does."""
+    """Load, check and describe a model. Raises UsageError as `Encoder.load` does."""
     source = Source.find(config)
     found, version = source.checkpoint, describe(source, config)
     model, tokenizer, shape = load_encoder(found), source.tokenizer(config), found.config()
@@ -131,7 +141,7 @@ def _heads(heads: dict[str, torch.Tensor]) -> list[str]:
 
 
 def precision_reason() -> str:
-    """Why `auto` takes the precision it takes on this machine."""
+    """Explain the precision that `auto` takes on this machine."""
     if fast_in_bfloat16():
         return f"{torch.cuda.get_device_name()} computes bfloat16 in hardware"
     if torch.cuda.is_available():
@@ -144,8 +154,8 @@ def precision_reason() -> str:
     return "no GPU, and this CPU computes bfloat16 without the instructions for it, many times slower"
 
 
-def format_info(info: ModelInfo) -> str:
-    """The same as text."""
+def format_info(info: ModelInfo, width: int | None = None) -> str:
+    """The same as text, as wide as a terminal or 110 columns."""
     name = info.name + (f" at {info.revision}" if info.revision else "")
     ids = ", ".join(f"{token} {number}" for token, number in info.special_tokens.items() if number is not None)
     limit = f"{info.positions:,} tokens at most" if info.positions else "no limit of length"
@@ -166,5 +176,5 @@ def format_info(info: ModelInfo) -> str:
     if info.adapter:
         rows["adapter"] = f"{info.adapter}, sha256 {info.adapter_sha256}"
     return "\n".join(
-        [name, "every key of the weight file fits the architecture", "", *(_row(key, text) for key, text in rows.items())]
+        [name, "every key of the weight file fits the architecture", "", *(_row(key, text, width) for key, text in rows.items())]
     )

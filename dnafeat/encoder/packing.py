@@ -21,7 +21,7 @@ ROWS = 16
 
 @dataclass(frozen=True)
 class Packed:
-    """Some windows end to end.
+    """Windows end to end, without padding.
 
     Attributes
     ----------

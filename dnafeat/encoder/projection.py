@@ -116,7 +116,7 @@ Map = Projector | LinearMap
 
 
 class Projection(nn.Module):
-    """From pooled vectors to `projected`: (n, inputs) float32 to (n, 512) float32. In eval mode a row depends on no other (1e-5).
+    """A map from pooled vectors to `projected`: (n, inputs) float32 to (n, 512) float32. In eval mode a row depends on no other (1e-5).
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ class Projection(nn.Module):
         return f"{self.kind}@{self.fingerprint()[:12]}"
 
     def description(self) -> dict[str, Any]:
-        """What it computes, but for the weights."""
+        """The description of the computation, without the weights."""
         return {
             "format": _FORMAT,
             "view": self.view,
@@ -184,7 +184,7 @@ class Projection(nn.Module):
         }
 
     def lineage(self) -> dict[str, Any]:
-        """What a version's lineage says of it, beside its fingerprint."""
+        """The part of a version's lineage that describes it, beside its fingerprint."""
         return {
             "name": self.name,
             **self.description(),
@@ -217,16 +217,16 @@ class Projection(nn.Module):
 
     def to_json(self) -> bytes:
         """`projector.json`."""
-        told = {"name": self.name, **self.description(), "fingerprint": self.fingerprint(), "about": self.about}
-        return json.dumps(told, indent=1).encode() + b"\n"
+        content = {"name": self.name, **self.description(), "fingerprint": self.fingerprint(), "about": self.about}
+        return json.dumps(content, indent=1).encode() + b"\n"
 
     def save(self, uri: str) -> None:
-        """Writes both files into a folder or prefix. The description comes first: weights of another do not pass for its own."""
+        """Write both files into a folder or prefix. The description comes first: weights of another do not pass for its own."""
         _put(storage.join(uri, DESCRIPTION_FILE), self.to_json())
         _put(storage.join(uri, PROJECTOR_FILE), self.to_bytes())
 
     def keep(self, store: str) -> None:
-        """Writes both files to a store, beside the vectors that it makes there, so that anyone can project again."""
+        """Write both files to a store, beside the vectors that it makes there, so that anyone can project again."""
         stem = storage.join(store, KEPT, self.fingerprint())
         _put(f"{stem}.json", self.to_json())
         _put(f"{stem}.safetensors", self.to_bytes())
@@ -257,7 +257,7 @@ def _full_precision(device: torch.device) -> Iterator[None]:
 
 @torch.inference_mode()
 def applied(steps: Sequence[nn.Module], vectors: Tensor) -> Tensor:
-    """What steps and maps make of (n, width) float32, one after the other, as a projection has them."""
+    """Apply steps and maps to (n, width) float32, one after the other, as a projection has them."""
     with _full_precision(vectors.device):
         for step in steps:
             vectors = step(vectors)
@@ -315,23 +315,25 @@ def read_projector(folder: Path, hidden_size: int | None = None) -> Projection:
     Raises CheckpointError when it cannot be read, or does not fit vectors of a width.
     """
     file = folder / PROJECTOR_FILE
-    told = _read_description(folder / DESCRIPTION_FILE)
+    content = _read_description(folder / DESCRIPTION_FILE)
     try:
         tensors = {name: value.float() for name, value in load_file(file).items()}
     except Exception as error:  # whatever the library makes of a missing or broken file
         raise CheckpointError(f"{file} cannot be read as a projector: {one_line(error)}") from error
-    before, after = ([_step(f"{side}.{i}", name, tensors) for i, name in enumerate(told[side])] for side in ("before", "after"))
-    mapping = _mapping(told["map"], tensors)
+    before, after = (
+        [_step(f"{side}.{i}", name, tensors) for i, name in enumerate(content[side])] for side in ("before", "after")
+    )
+    mapping = _mapping(content["map"], tensors)
     if mapping is None or any(step is None for step in (*before, *after)) or tensors:
         raise CheckpointError(f"{file} is no projector to {PROJECTED_WIDTH} dimensions: its weights have other names or shapes")
     steps = [[step for step in side if step is not None] for side in (before, after)]
-    found = Projection(mapping, view=told["view"], before=steps[0], after=steps[1], about=told["about"]).eval()
+    found = Projection(mapping, view=content["view"], before=steps[0], after=steps[1], about=content["about"]).eval()
     if hidden_size is not None and found.inputs != hidden_size * len(parts(found.view)):
         raise CheckpointError(
             f"{file} is no projector from {hidden_size} to {PROJECTED_WIDTH} dimensions: it takes {found.view}, {found.inputs} wide, of "
             f"another model"
         )
-    if told.get("fingerprint", found.fingerprint()) != found.fingerprint():
+    if content.get("fingerprint", found.fingerprint()) != found.fingerprint():
         raise CheckpointError(f"{file} does not belong to the {DESCRIPTION_FILE} beside it: one of them was changed or replaced")
     return found
 
@@ -343,12 +345,14 @@ def _read_description(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return _LEGACY
     try:
-        told = json.loads(file.read_text())
-        if told["format"] != _FORMAT:
-            raise CheckpointError(f"{file} has format {told['format']!r}, which this dnafeat does not read: it reads {_FORMAT}")
-        check_view(told["view"])
-        check_steps([*told["before"], *told["after"]], STEPS)
-        known = {name: told[name] for name in (*_LEGACY, "fingerprint")}
+        content = json.loads(file.read_text())
+        if content["format"] != _FORMAT:
+            raise CheckpointError(
+                f"{file} has format {content['format']!r}, which this dnafeat does not read: it reads {_FORMAT}"
+            )
+        check_view(content["view"])
+        check_steps([*content["before"], *content["after"]], STEPS)
+        known = {name: content[name] for name in (*_LEGACY, "fingerprint")}
         if known["map"] not in ("mlp", "linear") or not isinstance(known["about"], dict):
             raise ValueError(f"map is {known['map']!r}")
     except (OSError, ValueError, KeyError, TypeError, UsageError) as error:

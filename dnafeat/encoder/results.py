@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, repr=False)
 class Vectors:
-    """What `encode` returns, in input order.
+    """Vectors of sequences, in input order.
 
     Attributes
     ----------
@@ -93,12 +93,12 @@ class Begun:
             self._done.record()
 
     def wait(self) -> None:
-        """Until they are computed."""
+        """Wait until the vectors are computed."""
         if self._done is not None:
             self._done.synchronize()
 
     def vectors(self) -> Vectors:
-        """Waits for them. On a GPU they lie in memory that is pinned as long as they are there."""
+        """Wait for the vectors and return them. On a GPU they are in pinned memory."""
         self.wait()
         return Vectors(
             **{name: values.numpy() for name, values in self._vectors.items()},
@@ -111,7 +111,7 @@ class Begun:
 
 
 def one_behind(begun: Iterable[T]) -> Iterator[T]:
-    """Each item once the one after it has begun, so that a GPU computes that one while this one is taken."""
+    """Yield each item once the one after it has begun, so that a GPU computes that one while this one is used."""
     before: list[T] = []
     for one in begun:
         yield from before

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def rounded(vectors: Tensor, to: str | None) -> Tensor:
-    """Each number as the nearest one of 8 significant bits, of two as near the even one; as they are where `to` is None.
+    """Round to 8 significant bits, ties to even; return the numbers as they are where `to` is None.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ from dnafeat.errors import CheckpointError, UsageError, one_line
 
 @dataclass(frozen=True)
 class Source:
-    """Where an encoder's files are on this machine, and what pins them: a checkpoint and the adapter on it, if any."""
+    """The files of an encoder on this machine, and what pins them: a checkpoint and the adapter on it, if any."""
 
     checkpoint: Checkpoint
     adapter: Adapter | None
@@ -55,7 +55,7 @@ class Source:
         return self.checkpoint.tokenizer(self.kmer(config))
 
     def special_tokens(self, config: EncodingConfig) -> bool:
-        """Whether mean and max count [CLS] and [SEP]: as asked, else as it was trained, else as the model's authors did."""
+        """Return whether mean and max count [CLS] and [SEP]: as asked, else as it was trained, else as the model's authors did."""
         if config.special_tokens is not None:
             return config.special_tokens
         before = self.trained.get("encoding", {}).get("special_tokens")

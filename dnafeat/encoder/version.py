@@ -1,4 +1,4 @@
-"""What makes a feature version: everything that can change a number of a vector, and the short digest that names it."""
+"""Feature versions: everything that can change a number of a vector, and the short digest that names it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class FeatureVersion:
     """Lineage only: model, adapter and projector as they were asked for, the revisions they were found at, the vectors stored."""
 
     def identity(self) -> dict[str, Any]:
-        """What the digest is made of. A field of `_LATER` is left out at its default, so that older versions keep their names."""
+        """The content of the digest. A field of `_LATER` is left out at its default, so that older versions keep their names."""
         later = {f.name: f.default for f in fields(self) if f.name in _LATER}
         return {
             key: value for key, value in asdict(self).items() if key != "names" and not (key in later and value == later[key])

@@ -71,7 +71,7 @@ ARRAYS = tuple(field.name for field in fields(Windows))
 
 @dataclass(frozen=True, kw_only=True)
 class Cutting:
-    """How sequences are cut.
+    """The settings by which sequences are cut into windows.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ class Cutting:
 
 
 def cut_windows(offsets: np.ndarray, capacity: int, overlap: int) -> Windows:
-    """Cuts each stretch into the fewest windows of at most `capacity` places that share `overlap` or more.
+    """Cut each stretch into the fewest windows of at most `capacity` places that share `overlap` or more.
 
     A window starts every `capacity - overlap` places; the last is moved back to end with the stretch. Of a shared stretch of odd
     length, the place in the middle belongs to the later window.
@@ -127,7 +127,7 @@ def cut_windows(offsets: np.ndarray, capacity: int, overlap: int) -> Windows:
 
 
 def cut(sequences: Sequence[str], tokenizer: Tokenizer, how: Cutting) -> Windows:
-    """Tokenises and cuts normalised sequences. Raises UsageError for one without a token, or a window with more than fit."""
+    """Tokenise and cut normalised sequences. Raises UsageError for one without a token, or a window with more than fit."""
     texts = list(sequences)
     if how.both_strands:
         texts = [text for one in texts for text in (one, dna.reverse_complement(one.encode()).decode())]

@@ -1,4 +1,4 @@
-"""What fine-tuning leaves: a folder or prefix with all that is needed to answer as the training process did.
+"""Artifact layout of fine-tuning: a folder or prefix with all that is needed to predict as the training process did.
 
 dnafeat.json                                  what it is: base, labels, settings, metrics, fingerprints of the data, versions
 adapter_config.json, adapter_model.safetensors   method lora: PEFT's format, keys of the bare encoder
@@ -38,7 +38,7 @@ _TOKENIZER = ("tokenizer.json", "vocab.txt", "tokenizer_config.json")
 
 
 def write(uri: str, model: FineTuned, source: Source, about: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-    """Writes an artifact, `dnafeat.json` last: without it there is none."""
+    """Write an artifact, `dnafeat.json` last: without it there is none."""
     with tempfile.TemporaryDirectory(prefix="dnafeat-") as scratch:
         folder = Path(scratch)
         if about["method"] == "lora":
@@ -64,7 +64,7 @@ def write(uri: str, model: FineTuned, source: Source, about: Mapping[str, Any], 
 
 
 def _write_encoder(folder: Path, encoder: nn.Module, source: Source) -> None:
-    """The encoder's keys without a prefix, and the base's config, which describes it still."""
+    """Write the encoder's weights, keys without a prefix, and the base's config, which still describes it."""
     state: dict[str, torch.Tensor] = {name: value.detach().cpu().contiguous() for name, value in encoder.state_dict().items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(source.checkpoint.values, indent=2))
@@ -91,7 +91,7 @@ class Artifact:
         return Labels.from_dict(self.about["labels"])
 
     def head(self) -> Head | TokenHead:
-        """The trained head on the CPU, in eval mode."""
+        """Load the trained head on the CPU, in eval mode."""
         shape = self.about["head"]
         hidden = self.about["base"]["hidden_size"]
         head: Head | TokenHead = Head(HeadShape(**shape)) if shape else TokenHead(hidden, self.labels.width, 0.0)
@@ -99,7 +99,7 @@ class Artifact:
         return head.eval()
 
     def encoding(self, model: str | None = None) -> EncodingConfig:
-        """Base, adapter and settings that give the vectors its head was trained on.
+        """Return base, adapter and settings that give the vectors its head was trained on.
 
         Parameters
         ----------
@@ -119,7 +119,7 @@ class Artifact:
         )
 
     def check_base(self, base: Checkpoint) -> None:
-        """Raises CheckpointError where a model is not the one that the artifact was trained on."""
+        """Raise CheckpointError where a model is not the one that the artifact was trained on."""
         trained = self.about["base"]
         if trained["weights_sha256"] != base.weights_sha256:
             raise CheckpointError(
@@ -136,7 +136,7 @@ class Artifact:
 
 
 def load(name: str, revision: str | None = None) -> Artifact:
-    """The artifact in a folder or an `s3://` prefix, fetched once a machine. Raises UsageError where there is none."""
+    """Load the artifact in a folder or an `s3://` prefix, fetched once a machine. Raises UsageError where there is none."""
     folder, pin = fetch(name, "artifact", revision)
     about = read(str(folder))
     if about is None:

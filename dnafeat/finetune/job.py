@@ -1,9 +1,13 @@
-"""Fine-tuning: labelled sequences to an artifact, on Ray Train with any number of workers. The same command again goes on or is done."""
+"""Fine-tuning: labelled sequences to an artifact, with any number of workers.
+
+The same command resumes from the run's last checkpoint, or reports that the artifact is there.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,15 +27,18 @@ from dnafeat.finetune.metrics import format_table
 from dnafeat.finetune.network import FineTuned, build, head_shape
 from dnafeat.finetune.per_base import token_classes
 from dnafeat.finetune.trainer import Data
-from dnafeat.finetune.worker import train_worker
+from dnafeat.finetune.worker import FinetuneJob, finetune_worker
 from dnafeat.provenance import digest_of, environment
-from dnafeat.training.artifact import base_name, trained_before
+from dnafeat.training.artifact import TrainingSummary, base_name, trained_before
 from dnafeat.training.batches import Examples, truncate
-from dnafeat.training.run import fit
+from dnafeat.training.run import train
+from dnafeat.training.worker import Launch, TrainingRun
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class PreparedFinetuning:
     """Everything a run needs, checked before any worker starts.
 
     Attributes
@@ -54,8 +61,8 @@ class Prepared:
     settings: Mapping[str, Any]
 
 
-def prepare(config: FinetuneConfig) -> Prepared:
-    """Reads and checks data, labels, base and settings. Raises UsageError for what is wrong, in one sentence."""
+def prepare(config: FinetuneConfig) -> PreparedFinetuning:
+    """Read and check data, labels, base and settings. Raises UsageError for what is wrong, in one sentence."""
     source = Source.find(config.encoding())
     found = source.checkpoint
     if source.adapter is not None:
@@ -94,7 +101,7 @@ def prepare(config: FinetuneConfig) -> Prepared:
                 f"{count:,} of {len(splits[name]):,} {name} sequences are longer than {max_tokens} tokens and lose their end: give "
                 f"--max-tokens to keep it"
             )
-    return Prepared(
+    return PreparedFinetuning(
         source=source,
         splits=splits,
         data=data,
@@ -130,7 +137,7 @@ def _labels(config: FinetuneConfig, splits: Mapping[str, labelled.Split]) -> Lab
 
 
 def _max_tokens(config: FinetuneConfig, split: labelled.Split, tokenizer: Tokenizer, positions: int | None) -> int:
-    """The longest input, special tokens counted: as asked, else what the longest training sequence needs, up to 512."""
+    """Return the longest input in tokens, special tokens counted: as asked, else what the longest training sequence needs, up to 512."""
     limit = positions or 512
     if config.max_tokens is not None:
         if positions is not None and config.max_tokens > positions:
@@ -175,47 +182,63 @@ def _token_examples(
     return Examples(kept, np.concatenate(classes), spans=np.concatenate(spans), per_base=per_base), int(cut.sum())
 
 
-def finetune(config: FinetuneConfig, *, show: bool = True, say: Callable[[str], None] = print) -> dict[str, Any]:
-    """Trains, or goes on with, the run that data, base and settings name, and writes its artifact.
+class FinetuneSummary(TrainingSummary):
+    """Summary of `finetune`: `dnafeat.json`, with the metrics of each split, steps and seconds, `already_trained` and `artifact`."""
+
+    def __repr__(self) -> str:
+        return format_result(self, self["artifact"])
+
+
+def finetune(
+    config: FinetuneConfig, *, show: bool = True, say: Callable[[str], None] = _log.info, launch: Launch = train
+) -> FinetuneSummary:
+    """Train, or resume, the run that data, base and settings name, and write its artifact.
+
+    Parameters
+    ----------
+    show : bool
+        Whether to show a progress bar.
+    say : function
+        Called with each sentence that a user should read before training ends.
+    launch : Launch
+        Runs the workers.
 
     Returns
     -------
-    dict
-        The artifact's `dnafeat.json`: metrics of each split, measured in float32, steps, seconds, and whether it was there already
-        (`already_trained`).
+    FinetuneSummary
+        Metrics of each split are measured in float32. `already_trained` is whether the artifact was there.
 
     Raises
     ------
     UsageError
         Something is wrong with data, base or settings; no worker was started.
     EncodingError
-        The workers failed more often than they may; the same command goes on from the last checkpoint.
+        The workers failed more often than they may; the same command resumes from the last checkpoint.
     """
     prepared = prepare(config)
     output = storage.absolute(config.output)
     if known := trained_before(config.output, prepared.digest, prepared.notes, say):
-        return known
-    trained, result = fit(
-        train_worker,
-        {"config": config, "pins": prepared.source.pins, "settings": prepared.settings},
-        prepared.data,
-        config.workers,
-        batch_size=config.batch_size,
+        return FinetuneSummary(known, artifact=config.output)
+    run = TrainingRun(
         name=f"finetune-{prepared.digest}",
+        work=finetune_worker,
+        job=FinetuneJob(config=config, pins=prepared.source.pins, settings=prepared.settings),
+        data=prepared.data,
+        workers=config.workers,
         output=output,
-        told=f"{len(prepared.data.splits['train']):,} training sequences",
-        show=show,
-        say=say,
+        subject=f"{len(prepared.data.splits['train']):,} training sequences",
+        batch=f"batches of {config.batch_size}",
     )
+    trained, result = launch(run, show=show, say=say)
     model: FineTuned = build(prepared.source, config, prepared.data.labels)
     model.load_trainable(trained)
     about = _about(config, prepared, result)
     artifact.write(output, model, prepared.source, about, result)
-    return about | {"already_trained": False}
+    return FinetuneSummary(about, already_trained=False, artifact=config.output)
 
 
-def _about(config: FinetuneConfig, prepared: Prepared, result: Mapping[str, Any]) -> dict[str, Any]:
-    """What `dnafeat.json` says."""
+def _about(config: FinetuneConfig, prepared: PreparedFinetuning, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the content of `dnafeat.json`."""
     found, data = prepared.source.checkpoint, prepared.data
     return {
         "digest": prepared.digest,
@@ -251,7 +274,7 @@ def _about(config: FinetuneConfig, prepared: Prepared, result: Mapping[str, Any]
 
 
 def format_result(about: Mapping[str, Any], output: str) -> str:
-    """The artifact of a run in a few lines."""
+    """Format the summary of a run in a few lines."""
     done = "was trained already" if about["already_trained"] else f"{about['steps']:,} steps in {about['seconds']:.0f} s"
     lines = [f"{output}: {about['method']} on {about['base']['model']}, {done}, best at step {about['best_step']:,}", ""]
     lines += [format_table(about["metrics"]), ""]

@@ -1,4 +1,4 @@
-"""How good predictions are, for each task of fine-tuning, by scikit-learn and scipy. Needs logits and targets alone, no hidden states.
+"""Metrics of predictions for each task of fine-tuning, by scikit-learn and scipy. They need logits and targets alone.
 
 What is not defined (one class in the split, constant predictions, logits that are not finite) is None: never NaN, never a warning.
 """
@@ -64,7 +64,7 @@ def confusion(labels: Labels, logits: np.ndarray, encoded: np.ndarray | Sequence
 
 
 def better(metric: str, a: float | None, b: float | None) -> bool:
-    """Whether `a` is better than `b`, an equal one not; None and NaN are worse than any number."""
+    """Return whether `a` is better than `b`, an equal one not; None and NaN are worse than any number."""
     if a is None or math.isnan(a):
         return False
     if b is None or math.isnan(b):
@@ -152,5 +152,5 @@ def _rankings(truth: np.ndarray, scores: np.ndarray) -> dict[str, float | None]:
 
 
 def _varies(values: np.ndarray) -> bool:
-    """Whether values differ by more than rounding, so that a correlation means something."""
+    """Return whether values differ by more than rounding, so that a correlation means something."""
     return bool(np.ptp(values) > 1e-12 * np.abs(values).max())

@@ -25,7 +25,7 @@ HEADS = ("linear", "pooler", "projector")
 
 @dataclass(frozen=True, kw_only=True)
 class HeadShape:
-    """What a head is made of.
+    """The shape of a head.
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ class FineTuned(nn.Module):
         return self.head(pool(hidden, content, self.head.shape.views))
 
     def trainable(self) -> dict[str, Tensor]:
-        """What training changes, by name."""
+        """The parameters that training changes, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def load_trainable(self, state: Mapping[str, Tensor]) -> None:

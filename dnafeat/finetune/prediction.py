@@ -57,6 +57,9 @@ class PredictSummary:
     seconds: float
     sequences_per_second: float
 
+    def __repr__(self) -> str:
+        return format_summary(self)
+
 
 def predict(config: PredictConfig, *, show: bool = True) -> PredictSummary:
     """Writes a row for every entry of the input, in its order.

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -23,15 +22,16 @@ from dnafeat.finetune.labels import Labels
 from dnafeat.finetune.network import FineTuned
 from dnafeat.finetune.per_base import base_values
 from dnafeat.training.batches import Batches, Collate, Examples, MicroBatches
-from dnafeat.training.checkpoints import BEST, known
+from dnafeat.training.callbacks import Draws
+from dnafeat.training.checkpoints import STATE, TrainingProgress, known
+from dnafeat.training.schedule import schedule
 
-_NOW, _STATE = "trained.safetensors", "best.json"
 _EVALUATION_TOKENS = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """The splits as token ids, with what it takes to make batches and losses of them."""
+    """Splits as token ids, with all that batches and losses need."""
 
     splits: Mapping[str, Examples]
     tokenizer: Tokenizer
@@ -48,7 +48,7 @@ class Data:
 
 
 def losses(task: str, logits: Tensor, targets: Tensor, class_weights: Tensor | None) -> Tensor:
-    """The loss of each example, (rows,): cross-entropy (per token: its mean over labelled tokens), binary cross-entropy, squared error."""
+    """Compute the loss of each example, (rows,): cross-entropy (mean over labelled tokens), binary cross-entropy or squared error."""
     if task == "multilabel":
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=class_weights).mean(1)
     if task == "regression":
@@ -60,7 +60,7 @@ def losses(task: str, logits: Tensor, targets: Tensor, class_weights: Tensor | N
 
 
 class _Echo(Dataset):
-    """The sampler gives choices and the collator takes them: the dataset between them hands them on."""
+    """A dataset that hands on the choices of the sampler to the collator."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -70,15 +70,6 @@ class _Echo(Dataset):
 
     def __getitem__(self, choice: Any) -> Any:
         return choice
-
-
-class Draws(transformers.TrainerCallback):
-    """Lets what a step draws follow from the seed, the step and the worker's rank alone: a run that goes on draws as it would have."""
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        numbers = np.random.SeedSequence([args.seed, state.global_step, args.process_index])
-        # All of torch's generators, those of GPUs among them.
-        torch.manual_seed(int(numbers.generate_state(1, np.uint64)[0]))
 
 
 class Trainer(transformers.Trainer):
@@ -98,8 +89,15 @@ class Trainer(transformers.Trainer):
         self.loss_is_scaled_for_ga = True
         weights = data.class_weights
         self.class_weights = None if weights is None else torch.tensor(weights).to(args.device)
-        self.best: dict[str, Any] = {"value": None, "step": 0, "worse_since": 0}
-        self.best_state: dict[str, Tensor] = {}
+        self.progress = TrainingProgress()
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        own = optimizer or self.optimizer
+        assert own is not None
+        if self.lr_scheduler is None:
+            warmup_steps = self.args.get_warmup_steps(num_training_steps)
+            self.lr_scheduler = schedule(own, "linear", steps=num_training_steps, warmup_steps=warmup_steps, first=0)
+        return self.lr_scheduler
 
     def get_train_dataloader(self) -> Batches:
         examples, args = self.data.splits["train"], self.args
@@ -129,34 +127,30 @@ class Trainer(transformers.Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         values = self.measure("dev", half=self.args.bf16)[0]
         name = self.settings["metric"]
-        value = values[name]
-        if value is not None and (self.best["value"] is None or scores.better(name, value, self.best["value"])):
-            self.best = {"value": value, "step": self.state.global_step, "worse_since": 0}
-            self.best_state = self._state()
-        else:
-            self.best["worse_since"] += 1
-            if self.settings["patience"] and self.best["worse_since"] >= self.settings["patience"]:
-                self.control.should_training_stop = True
+        self.progress.best.update(values[name], self.state.global_step, self.tensors, better=partial(scores.better, name))
+        if self.progress.best.exhausted(self.settings["patience"]):
+            self.control.should_training_stop = True
         defined = {f"eval_{key}": number for key, number in values.items() if number is not None}
         self.log(defined)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, defined)
         return defined
 
     def finals(self) -> dict[str, tuple[dict[str, float | None], np.ndarray]]:
-        """What `measure` gives for each split with the best state, or the last one where dev's metric was never defined.
+        """Measure each split with the best state, or with the last one where dev's metric was never defined.
 
         In float32 however it was trained, without autocast and without TF32, so that the artifact, loaded in float32, gives these
         logits on any hardware.
         """
-        if not self.best_state:
-            self.best["step"], self.best_state = self.state.global_step, self._state()
-        self.model.load_trainable(self.best_state)
+        best = self.progress.best
+        if not best.tensors:
+            best.step, best.tensors = self.state.global_step, self.tensors()
+        self.model.load_trainable(best.tensors)
         # PyTorch's default, unless the environment says otherwise.
         torch.set_float32_matmul_precision("highest")
         return {split: self.measure(split, half=False) for split in self.data.splits}
 
     def measure(self, split: str, *, half: bool) -> tuple[dict[str, float | None], np.ndarray]:
-        """Loss and metrics of a split, and its logits in order, with autocast to bfloat16 if `half`.
+        """Measure loss and metrics of a split, and return its logits in order, too; with autocast to bfloat16 if `half`.
 
         Every worker computes a part and gets the whole.
         """
@@ -166,7 +160,7 @@ class Trainer(transformers.Trainer):
         return values | scores.compute(labels, *self.scored(split, logits)), logits
 
     def scored(self, split: str, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray | list[np.ndarray]]:
-        """Logits and targets as the metrics take them: per-token ones carried back to bases, NaN where no token covers one."""
+        """Return logits and targets as the metrics take them: per-token ones carried back to bases, NaN where no token covers one."""
         examples = self.data.splits[split]
         if examples.spans is None or examples.per_base is None:
             return logits, examples.targets
@@ -178,7 +172,7 @@ class Trainer(transformers.Trainer):
         return np.concatenate(bases), examples.per_base
 
     def _loss(self, logits: np.ndarray, examples: Examples) -> float | None:
-        """The mean over a split, None where it is not finite."""
+        """Compute the mean loss over a split, None where it is not finite."""
         weights = self.class_weights
         if self.data.per_token:
             each = F.cross_entropy(
@@ -200,7 +194,7 @@ class Trainer(transformers.Trainer):
 
     @torch.no_grad()
     def _logits(self, split: str, half: bool) -> np.ndarray:
-        """Logits of a split in order: (n, width) float32, per-token tasks: (tokens, width)."""
+        """Compute the logits of a split in order: (n, width) float32, per-token tasks: (tokens, width)."""
         examples, collate, model = self.data.splits[split], self.data.collate(split), self.model
         was_training = model.training
         model.eval()
@@ -231,42 +225,34 @@ class Trainer(transformers.Trainer):
             whole[batch] = rows
         return whole
 
-    def _state(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
+        """Copy what is trained to the CPU, by name."""
         return {name: value.detach().cpu().clone().contiguous() for name, value in self.model.trainable().items()}
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self._state(), folder / _NOW)
-        if self.best_state:
-            save_file(self.best_state, folder / BEST)
-        (folder / _STATE).write_text(json.dumps(self.best))
+        self.progress.save(Path(output_dir or str(self.args.output_dir)), self.tensors())
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """Keeps nothing: what a step draws follows from its number, see `Draws`."""
+        """Save nothing: what a step draws follows from its number, see `Draws`."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        self.model.load_trainable(load_file(folder / _NOW))
-        if (folder / BEST).is_file():
-            self.best_state = load_file(folder / BEST)
-        self.best = json.loads((folder / _STATE).read_text())
+        self.progress, trained = TrainingProgress.load(Path(resume_from_checkpoint))
+        self.model.load_trainable(trained)
 
     def is_over(self, folder: Path) -> bool:
-        """Whether a checkpoint is that of a run which ended and was lost while it was measured; if so, takes up its state."""
-        state = transformers.TrainerState.load_from_json(str(folder / "trainer_state.json"))
+        """Whether a checkpoint is of a run that ended and failed while it was measured; if so, load its state."""
         self._load_from_checkpoint(str(folder))
-        patience = self.settings["patience"]
-        over = state.global_step >= self.args.max_steps or bool(patience and self.best["worse_since"] >= patience)
+        state = transformers.TrainerState.load_from_json(str(folder / STATE))
+        over = state.global_step >= self.args.max_steps or self.progress.best.exhausted(self.settings["patience"])
         if over:
             self.state = state
         return over
 
 
 def _by_tokens(order: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """Examples by falling length in batches of some thousand tokens."""
+    """Divide examples, by falling length, into batches of some thousand tokens."""
     batches, i = [], 0
     while i < len(order):
         rows = max(1, _EVALUATION_TOKENS // int(lengths[order[i]] + 2))

@@ -1,68 +1,64 @@
-"""What Ray Train runs in every worker of a fine-tuning run: the Trainer, checkpoints for Ray, progress for the driver, final results."""
+"""One worker of a fine-tuning run: transformers' Trainer, from the start or a checkpoint to the final results. No Ray."""
 
 from __future__ import annotations
 
-import json
-import tempfile
-import time
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import ray
 import torch
 import transformers
-from ray import train
-from ray.train.huggingface.transformers import prepare_trainer
-from safetensors.torch import save_file
+from accelerate.state import AcceleratorState
 
 from dnafeat.encoder.describe import fast_in_bfloat16, resolve_precision
 from dnafeat.encoder.source import Source
 from dnafeat.finetune import metrics as scores
+from dnafeat.finetune.config import FinetuneConfig
 from dnafeat.finetune.network import build
 from dnafeat.finetune.trainer import Trainer
-from dnafeat.training.callbacks import Events, Reports
-from dnafeat.training.checkpoints import BEST, RESULTS, known, report
+from dnafeat.training.callbacks import Reports
+from dnafeat.training.checkpoints import known
+from dnafeat.training.worker import Context, Outcome, TrainingAttempt
 
 
-def train_worker(job: dict[str, Any]) -> None:
-    """What Ray Train runs in every worker. Goes on from the run's last checkpoint where there is one."""
-    torch.set_num_threads(job["threads"])
-    settings, data = job["settings"], ray.get(job["data"])
-    context = train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    before = train.get_checkpoint()
-    with tempfile.TemporaryDirectory(prefix="dnafeat-") as scratch:
-        resume: str | None = None
-        if before is not None:
-            resume = before.to_directory(str(Path(scratch) / "before"))
-            if (Path(resume) / RESULTS).is_file():
-                report(Path(resume) if rank == 0 else None, {"finished": 1})
-                return
-        # The same weights on every worker.
-        torch.manual_seed(settings["seed"])
-        model = build(Source.find(job["config"].encoding(), job["pins"]), job["config"], data.labels)
-        arguments = _arguments(settings, len(data.splits["train"]), world, str(Path(scratch) / "run"))
-        trainer = Trainer(model, arguments, data, settings)
-        trainer.remove_callback(transformers.PrinterCallback)
-        trainer.add_callback(Reports(job["progress"]))
-        trainer.add_callback(Events(job["events"] or str(Path(scratch) / "events")))
-        prepare_trainer(trainer)
-        began = time.monotonic()
-        if resume is None or not trainer.is_over(Path(resume)):
-            trainer.train(resume_from_checkpoint=resume)
-        result = _results(trainer) | {"seconds": round(time.monotonic() - began, 3)}
-        folder = Path(scratch) / "final"
-        if rank == 0:
-            folder.mkdir()
-            save_file(trainer.best_state, folder / BEST)
-            (folder / RESULTS).write_text(json.dumps(result))
-        report(folder if rank == 0 else None, {"finished": 1})
+@dataclass(frozen=True, kw_only=True)
+class FinetuneJob:
+    """Settings of a run for its workers.
+
+    Attributes
+    ----------
+    pins : (str | None, str | None)
+        Revisions of base and adapter that the driver found.
+    settings : mapping
+        What the training loop takes, from `FinetuneConfig.training`.
+    """
+
+    config: FinetuneConfig
+    pins: tuple[str | None, str | None]
+    settings: Mapping[str, Any]
 
 
-def _arguments(settings: Mapping[str, Any], examples: int, world: int, folder: str) -> transformers.TrainingArguments:
-    """The run's settings as transformers takes them, for so many training examples and workers."""
-    gpu = torch.cuda.is_available()
+def finetune_worker(attempt: TrainingAttempt) -> Outcome:
+    """Train from the run's start or its last checkpoint, and measure the best state on all splits."""
+    job, data, context = attempt.job, attempt.data, attempt.context
+    # The same weights on every worker.
+    torch.manual_seed(job.settings["seed"])
+    model = build(Source.find(job.config.encoding(), job.pins), job.config, data.labels)
+    # A process may train several times, each time in another precision.
+    AcceleratorState._reset_state()
+    arguments = _arguments(job.settings, len(data.splits["train"]), context, str(attempt.scratch / "run"))
+    trainer = Trainer(model, arguments, data, job.settings)
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.add_callback(Reports(context))
+    if attempt.resume is None or not trainer.is_over(attempt.resume):
+        trainer.train(resume_from_checkpoint=None if attempt.resume is None else str(attempt.resume))
+    results = _results(trainer)
+    return Outcome(trainer.progress.best.tensors, results | {"seconds": trainer.progress.elapsed()})
+
+
+def _arguments(settings: Mapping[str, Any], examples: int, context: Context, folder: str) -> transformers.TrainingArguments:
+    """Make transformers' arguments of a run's settings, for a number of training examples."""
+    gpu, world = context.device.type == "cuda", context.world_size
     rows = min(settings["batch_size"], settings["rows_per_worker"])
     steps_per_epoch = -(-examples // settings["batch_size"])
     steps = settings["steps"] or settings["epochs"] * steps_per_epoch
@@ -86,9 +82,9 @@ def _arguments(settings: Mapping[str, Any], examples: int, world: int, folder: s
         save_steps=every,
         save_total_limit=1,
         seed=settings["seed"],
-        bf16=resolve_precision(settings["precision"], gpu=fast_in_bfloat16()) == "bfloat16",
+        bf16=resolve_precision(settings["precision"], gpu=gpu and fast_in_bfloat16()) == "bfloat16",
         use_cpu=not gpu,
-        ddp_backend=None if gpu else "gloo",
+        ddp_backend="gloo" if torch.distributed.is_initialized() and not gpu else None,
         ddp_find_unused_parameters=False,
         report_to="none",
         disable_tqdm=True,
@@ -98,7 +94,7 @@ def _arguments(settings: Mapping[str, Any], examples: int, world: int, folder: s
 
 
 def _results(trainer: Trainer) -> dict[str, Any]:
-    """What is known of a run at its end, as JSON takes it."""
+    """Measure a finished run, and return its results as JSON takes them."""
     labels, arguments = trainer.data.labels, trainer.args
     measured = trainer.finals()
     return {
@@ -109,7 +105,7 @@ def _results(trainer: Trainer) -> dict[str, Any]:
             if labels.task in ("binary", "multiclass", "token")
         },
         "steps": trainer.state.global_step,
-        "best_step": trainer.best["step"],
+        "best_step": trainer.progress.best.step,
         "workers": arguments.world_size,
         "device": "CPU" if arguments.use_cpu else torch.cuda.get_device_name(),
         "precision": "bfloat16" if arguments.bf16 else "float32",

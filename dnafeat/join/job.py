@@ -47,7 +47,7 @@ _NAMED = 5  # missing genes that are named
 
 
 def join(config: JoinConfig, *, show: bool = True) -> JoinSummary:
-    """Joins the vectors of a version with those of other modalities, and writes them as one more version of a Delta table.
+    """Join the vectors of a version with those of other modalities, and write them as one more version of a Delta table.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def join(config: JoinConfig, *, show: bool = True) -> JoinSummary:
     UsageError
         Settings, a partner's table or its keys are wrong; nothing is written.
     StoreError, ConflictError, EncodingError
-        Storage or a worker failed, or somebody else wrote the output meanwhile. The same command makes it good.
+        Storage or a worker failed, or another job wrote the output meanwhile. The same command continues.
     """
     with storage.reached(config.output):
         return _Join(config, show)()
@@ -96,10 +96,10 @@ class _Join:
     def __call__(self) -> JoinSummary:
         lineage = self.lineage()
         if self.last is not None and self.last["inputs_digest"] == lineage["inputs_digest"]:
-            told = {name: value for name, value in self.last["summary"].items() if name != "notes"}
+            earlier = {name: value for name, value in self.last["summary"].items() if name != "notes"}
             return JoinSummary(
                 **{
-                    **told,
+                    **earlier,
                     "output": self.config.output,
                     "output_version": self.last["output_version"],
                     "notes": [],
@@ -123,7 +123,7 @@ class _Join:
                 storage.remove_folder(work)
 
     def spread(self, local: str) -> tuple[Each, str]:
-        """How the steps go over their parts, and the folder in which they meet."""
+        """Choose how the steps run over their parts, and the folder in which they meet."""
         on_cluster = bool(os.environ.get("RAY_ADDRESS"))
         wanted = self.inputs.ray if self.inputs.ray is not None else on_cluster or self.bytes() > _LARGE
         if not wanted:
@@ -141,7 +141,7 @@ class _Join:
         return self.side.store.count_entries(self.side.state)
 
     def bytes(self) -> int:
-        """Of the vectors that are dealt out, and of the rows that come of them."""
+        """Bytes of the vectors that are partitioned, and of the rows made of them."""
         others = sum(partner.width for partner in self.partners)
         dealt = self.entries * self.side.width + sum(partner.rows * partner.width for partner in self.partners)
         repeated = self.entries * others if self.inputs.level in ("sequence", "gene", "region") else 0
@@ -174,10 +174,10 @@ class _Join:
         counts = sum((one.counts for one in written), Counter[str]())
         summary = self.summary(dna, dealt, counts)
         files = [one.file for one in written if one.file is not None]
-        told = {**lineage, "summary": asdict(summary)}
+        about = {**lineage, "summary": asdict(summary)}
         names = [partner.name for partner in self.partners]
         self.committing = True
-        version = self.output.commit(files, side.contract(names), told, self.attempt)
+        version = self.output.commit(files, side.contract(names), about, self.attempt)
         self.output.sweep()
         seconds = round(time.monotonic() - self.clock, 3)
         return JoinSummary(**{**asdict(summary), "output_version": version, "seconds": seconds})
@@ -191,7 +191,7 @@ class _Join:
     # -- what is said ---------------------------------------------------------------------------------------------------
 
     def lineage(self) -> dict[str, Any]:
-        """What the result is made of. `inputs_digest` is the same where the result would be."""
+        """The lineage of the result. `inputs_digest` is the same where the result would be."""
         side, config = self.side, self.config
         dna = {
             "store": side.store.uri,
@@ -224,12 +224,12 @@ class _Join:
         return {**inputs, **about_us, "made_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "inputs_digest": digest_of(inputs)}
 
     def widths(self) -> dict[str, int]:
-        """Of each modality's vectors in the result."""
+        """Widths of each modality's vectors in the result."""
         genes = len(self.side.genes or ()) if self.inputs.aggregate == "concat" else 1
         return {DNA: self.side.width * genes, **{partner.name: partner.width for partner in self.partners}}
 
     def check_widths(self) -> None:
-        """Raises UsageError where a modality's vectors are wider or narrower than in the last version."""
+        """Raise UsageError where a modality's vectors are wider or narrower than in the last version."""
         if self.last is None or self.config.replace_widths:
             return
         before = {DNA: self.last["dna"]["width"], **{one["name"]: one["width"] for one in self.last["partners"]}}
@@ -241,7 +241,7 @@ class _Join:
                 )
 
     def check_keys(self, dna: Dealt, partners: Sequence[Dealt]) -> None:
-        """Raises UsageError where keys cannot meet: none in the store, or one side hashed and the other not."""
+        """Raise UsageError where keys cannot meet: none in the store, or one side hashed and the other not."""
         on, store = self.inputs.on, self.side.store.uri
         if not dna.rows.rows:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in _left_out(dna.counts).items())
@@ -255,21 +255,21 @@ class _Join:
             )
         for partner, dealt in zip(self.partners, partners, strict=True):
             if dealt.salts and dealt.salts != dna.salts:
-                told = [_hashing(one) for one in (dealt.salts, dna.salts)]
+                left, right = [_hashing(one) for one in (dealt.salts, dna.salts)]
                 raise UsageError(
-                    f"the keys of partner {partner.name} are {told[0]} and those of {store} are {told[1]}, so that they cannot meet: give "
+                    f"the keys of partner {partner.name} are {left} and those of {store} are {right}, so that they cannot meet: give "
                     f"the salt with --salt-file, which hashes those that are not"
                 )
 
     def summary(self, dna: Dealt, partners: Sequence[Dealt], counts: Counter[str]) -> JoinSummary:
-        """What came of it, without the version. Raises UsageError where nothing did."""
+        """Summarise the join, without the version. Raises UsageError where it has no row."""
         config, notes = self.config, self.notes
         about = {}
         for partner, dealt in zip(self.partners, partners, strict=True):
             name = partner.name
-            told = {word: counts[f"{name} {word}"] for word in ("keys", "matched", "several")}
-            about[name] = {"width": partner.width, "rows": partner.rows, **told, "reduce": self.inputs.rule(name)[0]}
-            if not told["matched"]:
+            matches = {word: counts[f"{name} {word}"] for word in ("keys", "matched", "several")}
+            about[name] = {"width": partner.width, "rows": partner.rows, **matches, "reduce": self.inputs.rule(name)[0]}
+            if not matches["matched"]:
                 examples = f"{dealt.examples[0]!r} there" if dealt.examples else "none there has a key and a vector"
                 sentence = (
                     f"no {self.inputs.on} of partner {name} has DNA ({examples}, {dna.examples[0]!r} in the store): are they of one "
@@ -309,7 +309,7 @@ class _Join:
 
 
 def dna_side(config: JoinConfig, salt: bytes | None) -> DnaSide:
-    """What of the store is joined. Raises StoreError and UsageError for what it does not have."""
+    """Resolve the store's side of a join. Raises StoreError and UsageError for what it does not have."""
     inputs, store = config.inputs, Store(config.store)
     history = store.history()
     version = history.resolve(inputs.version)
@@ -374,7 +374,7 @@ def _hashing(salts: set[str | None]) -> str:
 
 
 def lineage(uri: str, version: int | None = None) -> dict[str, Any]:
-    """What a joined table was made of, at a version or the newest. Raises UsageError where there is none."""
+    """The lineage of a joined table, at a version or the newest. Raises UsageError where there is none."""
     found = JoinedTable(uri).last(version)
     if found is None:
         raise UsageError(f"there is no table at {uri}: make one with `dnafeat join`")

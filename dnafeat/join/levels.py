@@ -33,7 +33,7 @@ def read_genes(uri: str) -> list[str]:
 
 
 def starts(rows: pa.Table, by: Sequence[str]) -> np.ndarray:
-    """Where groups of equal values begin in sorted rows without nulls in these columns: (groups,) int64."""
+    """Find where groups of equal values begin in sorted rows without nulls in these columns: (groups,) int64."""
     if not len(rows):
         return np.empty(0, np.int64)
     new = np.zeros(len(rows), bool)
@@ -63,7 +63,7 @@ class Groups:
 
 
 def pool(rows: pa.Table, by: Sequence[str], how: str, order: Sequence[str] = ()) -> Groups:
-    """Pools the vectors of each group.
+    """Pool the vectors of each group.
 
     Parameters
     ----------

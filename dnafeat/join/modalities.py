@@ -1,4 +1,4 @@
-"""Tables of another modality, one vector a row: a version of a Delta table, or Parquet files, whoever wrote them; read piece by piece."""
+"""Tables of another modality, one vector a row: a version of a Delta table, or Parquet files, read piece by piece."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ class PartnerTable:
     files: int
 
     def lineage(self) -> dict[str, Any]:
-        """What a joined table tells of it."""
-        told = {name: getattr(self, name) for name in ("name", "uri", "version", "fingerprint", "rows", "width")}
-        return {**told, "key_column": self.key, "vector_column": self.vector, "order_column": self.order}
+        """The part of a joined table's lineage that describes this modality."""
+        values = {name: getattr(self, name) for name in ("name", "uri", "version", "fingerprint", "rows", "width")}
+        return {**values, "key_column": self.key, "vector_column": self.vector, "order_column": self.order}
 
     def order_type(self) -> pa.DataType | None:
         return _dataset(self.uri, self.version, self.fingerprint).schema.field(self.order).type if self.order else None
@@ -122,7 +122,7 @@ class PartnerTable:
 def open_partner(
     name: str, uri: str, *, key: str, vector: str | None = None, order: str | None = None, version: int | None = None
 ) -> PartnerTable:
-    """Looks at a partner's table. Raises UsageError for one that cannot be read, or lacks what is to be read of it."""
+    """Look at a partner's table. Raises UsageError for one that cannot be read, or lacks what is to be read of it."""
     uri = storage.absolute(uri)
     if _is_delta(uri):
         version = _delta(uri, version).version()
@@ -183,7 +183,7 @@ def read_mapping(name: str, uri: str, *, key: str, on: str) -> tuple[pa.Table, s
 
 
 def read_columns(what: str, uri: str, columns: Sequence[str], version: int | None = None) -> tuple[pa.Table, str]:
-    """Some columns of a Delta table or of Parquet files, and its version or fingerprint. Raises UsageError; `what` names it."""
+    """Read some columns of a Delta table or of Parquet files, and its version or fingerprint. Raises UsageError; `what` names it."""
     uri = storage.absolute(uri)
     if _is_delta(uri):
         version = _delta(uri, version).version()
@@ -222,7 +222,7 @@ def as_text(column: pa.Array, what: str) -> pa.Array:
 
 
 def is_vector(kind: pa.DataType) -> bool:
-    """Whether a column's rows are lists of numbers."""
+    """Return whether a column's rows are lists of numbers."""
     kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
     lists = ("list", "large_list", "fixed_size_list")
     return any(getattr(pa.types, f"is_{one}")(kind) for one in lists) and (
@@ -330,13 +330,13 @@ def _files(uri: str) -> list[str]:
 
 
 def _fingerprint(uri: str) -> str:
-    told: dict[str, str] = {}
+    states: dict[str, str] = {}
     for one in _files(uri):
         fs, path = storage.filesystem(one)
         if storage.is_local(one):
             with fs.open(path, "rb") as file:
-                told[one.removeprefix(uri)] = hashlib.file_digest(file, "sha256").hexdigest()
+                states[one.removeprefix(uri)] = hashlib.file_digest(file, "sha256").hexdigest()
         else:
             about = fs.info(path)
-            told[one.removeprefix(uri)] = str(about.get("ETag", about))
-    return digest_of(told)
+            states[one.removeprefix(uri)] = str(about.get("ETag", about))
+    return digest_of(states)

@@ -25,7 +25,7 @@ _PIECE_BYTES = 32 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class DnaSide:
-    """What of the store is joined, and how.
+    """The store's side of a join.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class DnaSide:
         return pa.schema([*kept, ("bases", pa.int64()), ("vector", pa.list_(pa.float32(), self.width))])
 
     def contract(self, partners: Sequence[str]) -> Schema:
-        """Of the result."""
+        """The schema of the result."""
         masked = [DNA] if self.inputs.aggregate == "concat" else []
         return joined_schema(self.inputs.on, self.keys, [DNA, *partners], masked)
 

@@ -37,7 +37,7 @@ from dnafeat.store.reading import Entries, Reading, stood
 
 # Bytes of vectors that are read at a time.
 _READ_BYTES = 8 * 2**20
-# Keys that are told as examples, and genes that are told as missing or not asked for.
+# Keys shown as examples, and genes listed as missing or not asked for.
 _TOLD = 3
 
 
@@ -49,7 +49,7 @@ class Dealt:
     ----------
     rows : Spill
     counts : Counter
-        Of what is told: read, and reasons for leaving out.
+        Rows read, and reasons for leaving rows out.
     salts : set
         As `pseudonyms.checks`.
     examples : list of str
@@ -112,7 +112,7 @@ def deal_entries(side: DnaSide, partitions: int, folder: str, path: str) -> Deal
 
 
 def _standing(rows: pa.Table, state: Mapping[str, int]) -> pa.ChunkedArray:
-    """Which rows of `sequences` stood as of the given run of each source."""
+    """The filter for the rows of `sequences` that stood as of the given run of each source."""
     marked = rows.append_column("_row", pa.array(np.arange(len(rows))))
     mask = np.zeros(len(rows), bool)
     for source, number in state.items():
@@ -177,7 +177,7 @@ def deal_partner(
 
 @dataclass(frozen=True)
 class Written:
-    """What came of a partition of keys: a file, unless no row came of it, and what is told."""
+    """The result of a partition of keys: its file, if it has rows, and its counts."""
 
     file: DataFile | None
     counts: Counter[str]

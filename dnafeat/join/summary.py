@@ -1,4 +1,4 @@
-"""What a join made, and in words."""
+"""The result of a join, and its description."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dnafeat.join.config import DNA
 
 @dataclass(frozen=True, kw_only=True)
 class JoinSummary:
-    """What a join made.
+    """The result of a join.
 
     Attributes
     ----------
@@ -48,6 +48,9 @@ class JoinSummary:
     notes: list[str]
     unchanged: bool = False
     seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        return format_summary(self)
 
 
 def format_summary(summary: JoinSummary) -> str:

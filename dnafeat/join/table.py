@@ -42,11 +42,11 @@ class JoinedTable(ReplacedTable):
         return f"{_STEM}{attempt}"
 
     def give_up(self, attempt: str) -> None:
-        """Removes what a join has written that came to nothing."""
+        """Remove what a failed join has written."""
         storage.remove_folder(storage.join(self.uri, self.stem(attempt)))
 
     def sweep(self) -> None:
-        """Removes the files that dead joins have left more than a day ago."""
+        """Remove the files that dead joins have left more than a day ago."""
         now = storage.clock(self.uri)
         for root, one in self._left():
             if now - one.modified > _ABANDONED:

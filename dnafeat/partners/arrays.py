@@ -206,8 +206,8 @@ def _together(
     else:
         names = of_ids(subjects * rows if len(subjects) == 1 else subjects, False, config.id_pattern)
     if sessions is not None:
-        told = sessions * rows if len(sessions) == 1 else sessions
-        names = [name and name._replace(session=session) for name, session in zip(names, told, strict=True)]
+        labels = sessions * rows if len(sessions) == 1 else sessions
+        names = [name and name._replace(session=session) for name, session in zip(names, labels, strict=True)]
     return Item(
         array=array,
         place=uri,

@@ -58,7 +58,7 @@ def find(config: PartnerConfig) -> tuple[list[str], int]:
 
 
 def _named(pattern: str, found: Sequence[str]) -> bool:
-    """Whether files were named by themselves or a glob, and not by the folder they are in."""
+    """Return whether files were named by themselves or a glob, and not by the folder they are in."""
     return any(mark in pattern for mark in "*?[") or (len(found) == 1 and storage.name(found[0]) == storage.name(pattern))
 
 
@@ -68,7 +68,7 @@ def _ending(uri: str) -> str | None:
 
 
 def read(uri: str, config: PartnerConfig) -> Iterator[Item | Problem]:
-    """What one file holds, in its order; a file that cannot be read is a problem, and storage that cannot be reached an error.
+    """Yield the items of one file, in order; an unreadable file is a problem, and unreachable storage an error.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What has been read of a partner's files, checked row by row, on a local disk until it is known whether all of it is good."""
+"""Rows of a partner's files, checked one by one, on a local disk until all of them are known to be good."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class _Pile:
 
 
 class _Seen:
-    """Which subject, session and window has come, and where: on disk once they are many."""
+    """The subjects, sessions and windows seen so far, and where; on disk once they are many."""
 
     def __init__(self, path: Path) -> None:
         self._rows = sqlite3.connect(path)
@@ -98,7 +98,7 @@ class PartnerIntake:
         self.seen.close()
 
     def take(self, files: Sequence[str]) -> None:
-        """Reads files, one after the other."""
+        """Read files, one after the other."""
         for uri in files:
             for piece in read(uri, self.config):
                 if isinstance(piece, Problem):
@@ -108,11 +108,11 @@ class PartnerIntake:
         self._flush()
 
     def judge(self, files: int) -> None:
-        """Raises UsageError where what was read cannot be published."""
+        """Raise UsageError where what was read cannot be published."""
         if not self.config.skip_bad and self.refused:
-            raise UsageError(self._told(files))
+            raise UsageError(self._refusal(files))
         if not self.rows:
-            raise UsageError(f"no vector was left to write: {self._told(files)}")
+            raise UsageError(f"no vector was left to write: {self._refusal(files)}")
 
     def vectors(self) -> pa.RecordBatchReader:
         return self._vectors.stream()
@@ -120,18 +120,16 @@ class PartnerIntake:
     def rejects(self) -> pa.RecordBatchReader:
         return self._rejects.stream()
 
-    def _told(self, files: int) -> str:
+    def _refusal(self, files: int) -> str:
         if len(self.widths) > 1 and not self.config.skip_bad:
             groups = sorted(self.widths.items(), key=lambda group: -group[1][0])
-            told = "; ".join(f"{width} in {count:,} (the first is {place})" for width, (count, place) in groups[:_SHOWN])
-            return (
-                f"vectors are of several widths, {told}: make a table of each, since one table has one width; nothing was written"
-            )
+            widths = "; ".join(f"{width} in {count:,} (the first is {place})" for width, (count, place) in groups[:_SHOWN])
+            return f"vectors are of several widths, {widths}: make a table of each, since one table has one width; nothing was written"
         if self.refused == 1:
             return f"{self._problems[0]}; nothing was written (--skip-bad leaves it out)"
         more = f"; and {self.refused - _SHOWN:,} more" if self.refused > _SHOWN else ""
-        told = "; ".join(self._problems) + more
-        return f"{self.refused:,} things in {files:,} files cannot be used, and nothing was written (--skip-bad leaves them out): {told}"
+        listed = "; ".join(self._problems) + more
+        return f"{self.refused:,} things in {files:,} files cannot be used, and nothing was written (--skip-bad leaves them out): {listed}"
 
     def _refuse(self, problem: Problem) -> None:
         self.refused += 1
@@ -221,9 +219,9 @@ def _of_rows(item: Item, rows: int) -> tuple[Sequence[Any], Sequence[int | None]
     windows = list(item.windows) if item.windows is not None else None
     if windows is not None:
         return names, windows if len(windows) == rows else windows * rows
-    told = [name and name.window for name in names]
+    named = [name and name.window for name in names]
     if item.row is not None or rows == 1 or len({name and name[:2] for name in names}) > 1:
-        return names, told
-    if told[0] is not None:
-        raise Unfit(f"has {rows} rows, and its name says that it is window {told[0]}; write one row, or another name")
+        return names, named
+    if named[0] is not None:
+        raise Unfit(f"has {rows} rows, and its name says that it is window {named[0]}; write one row, or another name")
     return names, list(range(rows))

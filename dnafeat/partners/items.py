@@ -1,4 +1,4 @@
-"""What the readers of partner files hand on: an array and whose it is, or what is wrong with a file, an array or a row."""
+"""Items of partner files: an array and its subject, or a problem of a file, an array or a row."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from dnafeat.provenance import __version__
 
 @dataclass
 class PartnerSummary:
-    """What one call has made; prints as JSON."""
+    """The result of `dnafeat partner`."""
 
     output: str
     kind: str
@@ -47,9 +47,12 @@ class PartnerSummary:
     was_version: int | None
     notes: list[str] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        return format_summary(self)
+
 
 def partner(config: PartnerConfig) -> PartnerSummary:
-    """Reads files, checks them, and writes one table.
+    """Read files, check them, and write one table.
 
     Raises
     ------

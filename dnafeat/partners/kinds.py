@@ -1,4 +1,4 @@
-"""What the arrays of BrainLM, BrainMT and SwiFT mean: their shapes checked, and one vector made of each recording or window.
+"""The arrays of BrainLM, BrainMT and SwiFT: their shapes checked, and one vector made of each recording or window.
 
 BrainLM: https://github.com/vandijklab/BrainLM, brainlm_mae/modeling_brainlm.py. BrainMT: https://github.com/arunkumar-kannan/BrainMT-fMRI,
 src/brainmt. SwiFT: https://github.com/Transconnectome/SwiFT, project/module/models. schemas/PARTNERS.md has the contract.
@@ -84,7 +84,7 @@ def _of_tokens(item: Item, config: PartnerConfig) -> Pooled:
 
 
 def _are_vectors(array: np.ndarray, config: PartnerConfig) -> bool:
-    """Whether the rows of a two-dimensional array are vectors of windows and not tokens."""
+    """Return whether the rows of a two-dimensional array are vectors of windows and not tokens."""
     if config.rows is not None:
         return config.rows == "vectors"
     if config.kind == "brainlm" or config.cls_index is not None:
@@ -102,10 +102,10 @@ def _check_tokens(tokens: int, config: PartnerConfig) -> None:
         if tokens == wanted:
             return
         asked = f"{config.timepoints} timepoints make {wanted:,}" if config.timepoints else f"{wanted:,} were asked for"
-        told = f"has {tokens:,} tokens where {asked}"
+        fault = f"has {tokens:,} tokens where {asked}"
         if tokens == wanted - 1:
-            raise Unfit(f"{told}: CLS is missing; export last_hidden_state whole")
-        raise Unfit(f"{told}: a mask was left on, or the recording is of another length; export with mask_ratio 0")
+            raise Unfit(f"{fault}: CLS is missing; export last_hidden_state whole")
+        raise Unfit(f"{fault}: a mask was left on, or the recording is of another length; export with mask_ratio 0")
     if tokens > 1 and (tokens - 1) % REGIONS == 0:
         return
     if tokens % REGIONS == 0:
@@ -160,7 +160,7 @@ def _of_maps(item: Item) -> Pooled:
 
 
 def _has_batch(shape: tuple[int, ...]) -> bool:
-    """Whether five axes are [B, C, d, h, w] and not [C, d, h, w, t]."""
+    """Return whether five axes are [B, C, d, h, w] and not [C, d, h, w, t]."""
     return shape[0] == 1 or (shape[0] not in SWIFT_WIDTHS and shape[1] in SWIFT_WIDTHS)
 
 

@@ -1,4 +1,4 @@
-"""Whose a file or a row is: names of UK Biobank, BIDS and HCP taken apart, and ids as text."""
+"""Subjects of files and rows: names of UK Biobank, BIDS and HCP taken apart, and ids as text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LAST_NUMBER = re.compile(r"(\d+)$")
 
 
 class Unfit(Exception):
-    """Why a file, an array or a row makes no vector: the words that follow its place and a colon. They hold no id and no name."""
+    """The reason why a file, an array or a row makes no vector: the words after its place and a colon, without any id or name."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason + detail)
@@ -33,7 +33,7 @@ class Unfit(Exception):
 
 
 class Name(NamedTuple):
-    """What a name says."""
+    """The parts of a name."""
 
     subject: str
     session: str | None = None
@@ -41,7 +41,7 @@ class Name(NamedTuple):
 
 
 def of_file(uri: str, id_from: str, pattern: str | None) -> Name:
-    """Whose a file is, by its name or by its folder's; in a folder the number at the end of the file's own name is the window.
+    """Find the subject of a file, by its name or by its folder's; in a folder the number at the end of the file's own name is the window.
 
     Raises
     ------

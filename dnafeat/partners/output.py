@@ -24,7 +24,7 @@ _FILE_BYTES = 128 * 2**20
 
 @dataclass(frozen=True)
 class Before:
-    """What stands where the table is to be."""
+    """The state of the output before it is written."""
 
     table: ReplacedTable | None = None
     width: int | None = None
@@ -32,7 +32,7 @@ class Before:
 
     @classmethod
     def look(cls, output: str) -> Before:
-        """Raises UsageError for a table that this command did not write, and for a folder with other files."""
+        """Raise UsageError for a table that this command did not write, and for a folder with other files."""
         with storage.reached(output):
             if output.endswith(".parquet"):
                 return cls(width=_width_of_file(output))
@@ -52,24 +52,24 @@ class Before:
 def _width_of_file(uri: str) -> int | None:
     try:
         with opened(uri) as file:
-            told = (file.metadata.metadata or {}).get(ABOUT.encode())
+            stored = (file.metadata.metadata or {}).get(ABOUT.encode())
     except (FileNotFoundError, pa.ArrowException):
         return None
-    return json.loads(told)["width"] if told else None
+    return json.loads(stored)["width"] if stored else None
 
 
 def rejects_uri(output: str) -> str:
-    """Where what was left out is listed: beside the table."""
+    """The URI of the list of rejects, beside the table."""
     return f"{output.removesuffix('.parquet')}.rejects.parquet"
 
 
 def publish(rows: pa.RecordBatchReader, output: str, before: Before, about: dict[str, Any]) -> int | None:
-    """Writes the table, whole or not at all; returns the version of a Delta table.
+    """Write the table, whole or not at all, and return the version of a Delta table.
 
     Raises
     ------
     ConflictError
-        Somebody else has written the table since `before` was looked at.
+        Another job has written the table since `before` was looked at.
     StoreError
         Storage does not answer, or refuses.
     """
@@ -81,7 +81,7 @@ def publish(rows: pa.RecordBatchReader, output: str, before: Before, about: dict
 
 
 def list_rejects(rows: pa.RecordBatchReader | None, output: str) -> None:
-    """Writes what was left out beside the table; None takes away the list of an earlier call."""
+    """Write what was left out beside the table; None removes the list of an earlier call."""
     with storage.reached(output):
         if rows is None:
             storage.remove(rejects_uri(output))

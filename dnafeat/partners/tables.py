@@ -78,7 +78,7 @@ def read_csv(path: Path, uri: str, config: PartnerConfig) -> Iterator[Item | Pro
         invalid.append(row)
         return "skip"
 
-    def told(one: Any) -> Problem:
+    def problem(one: Any) -> Problem:
         reason = f"has {one.actual_columns} fields where the header has {one.expected_columns}; mend the row"
         return Problem(place=f"{uri}, row {one.number - 1}", file=storage.name(uri), reason=reason, row=one.number - 1)
 
@@ -98,14 +98,14 @@ def read_csv(path: Path, uri: str, config: PartnerConfig) -> Iterator[Item | Pro
             while len(numbers) < len(batch):
                 # The reader counts the header as row 1, and may be ahead of this batch.
                 if invalid and invalid[0].number - 1 == row:
-                    yield told(invalid.popleft())
+                    yield problem(invalid.popleft())
                 else:
                     numbers.append(row)
                 row += 1
             for start in range(0, len(batch), _BATCH_ROWS):
                 some = slice(start, start + _BATCH_ROWS)
                 yield from _Rows(batch.slice(start, _BATCH_ROWS), numbers[some], layout, uri, config).items()
-        yield from map(told, invalid)
+        yield from map(problem, invalid)
         if row == 1:
             raise Unfit("has no rows")
 
@@ -245,8 +245,8 @@ def _number(cell: object, column: str) -> float:
     try:
         return float(cell)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        told = "is empty" if cell is None or not str(cell).strip() else f"holds {cell!r}, which is no number"
-        raise Unfit(f"column {column!r} {told}; mend it, or say with --vector-column which columns are the vector") from None
+        fault = "is empty" if cell is None or not str(cell).strip() else f"holds {cell!r}, which is no number"
+        raise Unfit(f"column {column!r} {fault}; mend it, or say with --vector-column which columns are the vector") from None
 
 
 def _storage(array: pa.Array) -> pa.Array:

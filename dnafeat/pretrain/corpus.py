@@ -40,7 +40,7 @@ class Genomes:
 
 
 def read_records(files: Sequence[str]) -> dict[str, bytes]:
-    """Normalised letters by record id. Raises UsageError for a record that cannot be read, a strange letter or an id used twice."""
+    """Read normalised letters by record id. Raises UsageError for a record that cannot be read, a strange letter or an id used twice."""
     records: dict[str, bytes] = {}
     for file in files:
         with storage.open_input(file) as handle:
@@ -57,7 +57,7 @@ def read_records(files: Sequence[str]) -> dict[str, bytes]:
 
 
 def read_genomes(files: Sequence[str], holdout: Sequence[str], intervals: Sequence[str]) -> Genomes:
-    """Reads FASTA files and keeps whole files (`holdout`) and intervals `<record>:<start>-<end>` of training records apart."""
+    """Read FASTA files and keep whole files (`holdout`) and intervals `<record>:<start>-<end>` of training records apart."""
     train = read_records(files)
     kept = read_records(holdout)
     if both := sorted(set(train) & set(kept)):
@@ -84,12 +84,14 @@ def read_genomes(files: Sequence[str], holdout: Sequence[str], intervals: Sequen
 
 
 def both_strands(letters: Sequence[bytes]) -> list[bytes]:
-    """Every stretch, then every stretch's reverse complement: what training draws its crops from."""
+    """Return every stretch, then every stretch's reverse complement: training draws its crops from both."""
     return [*letters, *(reverse_complement(s) for s in letters)]
 
 
 def kmer_tokenizer(k: int) -> tokenizers.Tokenizer:
-    """Non-overlapping k-mers in `train_bpe`'s layout: a run of ACGT is cut every k bases, and what is left of it is a shorter token.
+    """Make a tokenizer of non-overlapping k-mers in `train_bpe`'s layout.
+
+    A run of ACGT is cut every k bases; the rest of it is a shorter token.
 
     Positions enter this architecture as a symmetric distance alone, so single bases are read the same in both directions; a k-mer
     carries its own direction, and all k-mers of a sequence stand in one reading frame. Entries: 5 special ones, then all words over
@@ -117,14 +119,14 @@ def kmer_tokenizer(k: int) -> tokenizers.Tokenizer:
 
 
 def shortened(tokenizer: tokenizers.Tokenizer, k: int) -> np.ndarray:
-    """For each entry, the entries of its first 1 to k bases, int64 (vocab, k): what stands at the end of a sequence cut anywhere."""
+    """Look up, for each entry, those of its first 1 to k bases, int64 (vocab, k): the last token of a sequence cut anywhere."""
     names = [tokenizer.id_to_token(i) or "" for i in range(tokenizer.get_vocab_size())]
     rows = [[tokenizer.token_to_id(name[: n + 1]) if i >= FIRST_CONTENT else i for n in range(k)] for i, name in enumerate(names)]
     return np.array(rows)
 
 
 def tokenise(tokenizer: tokenizers.Tokenizer, letters: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Content token ids of all stretches end to end, uint16, and where each starts and the last ends, int64 (n + 1)."""
+    """Tokenise all stretches: content token ids end to end, uint16, and where each starts and the last ends, int64 (n + 1)."""
     streams = []
     for stretch in letters:
         chunks = [stretch[i : i + _CHUNK].decode("ascii") for i in range(0, len(stretch), _CHUNK)]
@@ -136,7 +138,7 @@ def tokenise(tokenizer: tokenizers.Tokenizer, letters: Sequence[bytes]) -> tuple
 
 
 def token_spans(tokenizer: tokenizers.Tokenizer, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First base and one past the last base of each content token, int64; an [UNK] is one base."""
+    """Locate the first base and one past the last base of each content token, int64; an [UNK] is one base."""
     names = [tokenizer.id_to_token(i) or "" for i in range(tokenizer.get_vocab_size())]
     lengths = np.array([len(name) if i >= FIRST_CONTENT else 1 for i, name in enumerate(names)])
     ends = np.cumsum(lengths[ids])

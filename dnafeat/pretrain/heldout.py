@@ -1,4 +1,4 @@
-"""What a pretrained model is measured on: held-out tokens free of anything shared, and the simple predictors it has to beat."""
+"""Evaluation data of pretraining: held-out tokens free of shared k-mers, and the baselines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CODE[list(b"ACGT")] = range(4)
 
 
 def canonical_words(letters: bytes, k: int = SHARED) -> tuple[np.ndarray, np.ndarray]:
-    """The k-mer at each start as one number, the smaller of both strands' numbers, and whether it is free of other letters than ACGT.
+    """Encode the k-mer at each start as one number, the smaller of both strands' numbers, and whether it has no other letters than ACGT.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def canonical_words(letters: bytes, k: int = SHARED) -> tuple[np.ndarray, np.nda
 
 
 def shared_bases(train: Sequence[bytes], heldout: Sequence[bytes], k: int = SHARED) -> list[np.ndarray]:
-    """For each held-out stretch, which of its bases lie inside a k-mer that some training stretch has too, on either strand.
+    """Find, for each held-out stretch, which of its bases lie inside a k-mer that some training stretch has too, on either strand.
 
     Returns
     -------
@@ -61,7 +61,7 @@ def shared_bases(train: Sequence[bytes], heldout: Sequence[bytes], k: int = SHAR
 
 
 def flanks(letters: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """The `FLANK` bases on each side of each token as one number, int64; bases off the end and other letters count as A."""
+    """Encode the `FLANK` bases on each side of each token as one number, int64; bases off the end and other letters count as A."""
     padding = np.zeros(FLANK, np.int64)
     code = np.concatenate([padding, _CODE[np.frombuffer(letters, np.uint8)] % 4, padding])
     key = np.zeros(len(starts), np.int64)
@@ -74,7 +74,7 @@ def flanks(letters: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Baselines:
-    """Predictors without a network, fitted on the training part, both strands.
+    """Baselines without a network, fitted on the training part, both strands.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class Baselines:
     table: np.ndarray
 
     def score(self, ids: np.ndarray, keys: np.ndarray) -> dict[str, float]:
-        """Mean cross-entropy in nats and accuracy of both on tokens `ids` with flanks `keys`."""
+        """Compute mean cross-entropy in nats and accuracy of both on tokens `ids` with flanks `keys`."""
         with np.errstate(divide="ignore"):
             return {
                 "unigram_loss": float(-np.log(self.unigram[ids]).mean()),
@@ -99,7 +99,7 @@ class Baselines:
 
 
 def fit_baselines(tokenizer: tokenizers.Tokenizer, letters: Sequence[bytes], frames: int = 1) -> Baselines:
-    """Counts tokens, and tokens by their flanks, over all stretches and their reverse complements, from `frames` starts each."""
+    """Count tokens, and tokens by their flanks, over all stretches and their reverse complements, from `frames` starts each."""
     vocab = tokenizer.get_vocab_size()
     counts = np.zeros((4 ** (2 * FLANK), vocab))
     # The table sees all that the model is trained on, every frame included: with one frame it would be a weaker opponent.
@@ -115,7 +115,7 @@ def fit_baselines(tokenizer: tokenizers.Tokenizer, letters: Sequence[bytes], fra
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedCorpus:
     """Everything the workers and the evaluation need, made once by the driver.
 
     Attributes
@@ -138,8 +138,8 @@ class Prepared:
     excluded: dict[str, float]
 
 
-def prepare(genomes: Genomes, tokenizer: tokenizers.Tokenizer, frames: int = 1) -> Prepared:
-    """Tokenises, fits the baselines, finds what is shared. `frames`: how many starts each strand is tokenised from, one base apart."""
+def prepare(genomes: Genomes, tokenizer: tokenizers.Tokenizer, frames: int = 1) -> PreparedCorpus:
+    """Tokenise, fit the baselines, and find shared k-mers. `frames`: how many starts each strand is tokenised from, one base apart."""
     strands = both_strands(list(genomes.train.values()))
     stream, offsets = tokenise(tokenizer, [s[frame:] for s in strands for frame in range(frames)])
     shared = shared_bases(list(genomes.train.values()), list(genomes.heldout.values()))
@@ -151,4 +151,4 @@ def prepare(genomes: Genomes, tokenizer: tokenizers.Tokenizer, frames: int = 1) 
         heldout[name] = (ids, (before[ends] == before[starts]) & (ids >= FIRST_CONTENT))
     baselines = fit_baselines(tokenizer, list(genomes.train.values()), frames)
     excluded = {name: float(covered.mean()) for name, covered in zip(genomes.heldout, shared, strict=True)}
-    return Prepared(tokenizer, stream, offsets, heldout, baselines, excluded)
+    return PreparedCorpus(tokenizer, stream, offsets, heldout, baselines, excluded)

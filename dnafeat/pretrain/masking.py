@@ -19,7 +19,7 @@ IGNORED = -100  # the target of tokens that are not predicted
 
 
 def crops(stream: np.ndarray, offsets: np.ndarray, content: int, rows: int, rng: np.random.Generator) -> np.ndarray:
-    """Random crops of `content` tokens, each inside one stretch, every possible start equally likely: int64 (rows, content)."""
+    """Draw random crops of `content` tokens, each inside one stretch, every possible start equally likely: int64 (rows, content)."""
     starts = np.maximum(np.diff(offsets) - content + 1, 0)
     ends = np.cumsum(starts)
     if ends[-1] == 0:
@@ -31,7 +31,7 @@ def crops(stream: np.ndarray, offsets: np.ndarray, content: int, rows: int, rng:
 
 
 def mask(ids: np.ndarray, rate: float, vocab: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Masks the same number of tokens in every row: 80 % become [MASK], 10 % a random content token, 10 % stay.
+    """Mask the same number of tokens in every row: 80 % become [MASK], 10 % a random content token, 10 % stay.
 
     Parameters
     ----------
@@ -56,12 +56,12 @@ def mask(ids: np.ndarray, rate: float, vocab: int, rng: np.random.Generator) -> 
 
 
 def framed(ids: np.ndarray, first: int, last: int) -> Tensor:
-    """Rows with one value put before and one behind, as a tensor: [CLS] and [SEP] around ids, False around a mask."""
+    """Pad rows with one value before and one behind, as a tensor: [CLS] and [SEP] around ids, False around a mask."""
     return torch.from_numpy(np.pad(ids, ((0, 0), (1, 1)), constant_values=((0, 0), (first, last))))
 
 
 def faster_precision(device: torch.device) -> str:
-    """`bfloat16` where a matrix product in it is faster than in float32, measured in some milliseconds; a CPU's name does not tell."""
+    """Choose `bfloat16` where a matrix product in it is faster than in float32, which some milliseconds of timing show."""
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
 
@@ -91,7 +91,7 @@ def masked_score(
     passes: int = 7,
     windows: int | None = None,
 ) -> tuple[float, float, int]:
-    """Loss and accuracy on [MASK] tokens of a held-out stretch.
+    """Measure loss and accuracy on [MASK] tokens of a held-out stretch.
 
     Tokens are dealt at random, always in the same way, into 7 groups; a pass replaces one group by [MASK] in non-overlapping
     windows. With all 7 passes every scored token is predicted once, with 6 in 7 of the others in sight.

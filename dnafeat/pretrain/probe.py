@@ -1,4 +1,4 @@
-"""What a linear classifier reads out of frozen vectors, beside what it reads out of plainer features. No Ray.
+"""Linear probes of frozen vectors, beside baselines of plainer features. No Ray.
 
 Each result stands beside the majority class, k-mer counts, one base per position, and the same vectors from an untrained encoder of
 the same shape. Equal sequences and reverse complements stay on one side of every split.
@@ -65,7 +65,7 @@ class Labelled:
 
 
 def read_labelled(file: str) -> Labelled:
-    """A CSV, packed or not, with the columns `sequence` and `label`."""
+    """Read a CSV, compressed or not, with the columns `sequence` and `label`."""
     with storage.open_input(file) as handle:
         try:
             table = pd.read_csv(io.BytesIO(handle.read()), dtype=str, keep_default_na=False)
@@ -77,7 +77,7 @@ def read_labelled(file: str) -> Labelled:
 
 
 def kmer_counts(sequences: Sequence[str], k: int) -> np.ndarray:
-    """Counts of the 4**k words over ACGT on the given strand, float32 (n, 4**k); words with other letters are not counted."""
+    """Count the 4**k words over ACGT on the given strand, float32 (n, 4**k); words with other letters are not counted."""
     place = {"".join(word): i for i, word in enumerate(itertools.product("ACGT", repeat=k))}
     counts = np.zeros((len(sequences), len(place)), np.float32)
     for row, letters in enumerate(sequences):
@@ -88,19 +88,19 @@ def kmer_counts(sequences: Sequence[str], k: int) -> np.ndarray:
 
 
 def one_hot(sequences: Sequence[str]) -> np.ndarray:
-    """Base by position, float32 (n, 4 * length), for sequences of one length; other letters are all zeros."""
+    """Encode bases by position, float32 (n, 4 * length), for sequences of one length; other letters are all zeros."""
     letters = np.array([np.frombuffer(s.encode(), np.uint8) for s in sequences])
     return (letters[:, :, None] == np.frombuffer(b"ACGT", np.uint8)).astype(np.float32).reshape(len(sequences), -1)
 
 
 def splits(data: Labelled, seed: int, folds: int = FOLDS) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Train and test rows of each fold, classes balanced, groups whole."""
+    """Return train and test rows of each fold, classes balanced, groups whole."""
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     return list(splitter.split(np.zeros(len(data.labels)), data.labels, data.groups))
 
 
 def accuracy(features: np.ndarray, data: Labelled, seed: int, folds: int = FOLDS) -> float:
-    """Share of rows told right by a logistic regression on the other folds; everything is fitted on those."""
+    """Compute the share of rows classified correctly by a logistic regression on the other folds; everything is fitted on those."""
     right = 0
     for fit, test in splits(data, seed, folds):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=_PENALTY, tol=1e-3, max_iter=2000))
@@ -109,13 +109,13 @@ def accuracy(features: np.ndarray, data: Labelled, seed: int, folds: int = FOLDS
 
 
 def frozen(folder: str | Path, sequences: Sequence[str]) -> dict[str, np.ndarray]:
-    """`mean`, and `cls, mean and max` side by side, of an encoder in float32."""
+    """Encode sequences in float32: `mean`, and `cls`, `mean` and `max` side by side."""
     vectors = Encoder.from_pretrained(str(folder), precision="float32").encode(sequences)
     return {"mean": vectors.mean, "cls, mean and max": np.hstack([vectors.cls, vectors.mean, vectors.max])}
 
 
 def plain(data: Labelled, seeds: Sequence[int]) -> dict[str, list[float]]:
-    """Accuracy of what needs no encoder, one number a seed: the majority class, 3-mer counts and, at one length, bases by position."""
+    """Measure baselines without an encoder, one accuracy a seed: majority class, 3-mer counts and, at one length, bases by position."""
     share = float(np.unique(data.labels, return_counts=True)[1].max() / len(data.labels))
     result = {"majority class": [share for _ in seeds]}
     features = {"3-mer counts": kmer_counts(data.sequences, 3)}

@@ -1,4 +1,4 @@
-"""The entries that statistics are fitted on: named, counted, and nothing else read.
+"""Select the training entries of a fitted projection and stream their vectors.
 
 An entry counts once however many share its sequence, so that a sequence two subjects carry counts twice. Vectors come in the order of
 their digests, in chunks that depend on the training entries alone: neither other entries, nor files, nor maintenance change a bit of
@@ -45,7 +45,7 @@ _BATCH_ROWS = 131_072
 
 
 def find_lookup(store: Store, history: History, version: str, view: str) -> Lookup:
-    """Where a version's vectors are. Raises StoreError where it does not have those of a view."""
+    """Find a version's vectors. Raises StoreError where it does not have those of a view."""
     reading.chosen(parts(view), version, history.lineage(version).get("vectors", list(VECTORS)))
     store.features.reload().version()
     return Lookup(store.features, version, history.parent(version))
@@ -71,7 +71,7 @@ class Training:
     unmatched: int
 
     def moments(self, view: str, steps: Sequence[nn.Module], each: Each, *, pairs: bool) -> Moments:
-        """Of what some steps make of the entries' vectors. One pass; in memory is one part's digests and a chunk of vectors."""
+        """Moments of the entries' vectors after some steps. One pass; in memory is one part's digests and a chunk of vectors."""
         found = each(functools.partial(_moments, self.lookup, view, list(steps), pairs), self._parts(), "fitting")
         total = functools.reduce(Moments.__add__, found)
         if not np.isfinite(total.squares).all():
@@ -108,7 +108,7 @@ def _distinct(spill: Spill) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_training(store: Store, config: FitProjectorConfig, view: str, folder: str) -> Training:
-    """Looks the entries up in one pass over `sequences`; their digests are spilled into a folder.
+    """Look the training entries up in one pass over `sequences`, and spill their digests into a folder.
 
     Raises
     ------

@@ -31,7 +31,7 @@ from dnafeat.vectors import describe_projection, parts
 
 @dataclass(frozen=True, kw_only=True)
 class FitSummary:
-    """What was made.
+    """The result of `dnafeat fit-projector`.
 
     Attributes
     ----------
@@ -59,9 +59,12 @@ class FitSummary:
     notes: list[str]
     seconds: float
 
+    def __repr__(self) -> str:
+        return format_summary(self)
+
 
 def fit_projector(config: FitProjectorConfig, *, show: bool = True) -> FitSummary:
-    """Fits what is to be fitted, and writes the artifact.
+    """Fit the statistics a projection needs, and write its artifact.
 
     Raises
     ------
@@ -91,7 +94,7 @@ def fit_projector(config: FitProjectorConfig, *, show: bool = True) -> FitSummar
 
 @contextlib.contextmanager
 def _spread(config: FitProjectorConfig, show: bool) -> Iterator[tuple[Each, str]]:
-    """How parts are gone over, and a folder for what waits on a disk: on a cluster as tasks, which meet below the output."""
+    """Choose how parts are processed, and a folder for temporary files: on a cluster as tasks, which meet below the output."""
     on_cluster = bool(os.environ.get("RAY_ADDRESS")) and config.store is not None
     folder = tempfile.mkdtemp(prefix="dnafeat-")
     work = storage.join(storage.absolute(config.output), "work", uuid.uuid4().hex) if on_cluster else folder
@@ -182,13 +185,13 @@ class _Fit:
         return sum(lookup.widths(parts(view)).values())
 
     def _check_width(self, inner: Projection, view: str) -> None:
-        """Raises UsageError where an artifact's map is not one for the store's vectors."""
+        """Raise UsageError where an artifact's map is not one for the store's vectors."""
         if self.config.store is not None and (width := self._inputs(view)) != inner.inputs:
             raise UsageError(f"{self.config.map} takes {view} of {inner.inputs} numbers, and the store's are {width} wide")
 
 
 def format_summary(summary: FitSummary) -> str:
-    """What was made, in a few lines, and the next command to try."""
+    """Describe a fitted projection in a few lines, with the next command to try."""
     s = summary
     lines = [f"{s.name} is in {s.output} ({s.seconds:.1f} s)", "", f"  steps    {s.description}"]
     if s.entries:

@@ -93,6 +93,9 @@ class Projected:
     up_to_date: list[str]
     seconds: float
 
+    def __repr__(self) -> str:
+        return format_summary(self)
+
 
 def project(config: ProjectConfig, *, show: bool = True) -> Projected:
     """Projects what a version has and its child with this projection lacks, source by source.

@@ -32,7 +32,7 @@ _EMPTY = "Empty CSV file"  # pyarrow's words
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which columns of a table are what; `keys` are all that are neither the id nor the sequence, in the table's order.
+    """The roles of a table's columns; `keys` are all that are neither the id nor the sequence, in the table's order.
 
     Of a Parquet file `groups` are the bytes of its row groups, unpacked.
     """
@@ -44,7 +44,7 @@ class Columns:
 
 
 def columns(uri: str, kind: str, id_column: str | None, sequence_column: str | None) -> Columns:
-    """Reads the header of a table. Raises UsageError for columns that are missing, named twice, without a name or of no use."""
+    """Read the header of a table. Raises UsageError for columns that are missing, named twice, without a name or of no use."""
     with storage.open_input(uri) as file:
         if kind in DELIMITERS:
             return columns_of(_csv_schema(file, uri, DELIMITERS[kind]), uri, id_column, sequence_column)

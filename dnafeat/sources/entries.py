@@ -1,4 +1,4 @@
-"""What every reader yields, cut into tiles when asked for, and gathered into record batches."""
+"""Entries: what every reader yields, cut into tiles on request, and gathered into record batches."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Piece(NamedTuple):
 
 
 def whole(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Puts the parts of each entry together."""
+    """Put the parts of each entry together."""
     parts: list[bytes] = []
     for piece in pieces:
         if piece.more:
@@ -55,7 +55,7 @@ def whole(pieces: Iterable[Piece]) -> Iterator[Piece]:
 
 
 def tiles(pieces: Iterable[Piece], tile: int, stride: int) -> Iterator[Piece]:
-    """Cuts entries into `<id>:<start>-<end>`, 0-based and half open, holding no more than one tile and one piece at a time.
+    """Cut entries into `<id>:<start>-<end>`, 0-based and half open, holding no more than one tile and one piece at a time.
 
     Tiles start at 0, stride, 2 * stride, … and end with the first that reaches the end of the entry; that one may be shorter.
     An entry without letters gives one empty tile `<id>:0-0`, so that it is refused and not forgotten.

@@ -46,7 +46,7 @@ _AT_ONCE = 16  # headers that are read at a time
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """How files become entries. Raises UsageError for values that make no sense."""
+    """Settings by which files become entries. Raises UsageError for values that make no sense."""
 
     id_column: str | None = None
     """Table column with the ids. None: `sequence_id` or `id` when the table has one, else an id is `<file name>:<row>`."""
@@ -102,7 +102,7 @@ def key_columns(files: Sequence[str], options: ReadOptions) -> list[str]:
 
 @dataclass(frozen=True)
 class Layout:
-    """What has been found out about files before their entries are read; can be sent to other processes.
+    """The layout of files, known before their entries are read; can be sent to other processes.
 
     Attributes
     ----------
@@ -143,7 +143,7 @@ class Portion(NamedTuple):
 
 
 def look(files: Sequence[str], options: ReadOptions) -> Layout:
-    """Reads the headers. Raises UsageError for what cannot be read, and as `key_columns`."""
+    """Read the headers. Raises UsageError for what cannot be read, and as `key_columns`."""
     files = list(dict.fromkeys(files))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         kinds = dict(zip(files, pool.map(_kind, files), strict=True))
@@ -243,7 +243,7 @@ def _key_columns(tables: dict[str, Columns]) -> list[str]:
 
 
 def _kind(uri: str) -> str:
-    """Which reader a file is for: by its extension, else by its first bytes."""
+    """Choose the reader of a file: by its extension, else by its first bytes."""
     name = storage.name(uri).lower()
     for packed in _PACKED:
         name = name.removesuffix(packed)
@@ -278,7 +278,7 @@ def _labels(files: Sequence[str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _reading(uri: str) -> Iterator[None]:
-    """Turns what goes wrong inside a file (damaged, cut off, out of reach) into one sentence."""
+    """Turn what goes wrong inside a file (damaged, cut off, out of reach) into one sentence."""
     try:
         yield
     except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:

@@ -35,7 +35,7 @@ class Store:
         return f"Store({self.uri!r})"
 
     def _repr_markdown_(self) -> str:
-        """What Jupyter shows: the versions with their names, channels and sources. Two small tables are read for it."""
+        """Return the versions with their names, channels and sources, as Jupyter shows them. Two small tables are read for it."""
         try:
             history = self.history()
         except StoreError as error:
@@ -54,13 +54,13 @@ class Store:
         return "\n".join(lines)
 
     def create(self) -> None:
-        """Makes the tables that are not there yet. Raises StoreError when the place cannot be written."""
+        """Make the tables that are not there yet. Raises StoreError when the place cannot be written."""
         storage.check_writable(self.uri)
         for table in self.tables():
             table.create()
 
     def tables(self) -> tuple[Table, ...]:
-        """All five, each at its snapshot."""
+        """The five tables, each at its snapshot."""
         return self.features, self.sequences, self._versions, self.rejects, self.runs
 
     def exists(self) -> bool:
@@ -129,11 +129,11 @@ class Store:
         return self.history().resolve(version)
 
     def lineage(self, version: str) -> dict:
-        """What a version is made of, as it was recorded with it; empty where the store has no such version."""
+        """The lineage of a version as it was recorded with it; empty where the store has no such version."""
         return self.history().lineage(version)
 
     def channels(self) -> dict[str, str]:
-        """For each channel, the version it points at."""
+        """The version that each channel points at."""
         return self.history().names.channels
 
     def lacking(self, channel: str, version: str) -> list[str]:
@@ -143,13 +143,13 @@ class Store:
         return sorted(set(history.filled_by(now)) - set(history.filled_by(version))) if now else []
 
     def point(self, channel: str, version: str | None = None) -> str:
-        """Points a channel at a published version, and returns the version's digest. Raises StoreError for a name of versions."""
+        """Point a channel at a published version, and return the version's digest. Raises StoreError for a name of versions."""
         digest = self.resolve(version)
         self.record_version(digest, event="channel", name=channel)
         return digest
 
     def name(self, name: str, version: str | None = None) -> tuple[str, str]:
-        """Gives a published version a name for good, and returns the name and the version's digest.
+        """Give a published version a name for good, and return the name and the version's digest.
 
         Parameters
         ----------
@@ -233,7 +233,7 @@ class Store:
         where: Where | None = None,
         run: str | int | None = None,
     ) -> Reading:
-        """What `read` would read now: the version, and its entries with ids and keys, whose vectors are still to be read."""
+        """Resolve a read without reading vectors: the version, and its entries with ids and keys."""
         history = self.history()
         if run is not None:
             for name, value in (("version", version), ("source", source), ("as_of", as_of)):
@@ -254,7 +254,7 @@ class Store:
     # -- what the tables say -------------------------------------------------------------------------------------------
 
     def count_entries(self, state: Mapping[str, int]) -> int:
-        """How many entries stood as of the given run of each source, at the present snapshot of `sequences`."""
+        """Count the entries that stood as of the given run of each source, at the present snapshot of `sequences`."""
         batches = (
             self.sequences.batches(["from_run"], stood(*at), [("source_name", "=", at[0])], 131_072) for at in state.items()
         )
@@ -289,7 +289,7 @@ class Store:
         run_id: str | None = None,
         parent: str | None = None,
     ) -> str | None:
-        """Appends an event to `versions`, and returns the name it has there.
+        """Append an event to `versions`, and return the name it has there.
 
         A version is created once only, a run of one number withdrawn once only, and a name given once only. One that is created with a
         parent and was there without gets the parent by an event of its own. Raises StoreError where that cannot be its parent.
@@ -320,15 +320,15 @@ class Store:
             last = pc.max(table.read(["recorded_at"])["recorded_at"]).as_py()
             now = max(datetime.now(UTC), last + timedelta(microseconds=1)) if last else datetime.now(UTC)
             row = {"feature_version": version, "event": kind, "name": given, "parent": parent, "recorded_at": now}
-            told = {"lineage": lineage if kind == event else None, "run_id": run_id}
-            rows = pa.Table.from_pylist([{**row, **told}], schema=arrow_schema("versions"))
+            details = {"lineage": lineage if kind == event else None, "run_id": run_id}
+            rows = pa.Table.from_pylist([{**row, **details}], schema=arrow_schema("versions"))
             return Change(added=[table.write(rows, stem=kind)])
 
         table.settle(f"dnafeat/{uuid.uuid4().hex}", change)
         return given
 
     def takes_parent(self, version: str, parent: str) -> bool:
-        """Whether a version is without this parent, at the present snapshot of `versions`.
+        """Return whether a version is without this parent, at the present snapshot of `versions`.
 
         Raises StoreError where it cannot get it. One join must do to read a version: a parent has no parent.
         """

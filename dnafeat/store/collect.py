@@ -95,9 +95,9 @@ def _old_enough(upkeep: Upkeep, found: dict[int, np.ndarray]) -> Unnamed:
 
 
 def _with_children(upkeep: Upkeep, unnamed: Unnamed, found: dict[int, np.ndarray]) -> None:
-    """Rows that lose those of their parent go with them, in the same commit, however young: nobody could read them any more.
+    """Rows that lose those of their parent go with them, in the same commit, however young: they could not be read any more.
 
-    A run that counts on such a row is told when it is to be named (`publish`).
+    A run that counts on such a row finds out when it names the row (`publish`).
     """
     events = upkeep.tables["versions"].reload().read(["feature_version", "parent"]).to_pylist() if unnamed.digests else []
     parents = {event["feature_version"]: event["parent"] for event in events if event["parent"]}

@@ -52,7 +52,7 @@ class DataFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What one commit does to a table: files that come, paths that go, and what it leaves in the log beside its own id."""
+    """The content of one commit: files added, paths removed, and transactions left in the log beside its own id."""
 
     added: Sequence[DataFile] = ()
     removed: Sequence[str] = ()
@@ -60,4 +60,4 @@ class Change:
     number: int = 1
     """The version under which the commit's own application id is left in the log."""
     rows_change: bool = True
-    """False: the same rows in other files, which those who follow the table's changes need not look at."""
+    """False: the same rows in other files, which readers of the table's changes can skip."""

@@ -1,4 +1,4 @@
-"""How far the vectors of two versions lie apart on the sequences that both have.
+"""Drift between two versions: cosines and distances of the vectors of sequences that both have.
 
 The digest range is walked in partitions: what is held at once is the vectors of one of them, and two numbers for each sequence and kind.
 """
@@ -29,7 +29,7 @@ _NAMES = pa.schema([("sequence_digest", pa.string())])
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How one kind of vector compares, over all common sequences.
+    """Agreement of one kind of vector over all common sequences.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class Agreement:
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """What two versions have in common, and how far it lies apart.
+    """Drift between two versions over the sequences that both have.
 
     Attributes
     ----------
@@ -73,9 +73,12 @@ class Drift:
     vectors: Mapping[str, Agreement]
     not_comparable: Mapping[str, str]
 
+    def __repr__(self) -> str:
+        return format_drift(self)
+
 
 def diff(store: Store, one: str, other: str) -> Drift:
-    """Compares the vectors of two versions, each named by digest, beginning of a digest or channel.
+    """Compare the vectors of two versions, each named by digest, beginning of a digest or channel.
 
     Raises
     ------
@@ -130,7 +133,7 @@ def _partitions(store: Store, states: Sequence[Mapping[str, int]], folder: Path)
 
 
 class _Comparison:
-    """Gathers cosines and distances, a partition at a time. `kinds` lists what both versions store."""
+    """Cosines and distances, gathered a partition at a time. `kinds` lists what both versions store."""
 
     def __init__(self, store: Store, lookups: Sequence[Lookup], kinds: Sequence[str]) -> None:
         self._store, self._lookups, self._kinds = store, lookups, list(kinds)
@@ -140,7 +143,7 @@ class _Comparison:
         self._distances: dict[str, list[np.ndarray]] = {}
 
     def add(self, names: np.ndarray) -> None:
-        """Compares the vectors of some sequences, given by sorted digests that both versions name."""
+        """Compare the vectors of some sequences, given by sorted digests that both versions name."""
         held = {name: np.empty((0, 0), np.float32) for name in self._kinds}
         for place, vectors in self._vectors(self._lookups[0], names):
             for name, values in vectors.items():
@@ -180,7 +183,7 @@ def _compare(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray
     one, other = one.astype(np.float64), other.astype(np.float64)
     lengths, others, apart = (np.sqrt(np.einsum("ij,ij->i", rows, rows)) for rows in (one, other, one - other))
     product, longer = lengths * others, np.maximum(lengths, others)
-    with np.errstate(invalid="ignore"):  # infinities become NaN, which is told
+    with np.errstate(invalid="ignore"):  # infinities become NaN, which is reported
         cosine = np.einsum("ij,ij->i", one, other) / np.where(product == 0, 1, product)
         distance = apart / np.where(longer == 0, 1, longer)
     cosine[longer == 0] = 1
@@ -209,7 +212,7 @@ def format_drift(drift: Drift, width: int | None = None) -> str:
     if drift.vectors:
         heads = ("vector", "cosine", "median", "5th pct.", "least", "distance", "median", "95th pct.", "most")
         rows = [[name, *(f"{value:.6f}" for value in astuple(agreement))] for name, agreement in drift.vectors.items()]
-        lines += ["", "mean cosine, and mean distance over the longer length, with what lies beside each mean:"]
+        lines += ["", "Mean cosine, and mean distance over the longer length, with their spread:"]
         lines.append(fitted([heads, *rows], right=range(1, 9), width=width))
     lines += [f"{name:<10} cannot be compared: {why}" for name, why in drift.not_comparable.items()]
     return "\n".join(lines)

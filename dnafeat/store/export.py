@@ -37,7 +37,7 @@ _GROUP_ROWS = 16_384
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSummary:
-    """What an export wrote: rows, files and their bytes, below `output`."""
+    """The result of an export: rows, files and their bytes, below `output`."""
 
     output: str
     feature_version: str
@@ -45,9 +45,12 @@ class ExportSummary:
     files: int
     bytes: int
 
+    def __repr__(self) -> str:
+        return format_summary(self)
+
 
 def export(store: Store, output: str, **selection: Any) -> ExportSummary:
-    """Writes what `store.read(**selection)` gives, a file at a time, into a folder or prefix that is empty.
+    """Write what `store.read(**selection)` gives, a file at a time, into a folder or prefix that is empty.
 
     Raises
     ------
@@ -92,7 +95,7 @@ def export(store: Store, output: str, **selection: Any) -> ExportSummary:
 
 
 def _write(reading: Reading, folder: str, files: list[dict[str, Any]]) -> dict[str, str]:
-    """Writes the files and notes each in `files`; returns the columns' types."""
+    """Write the files and note each in `files`; return the columns' types."""
     pieces = _pieces(reading.batches())
     following: pa.Table | None = next(pieces)
     assert following is not None
@@ -133,7 +136,7 @@ def _pieces(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 
 def _type(kind: pa.DataType) -> str:
-    """A column's type as a reader finds it: vectors are lists in the file, of a width that is told."""
+    """A column's type as a reader finds it: vectors are lists in the file, whose width stands beside."""
     return f"list<float>[{kind.list_size}]" if pa.types.is_fixed_size_list(kind) else str(kind)
 
 

@@ -1,4 +1,4 @@
-"""Takes a subject out of a store: `dnafeat forget --store S --where subject_id=S17`.
+"""Erase a subject from a store: `dnafeat forget --store S --where subject_id=S17`.
 
 Rows are taken out by rewriting the files that hold them, never by a predicate, which would stand in the log for as long as the log is
 kept. The replaced files lie there until `dnafeat maintain` deletes them, which it does at once and not after a week.
@@ -6,7 +6,7 @@ kept. The replaced files lie there until `dnafeat maintain` deletes them, which 
 What is done, in this order, and each step may be done again:
 
 1. A count is raised in the logs of `sequences` and `rejects`. A run that began before it can commit to neither any more, so that from
-   here on nobody brings the subject back; a run that began later has read a source without it (that is up to whoever calls this).
+   here on no run brings the subject back; a run that began later has read a source without it (the caller sees to that).
 2. The subject's rows of `sequences` are looked up: their ids, and those of their digests that no other entry names.
 3. `rejects`: refused entries that belong to the subject.
 4. Work shards under `work/`, and vector files that no commit names yet (`salvage`): the digests of step 2. What runs that are spread over
@@ -18,7 +18,7 @@ Why in this order. Steps 3 and 4 need what only `sequences` knows, so they come 
 by sending it again. Step 6 comes after 5, since readers would otherwise meet entries without vectors. A call that ended between the two
 leaves vectors that no entry names, and no second call can find them; `maintain` collects them.
 
-Who else may be at work meanwhile:
+What may run at the same time:
 
 * A run that began before step 1. If it has committed to `sequences` already, its rows are found in step 2. If not, it is refused
   there, or at `rejects` before: ForgottenError, exit code 3. What it adds to `features` before it is refused is named by no entry:
@@ -33,9 +33,9 @@ Who else may be at work meanwhile:
 * A run that is about to commit a file of step 4. Nothing would stop it from adding a file that is deleted. Therefore such a file is not
   deleted here but removed in the log of its table, where it never was; a commit that adds a file which the log has as removed is
   refused (`Table.settle`). The other rows of a vector file are written again for the next run to salvage.
-* `maintain`: whoever commits second finds the files of the first gone and looks again, or does nothing. What it had written it deletes.
+* `maintain`: the second to commit finds the files of the first gone and retries, or does nothing. What it had written it deletes.
 * A reader sees the rows of the snapshot it has loaded; `maintain` may delete the files under it, and it has to load again.
-* A second forget: the same, one after the other.
+* A second erasure: the same, one after the other.
 
 What stays: names of runs, sources and files, in `runs`, `versions` and the logs. They are searched, and it is said where a value of the
 conditions stands there. Vectors of a run that died before it named a single entry cannot be told from any others; they are collected
@@ -72,7 +72,7 @@ _OWN = ("source_name", "sequence_id", "sequence_digest")
 
 @dataclass(frozen=True, kw_only=True)
 class ErasureSummary:
-    """What was taken out.
+    """The result of an erasure.
 
     Attributes
     ----------
@@ -100,6 +100,9 @@ class ErasureSummary:
     uncommitted: int
     notes: list[str]
 
+    def __repr__(self) -> str:
+        return format_summary(self)
+
 
 def parse(conditions: Sequence[str]) -> dict[str, str]:
     """`COLUMN=VALUE` texts as a mapping, with one value a column.
@@ -124,7 +127,7 @@ def hidden(where: Mapping[str, str], salt_file: str, store: str) -> dict[str, st
 
 
 def forget(store: Store, where: Mapping[str, str]) -> ErasureSummary:
-    """Takes out the entries that meet all conditions, and what belongs to them alone. May be sent again whenever it ended.
+    """Erase the entries that meet all conditions, and what belongs to them alone. It may be called again whenever it ended.
 
     Of the refused entries those go that have the name of such an entry, and those in which the value of a condition stands as a whole
     word, that is, not between letters or digits: in their id, their text, their file's name or the reason. A condition on
@@ -216,15 +219,15 @@ def _refused(rows: pa.Table, where: Mapping[str, str], pairs: set[tuple[str, str
     by_name = np.fromiter((pair in pairs for pair in both), bool, len(rows))
     source = {column: value for column, value in where.items() if column == "source_name"}
     values = [value for column, value in where.items() if column != "source_name"]
-    told = np.zeros(len(rows), bool) if values else np.ones(len(rows), bool)
+    by_value = np.zeros(len(rows), bool) if values else np.ones(len(rows), bool)
     for column in ("file", "sequence_id", "reason", "text"):
         for value in values:
-            told |= _words(rows[column], value)
-    return by_name | (_matches(rows, source) & told)
+            by_value |= _words(rows[column], value)
+    return by_name | (_matches(rows, source) & by_value)
 
 
 def _words(column: pa.ChunkedArray, value: str) -> np.ndarray:
-    """Which texts hold a value as a whole word, that is, not between letters or digits: (rows,) bool."""
+    """Find texts that hold a value as a whole word, that is, not between letters or digits: (rows,) bool."""
     found = pc.fill_null(pc.match_substring(column, value), False).to_numpy().copy()
     word = re.compile(rf"(?<![^\W_]){re.escape(value)}(?![^\W_])")
     for at in np.flatnonzero(found):
@@ -233,7 +236,7 @@ def _words(column: pa.ChunkedArray, value: str) -> np.ndarray:
 
 
 def _take_rows(table: Table, goes: Callable[[pa.Table], np.ndarray]) -> tuple[int, int]:
-    """Takes rows out of an unpartitioned table, and out of the files that somebody is about to add to it.
+    """Erase rows of an unpartitioned table, and of the files that a run is about to add to it.
 
     Returns
     -------
@@ -258,7 +261,7 @@ def _take_rows(table: Table, goes: Callable[[pa.Table], np.ndarray]) -> tuple[in
             rows, removed = rows + gone, [*removed, path]
             if kept:
                 added.append(draft(table.write(_kept(table, path, goes), stem=_stem(runs))))
-        # Whole files: whoever wrote them began before this and has been refused by now, or would be.
+        # Whole files: their runs began before this erasure and are refused.
         others = [listed.path for listed in table.uncommitted() if _holds(table, listed.path, goes)]
         files = len(others)
         return Change(added=added, removed=removed + others, transactions=raised(table)) if removed or others else None
@@ -306,12 +309,12 @@ def _notes(store: Store, where: Mapping[str, str]) -> list[str]:
         f"the replaced files are deleted by the next `dnafeat maintain --store {store.uri}`",
         "the sources themselves must no longer hold it: the next run would bring it back",
     ]
-    told_in = {"runs": ["run_id", "source_name", "config"], "versions": ["name", "lineage", "run_id"]}
-    for name, columns in told_in.items():
+    searched = {"runs": ["run_id", "source_name", "config"], "versions": ["name", "lineage", "run_id"]}
+    for name, columns in searched.items():
         count = 0
         for batch in Table(store.uri, name).batches(columns, EVERY, [], BATCH_ROWS):
-            told = [_words(pa.chunked_array([batch[column]]), value) for column in columns for value in where.values()]
-            count += int(np.any(told, axis=0).sum())
+            hits = [_words(pa.chunked_array([batch[column]]), value) for column in columns for value in where.values()]
+            count += int(np.any(hits, axis=0).sum())
         if count:
             notes.append(f"{count} rows of table {name} name it as part of a source, file or run; such names are kept")
     keeps = storage.keeps_old_versions(store.uri)
@@ -325,7 +328,7 @@ def _notes(store: Store, where: Mapping[str, str]) -> list[str]:
 
 
 def format_summary(summary: ErasureSummary) -> str:
-    """What was taken out and what is left to do, in a few lines."""
+    """Describe an erasure and what is left to do, in a few lines."""
     s = summary
     conditions = " and ".join(f"{column}={value}" for column, value in s.where.items())
     lines = [

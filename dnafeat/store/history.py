@@ -1,4 +1,4 @@
-"""What `runs` and `versions` say at one moment: published and withdrawn runs, what names mean, and states as of a run or a time."""
+"""History of a store at one moment: published and withdrawn runs, names of versions, and states as of a run or a time."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class History:
     # -- versions ------------------------------------------------------------------------------------------------------
 
     def versions(self) -> list[str]:
-        """Those with a published run, sorted."""
+        """Versions with a published run, sorted."""
         return sorted({row["feature_version"] for row in self._runs})
 
     def created(self) -> list[dict[str, Any]]:
@@ -68,7 +68,7 @@ class History:
         return list(first.values())
 
     def lineage(self, version: str) -> dict[str, Any]:
-        """What a version is made of, as it was recorded with it; empty where the store has no such version."""
+        """The lineage of a version as it was recorded with it; empty where the store has no such version."""
         return next((json.loads(event["lineage"]) for event in self._of("created") if event["feature_version"] == version), {})
 
     def parent(self, version: str) -> str | None:
@@ -109,7 +109,7 @@ class History:
     # -- runs ----------------------------------------------------------------------------------------------------------
 
     def state(self, version: str, as_of: AsOf | None = None, source: str | None = None) -> dict[str, int]:
-        """For each source of a published version, the number of its last published run.
+        """The number of the last published run of each source of a published version.
 
         Parameters
         ----------
@@ -142,7 +142,7 @@ class History:
         return then
 
     def filled_by(self, version: str) -> dict[str, dict[str, Any]]:
-        """For each source, its last published run of a version: `LISTED`. Empty where there is none."""
+        """The last published run of each source of a version, with the columns `LISTED`; empty where there is none."""
         return {row["source_name"]: row for row in self._runs if row["feature_version"] == version}
 
     def run(self, asked: str | int) -> dict[str, Any]:
@@ -195,7 +195,7 @@ class History:
     def withdrawn(self) -> list[dict[str, Any]]:
         """Rows that were taken out of `runs`, as they stood there and with `withdrawn_at`, by number.
 
-        A row that is recorded as withdrawn and stands in `runs` still is published: whoever withdrew it has not come to the end.
+        A row that is recorded as withdrawn and stands in `runs` still is published: its withdrawal has not come to the end.
         """
         published = {row["run_number"] for row in self._runs}
         rows = {}
@@ -212,7 +212,7 @@ class History:
         return [row["run_number"] for row in self.withdrawn() if row["source_name"] == source and row["run_number"] > last]
 
     def listing(self) -> list[dict[str, Any]]:
-        """All runs that were ever published, newest first: `LISTED`, and `withdrawn_at`, which is None for those that are."""
+        """List all runs that were ever published, newest first: `LISTED`, and `withdrawn_at`, which is None for runs that still count."""
         rows = [{**row, "withdrawn_at": None} for row in self._runs] + self.withdrawn()
         rows.sort(key=lambda row: row["run_number"], reverse=True)
         return [{name: row[name] for name in (*LISTED, "withdrawn_at")} for row in rows]

@@ -24,7 +24,7 @@ def format_versions(rows: list[dict], width: int | None = None) -> str:
 
 
 def format_runs(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
-    """What `History.listing` gives as a small table, in blocks where the terminal is narrower."""
+    """Format the rows of `History.listing` as a small table, in blocks where the terminal is narrower."""
     table = [
         ["run", "number", "version", "finished", "read", "encoded", "opened", "closed", "rejected", "seconds", "state", "source"]
     ]

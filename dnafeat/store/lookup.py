@@ -46,7 +46,7 @@ class Lookup:
 
         Raises StoreError unless each has one, with all of the vectors.
         """
-        made = Assembly(names, columns, *self.told())
+        made = Assembly(names, columns, *self.wording())
         for version in (self.version, self.parent):
             lacking = made.lacking()
             if version is None or not lacking.any():
@@ -56,17 +56,17 @@ class Lookup:
                 made.add(batch, own=version == self.version)
         return made.batch()
 
-    def told(self) -> tuple[str, str]:
-        """Store and version, for what is said of its rows."""
+    def wording(self) -> tuple[str, str]:
+        """Store and version as errors name them."""
         whose = f"version {self.version}" + (f" or its parent {self.parent}" if self.parent else "")
         return self.features.uri.rpartition("/")[0], whose
 
     def own(self, names: np.ndarray, view: str) -> np.ndarray:
-        """Which of some sequences, sorted digests, have a vector in the version's own row: (n,) bool. Reads those vectors."""
+        """Find sequences, by sorted digests, with a vector in the version's own row: (n,) bool. Reads those vectors."""
         found = [np.zeros(0, bool)]
         for first in range(0, len(names), _PAGE_ROWS):
             some = names[first : first + _PAGE_ROWS]
-            made = Assembly(some, [view], *self.told())
+            made = Assembly(some, [view], *self.wording())
             for batch in self._pages(self.version, [_NAME, view], some):
                 made.add(batch, own=True)
             found.append(~made.lacking())
@@ -77,7 +77,7 @@ class Lookup:
         return self.features.pages(columns, [("feature_version", "=", version), *ends], _PAGE_ROWS, sought)
 
     def widths(self, columns: Sequence[str]) -> dict[str, int]:
-        """How wide these vectors are; without those of which there are none."""
+        """Widths of these vectors, without those of which there are none."""
         found: dict[str, int] = {}
         for name in columns:
             # Of what the parent has the first row tells; the version's own may all lack it.
@@ -90,7 +90,7 @@ class Lookup:
         return found
 
     def first(self, columns: Sequence[str]) -> pa.RecordBatch | None:
-        """Some row of the version, of the types that all have; None where it has none."""
+        """Any row of the version, for its types; None where the version has no row."""
         one = next(self.features.pages([_NAME], [("feature_version", "=", self.version)], 1), None)
         return None if one is None else self.rows(digests.to_numpy(one[_NAME]), columns)
 
@@ -113,7 +113,7 @@ class Assembly:
     columns : sequence of str
         Of `features`.
     store, whose : str
-        As `Lookup.told` has them.
+        As `Lookup.wording` has them.
     """
 
     def __init__(self, names: np.ndarray, columns: Sequence[str], store: str, whose: str) -> None:
@@ -132,7 +132,7 @@ class Assembly:
         return [name for name, missing in self._missing.items() if missing.any()]
 
     def add(self, batch: pa.RecordBatch, *, own: bool) -> None:
-        """Takes what is wanted of some rows. Of a row that is not the version's own, the vectors that its own row lacks."""
+        """Take what is wanted of some rows. Of a row that is not the version's own, the vectors that its own row lacks."""
         if not len(self._names):
             return
         found = digests.to_numpy(batch[_NAME])

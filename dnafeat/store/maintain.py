@@ -1,4 +1,4 @@
-"""Keeps a store small and quick to read: `dnafeat maintain --store S`, for instance after every night.
+"""Keep a store small and quick to read: `dnafeat maintain --store S`, for instance after each nightly run.
 
 Five things, in this order, each safe beside running jobs, readers and other maintains:
 
@@ -7,7 +7,7 @@ Five things, in this order, each safe beside running jobs, readers and other mai
 2. Small files are merged into larger ones in the order of their digests (in `sequences`, of sources and ids). Each merge is one commit,
    made from a snapshot that still has all of the files, and changes no row. Files with vectors that wait to be collected are left alone,
    because a merged file is a new one and its vectors would wait for ever.
-3. What nobody has named for a week is deleted: files of dead runs, their work shards, probes, unfinished uploads. A run must have
+3. What no commit has named for a week is deleted: files of dead runs, their work shards, probes, unfinished uploads. A run must have
    committed its files by then. Before a file below a table is deleted the table's log has it as removed, so that a run that is slower
    than that is refused (`Table.settle`) and does not add a file that is gone. After a forget, files of entries do not get that week.
 4. What was replaced is deleted after a week, for readers that still have the old snapshot. Where something was forgotten since the last
@@ -37,7 +37,7 @@ from dnafeat.store.vacuum import abort_uploads, remove_abandoned, vacuum, write_
 
 @dataclass(frozen=True, kw_only=True)
 class MaintenanceSummary:
-    """What was done, or in a dry run would be.
+    """The result of a maintenance, or in a dry run what it would be.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class MaintenanceSummary:
     files_vacuumed : int
         Replaced files that were deleted.
     abandoned_files, abandoned_uploads : int
-        What nobody had named for a week, deleted.
+        Files and uploads that nothing had named for a week, deleted.
     checkpoints : int
         Tables whose log got one.
     """
@@ -67,6 +67,9 @@ class MaintenanceSummary:
     abandoned_files: int
     abandoned_uploads: int
     checkpoints: int
+
+    def __repr__(self) -> str:
+        return format_summary(self)
 
 
 def maintain(store: Store, *, dry_run: bool = False, now: datetime | None = None) -> MaintenanceSummary:
@@ -122,7 +125,7 @@ def _maintained(upkeep: Upkeep) -> MaintenanceSummary:
 
 
 def format_summary(summary: MaintenanceSummary) -> str:
-    """What was done in a few lines."""
+    """Describe a maintenance in a few lines."""
     s = summary
     lines = [f"{s.store}: what maintain would do (nothing was changed)" if s.dry_run else f"{s.store} is maintained", ""]
     lines.append(f"  files      {s.files_before:,} before, {s.files_after:,} after, {s.bytes_rewritten / 1e6:,.1f} MB rewritten")

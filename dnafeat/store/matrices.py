@@ -40,7 +40,7 @@ def end_to_end(columns: Sequence[pa.Array]) -> pa.Array:
 
 
 def copy_rows(column: pa.Array, rows: np.ndarray, into: np.ndarray) -> None:
-    """Copies some rows, (n,) int64, of a fixed-size list into an (n, width) float32 matrix."""
+    """Copy some rows, (n,) int64, of a fixed-size list into an (n, width) float32 matrix."""
     values = matrix(column)
     if values.shape[1] != into.shape[1]:
         raise StoreError(f"the store is damaged: vectors of one version are {into.shape[1]} and {values.shape[1]} wide")

@@ -58,7 +58,7 @@ def _of_published_runs(upkeep: Upkeep, files: Sequence[DataFile]) -> list[DataFi
     published = set(upkeep.tables["runs"].reload().read(["run_id"])["run_id"].to_pylist())
     found = []
     for file in small:
-        # One that is gone somebody else has merged.
+        # Another maintenance has merged a file that is gone.
         with contextlib.suppress(FileNotFoundError):
             if published.issuperset(vectorfiles.read_columns(table, file.path, ["run_id"])["run_id"].unique().to_pylist()):
                 found.append(file)
@@ -120,7 +120,7 @@ def _merged_once(piles: list[list[DataFile]], most_rows: int | None) -> list[lis
 
 
 def _replace(table: Table, group: Sequence[DataFile]) -> bool:
-    """Puts one file in the place of several, unless somebody else has replaced some of them."""
+    """Put one file in the place of several, unless another job has replaced some of them."""
     paths = {file.path for file in group}
     new: DataFile | None = None
 

@@ -1,4 +1,4 @@
-"""What people call a version: names that never move, such as `promoter-lora@3`, and channels that do, such as `production`."""
+"""Names of versions: fixed ones, such as `promoter-lora@3`, and channels, which move, such as `production`."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Names:
         return asked
 
     def check_channel(self, channel: str) -> None:
-        """Raises StoreError for a channel that would be taken for the name of a version."""
+        """Raise StoreError for a channel that would be taken for the name of a version."""
         if "@" in channel:
             raise StoreError(
                 f"channel {channel!r} has an @, which is for names that never move: leave it out, or give it with --name"
@@ -104,6 +104,6 @@ def split(text: str) -> tuple[str, int | None]:
 
 
 def highest(base: str, names: Iterable[str] | Mapping[str, Any]) -> str | None:
-    """Of the names `base@1`, `base@2`, … the one with the highest number, or None."""
+    """Return the name with the highest number among `base@1`, `base@2`, …, or None."""
     numbered = [name for name in names if name.rpartition("@")[0] == base]
     return max(numbered, key=lambda name: int(name.rpartition("@")[2]), default=None)

@@ -1,4 +1,4 @@
-"""Where the vectors of a reading lie: row groups and how many entries each serves, read one at a time and in any order."""
+"""Row groups that hold the vectors of a reading, with the number of entries each serves; read one at a time, in any order."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class VectorPiece:
 
 
 def pieces(reading: Reading) -> list[VectorPiece]:
-    """All that hold something, in the order of paths; reads the digests of files in whose range an entry lies, and no vectors.
+    """List the pieces with entries, in the order of paths. Reads the digests of files in whose range an entry lies, and no vectors.
 
     Raises StoreError unless each entry has its vectors once.
     """

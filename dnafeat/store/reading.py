@@ -1,4 +1,4 @@
-"""What one read of a store takes: decided once, after which entries and their vectors are brought together batch by batch."""
+"""One read of a store: resolved once, after which entries and their vectors are brought together batch by batch."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class Reading:
         return stored(self.columns)
 
     def where(self) -> pc.Expression:
-        """Which rows of `features` are read: those of the version, and of few sequences those alone."""
+        """The filter for rows of `features`: those of the version, and where few sequences are wanted, of these alone."""
         where = ds.field("feature_version") == self.version
         sought = self.entries.distinct
         if len(sought) <= _MOST_SOUGHT and 2 * len(sought) < self.features.count_rows({"feature_version": self.version}):
@@ -171,14 +171,14 @@ class Reading:
         self.check_all(seen)
 
     def note(self, seen: np.ndarray, at: np.ndarray) -> None:
-        """Marks entries, by their places, as seen: (entries,) bool. Raises StoreError for those that were seen before."""
+        """Mark entries, by their places, as seen: (entries,) bool. Raises StoreError for those that were seen before."""
         # In a file they ascend, and are told apart at a glance.
         if seen[at].any() or not ((np.diff(at) > 0).all() or len(np.unique(at)) == len(at)):
             raise self._damaged("has vectors more than once among the")
         seen[at] = True
 
     def check_all(self, seen: np.ndarray) -> None:
-        """Raises StoreError unless all entries were seen."""
+        """Raise StoreError unless all entries were seen."""
         if lacking := self.entries.sequences(~seen):
             raise self._damaged(f"lacks the vectors of {lacking}")
 
@@ -195,7 +195,7 @@ class Reading:
         return self.features.pages(self.stored(), [*self._pruned_by(), *ends], self.piece_rows)
 
     def lookup(self) -> Lookup | None:
-        """How rows are found where the parent's are needed as well; None where they are not."""
+        """The lookup of rows together with the parent's; None where the parent's are not needed."""
         needed = self.parent is not None and any(name in VIEWS for name in self.stored())
         return Lookup(self.features, self.version, self.parent) if needed else None
 
@@ -233,7 +233,7 @@ class Reading:
 
 
 def is_vector(column: str) -> bool:
-    """Whether a column that is read holds vectors, or several end to end."""
+    """Return whether a column that is read holds vectors, or several end to end."""
     return column.split("+")[0] in VECTORS
 
 
@@ -270,7 +270,7 @@ def parse_where(conditions: Sequence[str]) -> dict[str, list[str]]:
 
 
 def stood(source: str, number: int) -> pc.Expression:
-    """Which rows of `sequences` a source had as of a run number."""
+    """The filter for the rows of `sequences` that a source had as of a run number."""
     where = (ds.field("source_name") == source) & (ds.field("from_run") <= number)
     return where & (ds.field("until_run").is_null() | (ds.field("until_run") > number))
 
@@ -318,7 +318,10 @@ def _with_values(sequences: Table, keys: set[str], source: str, number: int) -> 
 
 
 def conditions(where: Where, keys: Sequence[str], store: str) -> pc.Expression | None:
-    """Which entries meet all conditions, None: all. Raises StoreError for one that names no key, or a value that is no text."""
+    """The filter for entries that meet all conditions; None without any.
+
+    Raises StoreError for a condition that names no key, or a value that is no text.
+    """
     expression = None
     for column, values in where.items():
         if column not in (*keys, _ID):

@@ -22,7 +22,7 @@ ABOUT = "dnafeat"
 _CONFIGURATION = {
     # No ids in the log.
     "delta.dataSkippingNumIndexedCols": "0",
-    # What a version was made of, and older versions, stay until somebody takes them away.
+    # What a version was made of, and older versions, stay until they are removed.
     "delta.logRetentionDuration": "interval 3650 days",
     "delta.deletedFileRetentionDuration": "interval 3650 days",
 }
@@ -37,7 +37,7 @@ class ReplacedTable:
         self.there = False
 
     def look(self) -> bool:
-        """Whether the table is there; a commit holds only if nobody has made one since this."""
+        """Return whether the table is there; a commit holds only if there was no other since."""
         self.there = self.table.reload().exists()
         if self.there:
             self.table.version()
@@ -50,7 +50,7 @@ class ReplacedTable:
                 yield commit["version"], json.loads(commit[ABOUT])
 
     def commit(self, files: Sequence[DataFile], contract: Schema, about: dict[str, Any], attempt: str) -> int:
-        """Makes these files the table, in place of what it was. Returns its version.
+        """Make these files the table, in place of what it was, and return its version.
 
         Parameters
         ----------
@@ -64,7 +64,7 @@ class ReplacedTable:
         Raises
         ------
         ConflictError
-            Somebody else has written the table since `look`; the files are removed.
+            Another job has written the table since `look`; the files are removed.
         StoreError
             It cannot be written. The files stay, since the commit may be there and its reply be lost.
         """
@@ -100,7 +100,7 @@ class ReplacedTable:
         return self.table.reload().version()
 
     def remove(self, files: Sequence[DataFile]) -> None:
-        """Removes files that did not become part of the table."""
+        """Remove files that did not become part of the table."""
         for file in files:
             with contextlib.suppress(*storage.STORAGE_ERRORS):
                 storage.remove(storage.join(self.uri, file.path))

@@ -21,7 +21,7 @@ def back_off(attempt: int, first: float = 0.1, longest: float = 3.2) -> None:
 
 
 def broken_off(error: Exception) -> bool:
-    """Whether the connection was lost in the middle of a reply: the one fault that deltalake does not retry by itself."""
+    """Return whether the connection was lost in the middle of a reply: the one fault that deltalake does not retry by itself."""
     return isinstance(error, OSError | DeltaError) and any(words in str(error) for words in _BROKEN_OFF)
 
 

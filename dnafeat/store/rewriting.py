@@ -33,7 +33,7 @@ _READINGS = 3
 
 
 def patiently(read: Callable[[], T]) -> T:
-    """What `read` returns, which loads a snapshot; it is asked again where files are deleted under it."""
+    """Return what `read` returns, which loads a snapshot, and call it again where files are deleted meanwhile."""
     for _ in range(_READINGS):
         with contextlib.suppress(OSError, StoreError):
             return read()
@@ -41,7 +41,7 @@ def patiently(read: Callable[[], T]) -> T:
 
 
 def settle(table: Table, change: Callable[[Draft], Change | None]) -> int | None:
-    """`Table.settle` under an id of its own, for commits that may be overtaken by others of their kind.
+    """`Table.settle` under an id of its own, for commits that may conflict with others of their kind.
 
     `change` gets a function to hand every file to that it writes: those that are not committed in the end are deleted. It is asked again,
     too, where files are deleted under it.
@@ -81,7 +81,7 @@ def raised(table: Table) -> dict[str, int]:
 
 
 def named(sequences: Table, wanted: np.ndarray) -> np.ndarray:
-    """Which of the sorted digests `wanted`, (n,) of dtype S35, stand in `sequences` at its snapshot, in any row: (n,) bool."""
+    """Find the sorted digests `wanted`, (n,) of dtype S35, that any row of `sequences` has at its snapshot: (n,) bool."""
     there = np.zeros(len(wanted), bool)
     if len(wanted):
         for batch in sequences.batches(["sequence_digest"], EVERY, [], BATCH_ROWS):
@@ -90,7 +90,7 @@ def named(sequences: Table, wanted: np.ndarray) -> np.ndarray:
 
 
 def take_vectors(store: Store, candidates: Callable[[DataFile], np.ndarray], *, forgotten: bool) -> tuple[int, set[str]]:
-    """Takes vectors that no entry names out of `features`, by rewriting their files.
+    """Remove vectors that no entry names from `features`, by rewriting their files.
 
     The names are looked up after `features` was loaded, and the commit is made from that: a run that names a digest meanwhile seals its
     vectors with a commit of its own, which refuses this one. Digests mean the same in every version, and a version that reads the
@@ -155,5 +155,5 @@ def without(table: Table, file: DataFile, gone: np.ndarray, stem: str = "kept") 
 
 
 def forgotten(table: Table) -> int:
-    """How often something was forgotten in `sequences` or `rejects`, at the table's snapshot."""
+    """Count the erasures in `sequences` or `rejects`, at the table's snapshot."""
     return table.transaction(FORGOTTEN) or 0

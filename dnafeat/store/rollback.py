@@ -1,4 +1,4 @@
-"""Withdraws a published run: its row goes from `runs` into `versions`, and readers see its source as it was in the run before it."""
+"""Withdraw a published run: its row goes from `runs` into `versions`, and readers see its source as it was in the run before it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from dnafeat.store.catalog import Store
 from dnafeat.store.data_file import Change, plain
 from dnafeat.store.history import described
 from dnafeat.store.table import Table
+from dnafeat.text import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rollback:
-    """What a withdrawal leaves to readers.
+    """The result of a withdrawal: what readers see now.
 
     Attributes
     ----------
@@ -43,9 +44,12 @@ class Rollback:
     channels: list[str]
     children: list[str]
 
+    def __repr__(self) -> str:
+        return format_rollback(self)
+
 
 def rollback(store: Store, run_id: str) -> Rollback:
-    """Withdraws a published run.
+    """Withdraw a published run.
 
     What it left in `sequences` and `features` stays there, and no published run names it: the next run of the source puts it right,
     in mode `merge`, too (`publish`). The run id may be published again.
@@ -60,14 +64,15 @@ def rollback(store: Store, run_id: str) -> Rollback:
     """
     run = store.published_run(run_id)
     if run is not None:
-        # Whoever reads `runs` need not know of withdrawals: what is not published is not there.
+        # Readers of `runs` need not know of withdrawals: what is not published is not there.
         lineage = json.dumps({name: value.isoformat() if isinstance(value, datetime) else value for name, value in run.items()})
         store.record_version(run["feature_version"], event="withdrawn", lineage=lineage, run_id=run_id)
         _take_out(store.runs, run)
     history = store.history()
     before = [row for row in history.withdrawn() if row["run_id"] == run_id]
     if run is None and not before:
-        raise StoreError(f"{store.uri} has published no run {run_id!r}: `dnafeat runs` lists those there are")
+        hint = did_you_mean(run_id, [row["run_id"] for row in history.listing()])
+        raise StoreError(f"{store.uri} has published no run {run_id!r}: `dnafeat runs` lists those there are{hint}")
     gone = run or before[-1]
     left = history.filled_by(gone["feature_version"])
     return Rollback(
@@ -81,7 +86,7 @@ def rollback(store: Store, run_id: str) -> Rollback:
 
 
 def _take_out(table: Table, run: Mapping[str, Any]) -> None:
-    """Takes a row out of `runs`, by number as well as by id: others may have withdrawn the id and published it again meanwhile."""
+    """Take a row out of `runs`, by number as well as by id: others may have withdrawn the id and published it again meanwhile."""
 
     def change() -> Change | None:
         # A run's own file comes first; it may have been compacted with others.
@@ -99,7 +104,7 @@ def _take_out(table: Table, run: Mapping[str, Any]) -> None:
 
 
 def format_rollback(done: Rollback) -> str:
-    """What was withdrawn and what readers see now, in a few lines."""
+    """Describe a withdrawal and what readers see now, in a few lines."""
     run = done.run
     source, version = run["source_name"], run["feature_version"]
     lines = [f"run {run['run_id']} (number {run['run_number']}) is withdrawn" + ("" if done.done else " already: nothing to do")]

@@ -39,7 +39,7 @@ def _snapshot(uri: str, version: int | None, **options: str) -> DeltaTable:
 
 
 def _holds_some(statistics: Mapping[str, Mapping[str, Any]], sought: np.ndarray) -> bool:
-    """Whether one of some sorted digests lies in a row group's range."""
+    """Return whether one of some sorted digests lies in a row group's range."""
     ends = statistics.get("sequence_digest")
     if not ends:
         return True
@@ -57,7 +57,7 @@ class TableSnapshot:
         self._version: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs to see the same snapshot."""
+        """Return what another process needs to see the same snapshot."""
         return {**self.__dict__, "_snapshot": None, "_version": self._snapshot and self._snapshot.version()}
 
     @property
@@ -196,16 +196,16 @@ class TableSnapshot:
         return [uri.rpartition(f"/{self.name}/")[2] for uri in uris]
 
     def files(self) -> list[tuple[DataFile, datetime]]:
-        """Files of the snapshot as the log describes them, and when each was added by the clock of who added it."""
+        """Files of the snapshot as the log describes them, and when each was added by the clock of the process that added it."""
         rows = pa.table(self.snapshot.get_add_actions(flatten=True)).to_pylist()
         found = []
         for row in rows:
-            told: dict[str, dict[str, Any]] = {"min": {}, "max": {}, "null_count": {}, "partition": {}}
+            statistics: dict[str, dict[str, Any]] = {"min": {}, "max": {}, "null_count": {}, "partition": {}}
             for name, value in row.items():
                 kind, _, column = name.partition(".")
-                if kind in told and value is not None:
-                    told[kind][column] = value
-            about = (row["path"], row["size_bytes"], row["num_records"] or 0, *told.values())
+                if kind in statistics and value is not None:
+                    statistics[kind][column] = value
+            about = (row["path"], row["size_bytes"], row["num_records"] or 0, *statistics.values())
             found.append((DataFile(*about), datetime.fromtimestamp(row["modification_time"] / 1000, UTC)))
         return found
 

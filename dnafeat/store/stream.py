@@ -32,7 +32,7 @@ class VectorStream(IterableDataset):
 
     What is read is settled when this is made; what is published later is not seen. Ids and keys are held in memory, by each worker;
     vectors are read a row group at a time. It can be pickled, so that workers may be spawned, and so that a driver can make one and
-    send it to all ranks. Ranks that each make their own must find the same files: compare `fingerprint` where somebody may be
+    send it to all ranks. Ranks that each make their own must find the same files: compare `fingerprint` where a job may be
     publishing or maintaining meanwhile.
 
     Parameters
@@ -63,7 +63,7 @@ class VectorStream(IterableDataset):
     rows : int
         Entries of all ranks together.
     fingerprint : str
-        Of what is read, in which pieces; the same for all who deal out the same.
+        Of what is read, in which pieces; the same for all ranks that read the same.
 
     Raises
     ------
@@ -105,9 +105,13 @@ class VectorStream(IterableDataset):
         self._uri, self.version = store.uri, reading.version
         self._entries, self._columns, self._pieces = reading.entries, reading.columns, pieces(reading)
         self.rows = len(reading.entries)
-        told = [reading.version, self.rows, *((piece.uri.rpartition("/")[2], piece.group, piece.rows) for piece in self._pieces)]
-        self.fingerprint = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
-        # In shared memory, so that workers that live on from epoch to epoch are told, too.
+        identity = [
+            reading.version,
+            self.rows,
+            *((piece.uri.rpartition("/")[2], piece.group, piece.rows) for piece in self._pieces),
+        ]
+        self.fingerprint = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
+        # In shared memory, so that workers that live on from epoch to epoch see it, too.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __repr__(self) -> str:
@@ -117,12 +121,12 @@ class VectorStream(IterableDataset):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """A spawned worker has no `torch.distributed`: it is told its rank."""
+        """A spawned worker has no `torch.distributed`: its rank is sent along."""
         share = self._share if distributed_place() is None or self._share[0] is not None else distributed_place()
         return {**self.__dict__, "_share": share}
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch that the next iteration draws its order from: call it before each."""
+        """Set the epoch that the next iteration draws its order from: call it before each."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:

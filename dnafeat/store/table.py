@@ -1,4 +1,4 @@
-"""Commits to one Delta table of a store, which hold only if nobody has committed since the snapshot was taken."""
+"""Commits to one Delta table of a store, which hold only if there was no other since the snapshot was taken."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _LONGEST_WAIT = 2.0  # seconds between two attempts
 
 
 class Refused(Exception):
-    """Somebody committed to the table since the snapshot, or it is not known whether the commit is there: reload, check and try again."""
+    """A commit conflict, or a commit whose outcome is unknown: reload, check and retry."""
 
 
 class Table(TableSnapshot):
     """A table that is written: a commit makes the snapshot stale, so that it is loaded anew after one."""
 
     def create(self) -> None:
-        """Makes the empty table unless it is there; two that do so at the same time both end well."""
+        """Make the empty table unless it is there; two that do so at the same time both end well."""
         if self.exists():
             return
         columns = ",".join(_STATISTICS[self.name])
@@ -76,7 +76,7 @@ class Table(TableSnapshot):
         partition: Mapping[str, str] | None = None,
         footer: Callable[[], Mapping[str, str]] = dict,
     ) -> DataFile:
-        """Writes a file below the table without making it part of it.
+        """Write a file below the table without making it part of it.
 
         `stem` begins its name, with `~` and hexadecimals for what a path in Delta's log cannot hold as it is; no two files ever share
         a name. Rows may come in pieces, which are not held; `footer` is called after the last.
@@ -109,7 +109,7 @@ class Table(TableSnapshot):
         transactions: Mapping[str, int] | None = None,
         rows_change: bool = True,
     ) -> None:
-        """Adds and removes files in one commit, made from this snapshot and from no other.
+        """Add and remove files in one commit, made from this snapshot and from no other.
 
         Parameters
         ----------
@@ -150,9 +150,9 @@ class Table(TableSnapshot):
         self.reload()
 
     def settle(self, app: str, change: Callable[[], Change | None]) -> int | None:
-        """Commits what `change` makes of the newest snapshot, once, whoever else commits at the same time.
+        """Commit what `change` makes of the newest snapshot, once, beside other writers.
 
-        `change` is asked anew whenever somebody else was faster, and what it returns is committed from the snapshot it looked at or
+        `change` is called again after each conflict, and what it returns is committed from the snapshot it looked at or
         not at all; it may itself raise Refused to be asked again. The commit leaves `app` in the log, so that one whose reply was lost
         is recognised and not made twice.
 
@@ -195,7 +195,7 @@ class Table(TableSnapshot):
         )
 
     def _check_not_removed(self, added: Sequence[DataFile]) -> None:
-        """Whoever deletes a file that is not part of the table has it removed in the log first, so that it cannot become part of it."""
+        """A file that is not part of the table is removed in the log before it is deleted, so that it cannot become part of it."""
         if gone := {file.path for file in added} & self.removed_paths() if added else set():
             raise ForgottenError(
                 f"{len(gone)} files were taken out of {self.uri} before they could be committed, by `dnafeat forget` or because they were "
@@ -203,7 +203,7 @@ class Table(TableSnapshot):
             )
 
     def add_string_columns(self, names: Iterable[str]) -> None:
-        """Adds nullable string columns that are not there yet. Raises StoreError where a column of the name has another type."""
+        """Add nullable string columns that are not there yet. Raises StoreError where a column of the name has another type."""
         names, schema = list(names), self.schema()
         same = {name.lower(): name for name in schema.names}
         for name in names:

@@ -1,4 +1,4 @@
-"""What unfinished runs hold of a subject: work shards, and vector files that no commit names yet."""
+"""Erasure from unfinished runs: work shards, and vector files that no commit names yet."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from dnafeat.store.catalog import Store
 from dnafeat.store.data_file import Change, DataFile
 from dnafeat.store.rewriting import DRAFTS, Draft, raised, settle, without
 
-# What reading a file raises that is gone, or that nobody of ours has written.
+# What reading a file raises that is gone, or that dnafeat has not written.
 UNREADABLE = (*storage.STORAGE_ERRORS, pa.ArrowException, KeyError, StoreError)
 
 
 def take_uncommitted(store: Store, gone: np.ndarray) -> int:
-    """Has the vector files that no commit names, and that hold some of the digests, removed; their other rows are written anew.
+    """Remove the vector files that no commit names and that hold some of the digests; their other rows are written anew.
 
-    Not those of a draft: they stand in the table too, whose owner makes another. A copy would be nobody's, and might hold what somebody
-    else, who has looked before it was there, is taking out.
+    Not those of a draft: they stand in the table too, whose owner makes another. A copy would have no owner, and might hold what
+    another erasure, which has looked before it was there, is erasing.
     """
     table = store.features
     rewritten: dict[str, DataFile | None] = {}
@@ -50,13 +50,13 @@ def take_uncommitted(store: Store, gone: np.ndarray) -> int:
         settle(table, change)
     for path, new in rewritten.items():
         if path not in removed and new is not None:
-            # Somebody else has done it, and in this file might be what they have taken out.
+            # Another erasure has done it, and this file might hold what it has erased.
             storage.remove(storage.join(table.uri, new.path))
     return len(removed)
 
 
 def take_work(store: Store, gone: np.ndarray) -> int:
-    """Takes sequences out of the work shards of runs that are alive or dead, and away what these have spilled."""
+    """Erase sequences from the work shards of live and dead runs, and remove what these have spilled."""
     rows = 0
     folder = storage.join(store.uri, "work")
     for listed in storage.listing(folder):

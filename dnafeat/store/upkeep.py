@@ -14,7 +14,7 @@ from dnafeat.store.table import Table
 
 
 class Upkeep:
-    """What the steps of one maintenance share.
+    """The state that the steps of one maintenance share.
 
     Attributes
     ----------
@@ -45,5 +45,5 @@ class Upkeep:
         self.replaced: dict[str, set[str]] = {name: set() for name in TABLES}
 
     def is_old(self, file: storage.Listed) -> bool:
-        """Whether a file is old enough to belong to nobody, if no commit names it."""
+        """Return whether a file is old enough to be abandoned, if no commit names it."""
         return self.now - file.modified > ABANDONED_AFTER

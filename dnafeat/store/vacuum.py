@@ -1,4 +1,4 @@
-"""Deletion of what nobody needs any more: replaced files, what killed processes have left, unfinished uploads; and checkpoints."""
+"""Deletion of replaced files, of what killed processes have left and of unfinished uploads; checkpoints."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def vacuum(upkeep: Upkeep, name: str, collected: bool) -> int:
 
 
 def remove_abandoned(upkeep: Upkeep) -> int:
-    """Delete what nobody has named for a week, and return how many files."""
+    """Delete files that no commit has named for a week, and return how many."""
     single = {path for path, one in upkeep.listed.items() if upkeep.is_old(one) and _is_leftover(path)}
     single |= _old_projectors(upkeep)
     folders: dict[str, list[storage.Listed]] = {}
@@ -136,7 +136,7 @@ def write_checkpoints(upkeep: Upkeep) -> int:
 
 
 def _lately_forgotten(table: Table) -> bool:
-    """Whether something was forgotten in a table since its replaced files were deleted the last time."""
+    """Return whether something was forgotten in a table since its replaced files were deleted the last time."""
     return forgotten(table) > (table.transaction(VACUUMED) or 0)
 
 
@@ -147,14 +147,14 @@ def _delete_replaced(table: Table, hours: int) -> None:
             again(lambda: table.reload().snapshot.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False))
             return
         except CommitFailedError:
-            # The two commits that say what it did were overtaken.
+            # One of its two commits had a conflict.
             if attempt == _ATTEMPTS - 1:
                 raise
             back_off(attempt)
 
 
 def _is_leftover(path: str) -> bool:
-    """Whether a file of the store is one that a killed process leaves behind: a probe, or one not yet renamed. Logs are Delta's."""
+    """Return whether a file of the store is one that a killed process leaves behind: a probe, or one not yet renamed. Logs are Delta's."""
     folder, _, name = path.rpartition("/")
     if not folder:
         return name.startswith((".clock-", ".writable-")) and _HIDDEN.fullmatch(name) is not None

@@ -34,7 +34,7 @@ class Norms:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What is known of a vector file without reading its rows; all but path and size stands in its footer.
+    """Metadata of a vector file, known without reading its rows; all but path and size is in its footer.
 
     Attributes
     ----------
@@ -79,9 +79,9 @@ class Receipt:
 
     @classmethod
     def from_json(cls, text: str) -> Receipt:
-        told = json.loads(text)
-        norms = {name: Norms(**values) for name, values in told.pop("norms").items()}
-        return cls(file=DataFile(**told.pop("file")), norms=norms, **told)
+        content = json.loads(text)
+        norms = {name: Norms(**values) for name, values in content.pop("norms").items()}
+        return cls(file=DataFile(**content.pop("file")), norms=norms, **content)
 
 
 def write(
@@ -92,7 +92,7 @@ def write(
     version: str,
     about: Callable[[], Mapping[str, Any]] = dict,
 ) -> Receipt:
-    """Writes rows of `features`, in digest order and without the partition column, as one file that is not part of the table yet.
+    """Write rows of `features`, in digest order and without the partition column, as one file that is not part of the table yet.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def write(
     """
     meters: dict[str, _Meter] = {}
     counts = {"tokens": 0, "windowed": 0}
-    told: dict[str, Any] = {}
+    content: dict[str, Any] = {}
 
     def metered() -> Iterator[pa.Table]:
         for piece in pieces:
@@ -122,15 +122,15 @@ def write(
 
     def footer() -> dict[str, str]:
         norms = {name: meter.norms() for name, meter in meters.items()}
-        told.update(counts, **about(), norms=norms)
-        return {_FOOTER: json.dumps({**told, "norms": {name: asdict(one) for name, one in norms.items()}})}
+        content.update(counts, **about(), norms=norms)
+        return {_FOOTER: json.dumps({**content, "norms": {name: asdict(one) for name, one in norms.items()}})}
 
     file = table.write(metered(), stem=stem, partition={"feature_version": version}, footer=footer)
-    return Receipt(file=file, **told)
+    return Receipt(file=file, **content)
 
 
 class _Meter:
-    """Gathers the norms of a column piece by piece."""
+    """The norms of a column, gathered piece by piece."""
 
     def __init__(self) -> None:
         self.rows, self.total, self.least, self.largest, self.strange = 0, 0.0, float("inf"), 0.0, 0
@@ -169,8 +169,8 @@ def read_receipt(table: Table, path: str, size: int, version: str) -> Receipt | 
     try:
         with parquet.opened(storage.join(table.uri, path)) as opened:
             metadata = opened.metadata
-        told = json.loads((metadata.metadata or {})[_FOOTER.encode()])
-        norms = {name: Norms(**values) for name, values in told.pop("norms").items()}
+        content = json.loads((metadata.metadata or {})[_FOOTER.encode()])
+        norms = {name: Norms(**values) for name, values in content.pop("norms").items()}
         # The footer's own statistics: the rows are in digest order.
         at = metadata.schema.to_arrow_schema().get_field_index("sequence_digest")
         first = metadata.row_group(0).column(at).statistics.min
@@ -187,7 +187,7 @@ def read_receipt(table: Table, path: str, size: int, version: str) -> Receipt | 
         {"sequence_digest": 0},
         {"feature_version": version},
     )
-    return Receipt(file=file, norms=norms, **{name: value for name, value in told.items() if name in own})
+    return Receipt(file=file, norms=norms, **{name: value for name, value in content.items() if name in own})
 
 
 def _text(value: Any) -> str:
@@ -195,7 +195,7 @@ def _text(value: Any) -> str:
 
 
 def read_columns(table: Table, path: str, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a vector file."""
+    """Read some columns of a vector file."""
     return parquet.read(storage.join(table.uri, path), columns)
 
 
@@ -205,7 +205,7 @@ def read_digests(table: Table, path: str) -> np.ndarray:
 
 
 def keeping(rows: np.ndarray) -> Callable[[DataFile, np.ndarray], np.ndarray]:
-    """What `rewrite` takes to keep some rows, (rows,) bool, of a single file."""
+    """Make the `keep` of `rewrite` that keeps some rows, (rows,) bool, of a single file."""
     return lambda file, names: rows
 
 

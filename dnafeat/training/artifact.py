@@ -1,4 +1,4 @@
-"""dnafeat.json and adapter files that every training run leaves."""
+"""`dnafeat.json` and adapter files, which the artifacts of fine-tuning and alignment share."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ ABOUT = "dnafeat.json"
 ALIGNMENT = "alignment"
 
 
+class TrainingSummary(dict[str, Any]):
+    """Summary of a training command: the artifact's `dnafeat.json`, with `already_trained` and `artifact`, its folder or prefix."""
+
+
 def read(uri: str) -> dict[str, Any] | None:
-    """`dnafeat.json` of an artifact; None where there is none. Raises UsageError when it cannot be read."""
+    """Read `dnafeat.json` of an artifact; None where there is none. Raises UsageError when it cannot be read."""
     fs, path = storage.filesystem(storage.join(uri, ABOUT))
     try:
         if not fs.exists(path):
@@ -36,7 +40,7 @@ def read(uri: str) -> dict[str, Any] | None:
 
 
 def trained_before(output: str, digest: str, notes: Sequence[str], say: Callable[[str], None]) -> dict[str, Any] | None:
-    """`dnafeat.json` of the run that `digest` names, where it has ended already. Else None, and `notes` are said to who is about to train.
+    """Return `dnafeat.json` of the run that `digest` names if it has ended already, else None after reporting `notes`.
 
     Raises UsageError where another run's artifact is there, or where nothing can be written.
     """
@@ -54,18 +58,18 @@ def trained_before(output: str, digest: str, notes: Sequence[str], say: Callable
 
 
 def base_name(base: Checkpoint) -> str:
-    """The name of a base as it is found from any folder."""
+    """Return the name of a base model, by which it is found from any folder."""
     lies_here = base.name not in BUNDLED and storage.is_local(base.name) and not is_hub_name(base.name)
     return str(base.folder) if lies_here else base.name
 
 
 def put(uri: str, content: bytes) -> None:
-    """One file of an artifact, whole or not at all."""
+    """Write one file of an artifact, whole or not at all."""
     storage.write_whole(uri, lambda out: out.write(content))
 
 
 def write_adapter(folder: Path, encoder: Any, source: Source) -> None:
-    """An encoder's LoRA matrices in PEFT's format, with the name of the base they are for."""
+    """Write an encoder's LoRA matrices in PEFT's format, with the name of their base model."""
     import peft
 
     config = encoder.peft_config["default"]

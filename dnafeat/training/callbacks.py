@@ -1,56 +1,82 @@
-"""Checkpoints to Ray Train, progress to the driver, TensorBoard."""
+"""Progress of a run to its driver and to TensorBoard, and callbacks by which transformers' Trainer reports as our own loop does. No Ray."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import transformers
-from ray import train
 
-from dnafeat.training.checkpoints import report
+from dnafeat.training.schedule import seed_step
+from dnafeat.training.worker import Context
 
 # Steps from one question to the next whether a node is about to go: Ray answers after a barrier over all workers, 3 to 20 ms long.
 _ASK_EVERY = 10
 
 
-class Reports(transformers.TrainerCallback):
-    """Hands checkpoints to Ray Train, asks for one when a node is about to go, and tells the driver how far the run is."""
+class Reporter:
+    """Reports logged values from the first worker, and asks whether a node is about to go away."""
 
-    def __init__(self, progress: Any) -> None:
-        self.progress, self.warned = progress, False
+    def __init__(self, context: Context) -> None:
+        self.context, self._warned = context, False
+        self._writer: Any = None
+
+    def preempted(self, step: int) -> bool:
+        """Whether to save now because a node is about to go away: once in a run, and asked at every tenth step."""
+        # All workers ask at the same steps, and get the first one's answer: they save together.
+        if self._warned or step % _ASK_EVERY:
+            return False
+        self._warned = self.context.preempted()
+        return self._warned
+
+    def log(self, step: int, steps: int, values: Mapping[str, float]) -> None:
+        """Report values to whoever watches the run, and write them as TensorBoard files."""
+        if self.context.rank != 0:
+            return
+        self.context.log(step, steps, values)
+        if self.context.events is None:
+            return
+        if self._writer is None:
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(self.context.events)
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Finish TensorBoard's file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+class Reports(transformers.TrainerCallback):
+    """Saves checkpoints to the run's storage, one more when a node is about to go away, and reports logged values."""
+
+    def __init__(self, context: Context) -> None:
+        self.context, self.reporter = context, Reporter(context)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # All workers ask at the same steps, and get the first one's answer: they save together.
-        if not self.warned and state.global_step % _ASK_EVERY == 0 and train.get_preemption_info() is not None:
-            self.warned, control.should_save = True, True
+        if self.reporter.preempted(state.global_step):
+            control.should_save = True
         if state.global_step >= state.max_steps:
             control.should_evaluate = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            self.progress.tell.remote(state.global_step, state.max_steps, dict(logs or {}))
+        self.reporter.log(state.global_step, state.max_steps, logs or {})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.reporter.close()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        report(folder if state.is_world_process_zero else None, {"step": state.global_step})
+        self.context.save(Path(args.output_dir) / f"checkpoint-{state.global_step}", {"step": state.global_step})
 
 
-class Events(transformers.TrainerCallback):
-    """Writes what is logged as TensorBoard files into a folder, from the first worker."""
+class Draws(transformers.TrainerCallback):
+    """Seeds each step, so that a resumed run draws what it would have drawn."""
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-        self.writer: Any = None
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if not state.is_world_process_zero:
-            return
-        if self.writer is None:
-            from tensorboardX import SummaryWriter
-
-            self.writer = SummaryWriter(self.folder)
-        for name, value in (logs or {}).items():
-            if isinstance(value, int | float):
-                self.writer.add_scalar(name, value, state.global_step)
-        self.writer.flush()
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        seed_step(args.seed, state.global_step, args.process_index)

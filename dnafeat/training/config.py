@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from dnafeat.settings import Settings, option, require
 
@@ -16,6 +17,9 @@ _RATES_HIDDEN_SIZE = 768
 class WorkersConfig(Settings, section="workers"):
     """Number of workers, the resources of each, and where checkpoints are kept."""
 
+    runner: Literal["auto", "local", "ray"] = option(
+        "where to train; local: one worker in this process without Ray; auto: ray with a cluster or several workers", "auto"
+    )
     num_workers: int = option("data-parallel workers", 1, ge=1)
     min_workers: int | None = option("minimum workers to continue with after losing nodes (default: --num-workers)", None, ge=1)
     cpus_per_worker: int | None = option("CPUs that each worker holds (default: all CPUs, shared equally)", None, ge=1)

@@ -1,4 +1,4 @@
-"""Pictures of a training run: its curves, and who is taken for whom."""
+"""Figures of a training run: learning curves and confusion matrices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAMED = 12  # classes whose numbers are written into the confusion matrix
 
 
 def curves(history: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> bytes:
-    """Loss on train and dev, the learning rate, and dev metrics, over optimiser steps, as a PNG.
+    """Draw loss on train and dev, the learning rate, and dev metrics, over optimiser steps, as a PNG.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def curves(history: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> byte
 
 
 def confusion(matrix: np.ndarray, names: Sequence[str], title: str) -> bytes:
-    """A confusion matrix as a PNG: rows are true classes, shaded by their shares, with counts written in where there is room."""
+    """Draw a confusion matrix as a PNG: rows are true classes, shaded by their shares, with counts written in where there is room."""
     counts = np.asarray(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = min(10.0, 2.2 + 0.45 * len(names))
@@ -62,13 +62,13 @@ def confusion(matrix: np.ndarray, names: Sequence[str], title: str) -> bytes:
 
 
 def series(history: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of what a history logs under a name."""
+    """Return the steps and the values that a history logs under a name."""
     rows = [row for row in history if name in row]
     return [row["step"] for row in rows], [row[name] for row in rows]
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as a file."""
+    """Render a figure as a PNG file."""
     file = BytesIO()
     with matplotlib.rc_context({"font.size": 9}):
         figure.savefig(file, format="png", dpi=130)

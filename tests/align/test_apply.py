@@ -29,8 +29,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 @pytest.fixture(scope="module")
 def artifact(place: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
     output = str(tmp_path_factory.mktemp("aligned") / "artifact")
-    with pytest.MonkeyPatch.context() as patch:
-        alignments.aligned(alignments.config(place, output, **FITTED), patch)
+    alignments.aligned(alignments.config(place, output, **FITTED))
     return output
 
 

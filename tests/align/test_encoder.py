@@ -23,7 +23,8 @@ from dnafeat.align.config import AlignConfig
 from dnafeat.align.encoder import encoding, read_letters, subject_encoder
 from dnafeat.align.prepare import prepared
 from dnafeat.align.subjects import Subjects
-from dnafeat.encoder import Encoder
+from dnafeat.align.worker import align_loop
+from dnafeat.encoder.engine import Encoder
 from dnafeat.encoder.source import Source
 from dnafeat.errors import UsageError
 
@@ -122,7 +123,7 @@ def test_gradients_do_not_depend_on_how_tokens_are_cut_and_reach_lora_alone(
 def tuned(base: str, table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     def run(**changes: Any) -> dict[str, Any]:
         monkeypatch.setattr(alignprepare, "gather", lambda config, show: people(base, table))
-        return alignments.aligned(settings(base, table, tmp_path / "artifact", **changes), monkeypatch)
+        return alignments.aligned(settings(base, table, tmp_path / "artifact", **changes))
 
     return run
 
@@ -173,7 +174,7 @@ def test_an_adapter_is_trained_on(
     again = Subjects(**{**fields, "dna": dna})
     config = settings(base, table, tmp_path / "second", adapter=first, steps=10)
     monkeypatch.setattr(alignprepare, "gather", lambda config, show: again)
-    alignments.aligned(config, monkeypatch)
+    alignments.aligned(config)
     before, after = (load_file(f"{place}/adapter_model.safetensors") for place in (first, tmp_path / "second"))
     assert before.keys() == after.keys()
     assert max(float((after[name] - before[name]).abs().max()) for name in before) > 1e-3
@@ -184,23 +185,14 @@ def test_an_adapter_is_trained_on(
 def test_a_checkpoint_has_the_encoder_too(base: str, table: str, tmp_path: Path) -> None:
     config = settings(base, table, tmp_path / "a", steps=8, eval_steps=4)
     ready = prepared(config, people(base, table))
-    data = ready.data(ready.tuning(config))
-    assert ready.source is not None
-    assert ready.letters is not None
-
-    def encoder() -> Any:
-        torch.manual_seed(config.seed)
-        return subject_encoder(ready.source, config, ready.letters)  # type: ignore[arg-type]
-
-    whole = alignments.trained(config.training(), data, encoder())
-    half = alignments.trained({**config.training(), "patience": 0}, data, encoder())
-    half.save(tmp_path / "kept")
-    again = alignments._Run(config.training(), data, 0, 1, encoder())
-    again.load(tmp_path / "kept")
+    whole = alignments.trained(config, ready, tmp_path / "whole")
+    unending = settings(base, table, tmp_path / "a", steps=8, eval_steps=4, patience=0)
+    alignments.trained(unending, ready, tmp_path / "half").save(tmp_path / "kept")
+    again = align_loop(alignments.attempt(config, ready, tmp_path / "again", resume=tmp_path / "kept"))
     assert again.over
-    for name, value in whole._state().items():
-        assert (again._state()[name] == value).all()
-    assert any(name.startswith("tuned.") for name in whole._state())
+    for name, value in whole.task.tensors().items():
+        assert (again.task.tensors()[name] == value).all()
+    assert any(name.startswith("tuned.") for name in whole.task.tensors())
 
 
 @pytest.mark.parametrize(
@@ -241,7 +233,7 @@ def test_two_workers_tune_as_one_does(
     found = []
     for workers in (1, 2):
         output = tmp_path / str(workers)
-        align.align(settings(base, table, output, num_workers=workers, cpus_per_worker=1), show=False, say=lambda line: None)
+        align.align(settings(base, table, output, num_workers=workers, cpus_per_worker=1), show=False)
         rows = json.loads((output / "history.json").read_text())
         found.append([row["loss"] for row in rows if "loss" in row])
     assert found[0][:10] == pytest.approx(found[1][:10], abs=1e-5)

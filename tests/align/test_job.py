@@ -22,13 +22,13 @@ from dnafeat.align import prepare as alignprepare
 from dnafeat.align import worker as alignworker
 from dnafeat.align.prepare import prepare, prepared
 from dnafeat.align.subjects import Subjects
-from dnafeat.align.worker import _Run
+from dnafeat.align.worker import align_loop
 from dnafeat.cli.main import main
 from dnafeat.encoder import Encoder
 from dnafeat.encoder.projection import load_projector
 from dnafeat.errors import UsageError
 from dnafeat.finetune import artifact
-from dnafeat.training import run as trainrun
+from dnafeat.training import on_ray as trainrun
 
 KILLED_AFTER = 25
 
@@ -39,29 +39,27 @@ def both(place: tuple[str, str], two_cpus_throughout: None, tmp_path_factory: py
     folder = tmp_path_factory.mktemp("both")
     marker, after = str(folder / "killed"), KILLED_AFTER
 
-    def worker(job: dict[str, Any]) -> None:
+    def worker(attempt: Any) -> Any:
         # A closure, for workers cannot import this module.
         import os
         import signal
         from pathlib import Path
 
-        from ray import train
-
         from dnafeat.align import worker as alignworker
 
-        step = alignworker._Run.step
+        loss = alignworker.AlignTask.loss
 
-        def fatal(run: Any) -> None:
-            if run.done == after and train.get_context().get_world_rank() == 1 and not Path(marker).exists():
-                Path(marker).write_text(str(run.done))
+        def fatal(task: Any, step: int) -> Any:
+            if step == after and task.context.rank == 1 and not Path(marker).exists():
+                Path(marker).write_text(str(step))
                 os.kill(os.getpid(), signal.SIGKILL)
-            step(run)
+            return loss(task, step)
 
-        alignworker._Run.step = fatal  # type: ignore[method-assign]
+        alignworker.AlignTask.loss = fatal  # type: ignore[method-assign]
         try:
-            alignworker.align_worker(job)
+            return alignworker.align_worker(attempt)
         finally:
-            alignworker._Run.step = step  # type: ignore[method-assign]
+            alignworker.AlignTask.loss = loss  # type: ignore[method-assign]
 
     values = alignments.settings(place, folder / "artifact", batch_size=33, family_column="family", eval_steps=10, patience=0)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if name != "partner"]
@@ -76,12 +74,14 @@ def both(place: tuple[str, str], two_cpus_throughout: None, tmp_path_factory: py
     return {"output": folder / "artifact", "about": about, "err": err.getvalue(), "killed": Path(marker)}
 
 
-def test_two_workers_one_of_them_killed_learn_what_one_learns(both: dict[str, Any], place: tuple[str, str]) -> None:
+def test_two_workers_one_of_them_killed_learn_what_one_learns(
+    both: dict[str, Any], place: tuple[str, str], tmp_path: Path
+) -> None:
     assert both["killed"].read_text() == str(KILLED_AFTER)
     chosen = alignments.config(place, both["output"], batch_size=33, family_column="family", eval_steps=10, patience=0)
     ready = prepare(chosen, show=False)
     assert ready.digest == both["about"]["digest"]
-    one = alignments.trained(chosen.training(), ready.data())
+    one = alignments.trained(chosen, ready, tmp_path)
     history = json.loads((both["output"] / "history.json").read_text())
     for name, within in (("loss", 1e-5), ("eval_loss", 1e-5)):
         ours = {row["step"]: row[name] for row in one.history if name in row}
@@ -143,8 +143,8 @@ def test_the_same_command_trains_nothing_and_another_is_refused(
         align.align(alignments.config(place, both["output"], **{**given, "seed": 1}), show=False)
 
 
-def test_shuffled_subjects_are_found_by_chance(place: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    about = alignments.aligned(alignments.config(place, tmp_path / "a", family_column="family", shuffle=True), monkeypatch)
+def test_shuffled_subjects_are_found_by_chance(place: tuple[str, str], tmp_path: Path) -> None:
+    about = alignments.aligned(alignments.config(place, tmp_path / "a", family_column="family", shuffle=True))
     told = about["measures"]
     for found in told["retrieval"].values():
         for k in (1, 5, 10):
@@ -158,38 +158,35 @@ def test_shuffled_subjects_are_found_by_chance(place: tuple[str, str], tmp_path:
 def test_a_checkpoint_goes_on_as_if_nothing_had_been(place: tuple[str, str], tmp_path: Path) -> None:
     """With dropout, in the middle of an epoch: weights, optimiser, order and random numbers are taken up."""
     chosen = alignments.config(place, tmp_path / "a", dropout=0.3, batch_size=20, steps=14, eval_steps=4)
-    data = prepare(chosen, show=False).data()
-    whole = alignments.trained(chosen.training(), data)
-    half = _Run(chosen.training(), data, 0, 1)
+    ready = prepare(chosen, show=False)
+    whole = alignments.trained(chosen, ready, tmp_path / "whole")
+    half = align_loop(alignments.attempt(chosen, ready, tmp_path / "half"))
     for _ in range(9):
-        half.step()
-        if half.done % half.every == 0:
-            half.evaluate()
-    half.save(tmp_path / "kept")
-    again = _Run(chosen.training(), data, 0, 1)
-    again.load(tmp_path / "kept")
-    assert again.fresh() == []
-    while not again.over:
-        again.step()
-        if again.done % again.every == 0 or again.done == again.steps:
-            again.evaluate()
+        half.advance()
+    half.save(tmp_path / "ninth")
+    again = align_loop(alignments.attempt(chosen, ready, tmp_path / "again", resume=tmp_path / "ninth"))
+    assert again.step == 9
+    again.run()
     assert again.history == whole.history
-    for name, value in whole.best_state.items():
-        assert (again.best_state[name] == value).all()
+    best = whole.progress.best
+    for name, value in best.tensors.items():
+        assert (again.progress.best.tensors[name] == value).all()
+    assert best.tensors
 
 
 def test_it_stops_where_dev_gets_no_better_and_keeps_the_best(place: tuple[str, str], tmp_path: Path) -> None:
     chosen = alignments.config(place, tmp_path / "a", steps=400, eval_steps=5, patience=3, shuffle=True)
     ready = prepare(chosen, show=False)
-    run = alignments.trained(chosen.training(), ready.data())
+    run = alignments.trained(chosen, ready, tmp_path)
+    best = run.progress.best
     told = {row["step"]: row["eval_loss"] for row in run.history if "eval_loss" in row}
-    assert run.done < 400
-    assert run.best["step"] == min(told, key=lambda step: told[step])
-    assert run.done == run.best["step"] + 3 * 5
+    assert run.step < 400
+    assert best.step == min(told, key=lambda step: told[step])
+    assert run.step == best.step + 3 * 5
     model = alignworker.Alignment(*(ready.steps[name].width for name in ("dna", "brain")))
-    model.load_state_dict(run.best_state)
+    model.load_state_dict(best.tensors)
     parts = [torch.from_numpy(part["dev"]) for part in (ready.data().dna, ready.data().partner, ready.data().same)]
-    assert alignworker.dev_loss(model, parts[0], parts[1], parts[2]) == pytest.approx(run.best["value"], abs=1e-6)
+    assert alignworker.dev_loss(model, parts[0], parts[1], parts[2]) == pytest.approx(best.value, abs=1e-6)
 
 
 def outlier(subjects: Subjects) -> Subjects:
@@ -242,9 +239,7 @@ def test_an_outlier_in_the_tables_moves_nobody_and_no_fitted_number(place: tuple
             assert (after.steps[name].arrays()[what] == numbers).all(), (name, what)
 
 
-def test_genes_end_to_end_cost_what_they_carry_and_probes_tell_a_class(
-    place: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_genes_end_to_end_cost_what_they_carry_and_probes_tell_a_class(place: tuple[str, str], tmp_path: Path) -> None:
     (tmp_path / "genes.txt").write_text("g1\ng0\ng9\n")
     frame = pq.read_table(place[1]).to_pandas()
     joined = {"aggregate": "concat", "genes": str(tmp_path / "genes.txt")}
@@ -256,8 +251,7 @@ def test_genes_end_to_end_cost_what_they_carry_and_probes_tell_a_class(
     frame["vector"] = [brain[key].astype(np.float32) for key in frame["subject_id"]]
     pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), tmp_path / "new.parquet")
     about = alignments.aligned(
-        alignments.config((place[0], str(tmp_path / "new.parquet")), tmp_path / "a", **joined, phenotype="kind", steps=120),
-        monkeypatch,
+        alignments.config((place[0], str(tmp_path / "new.parquet")), tmp_path / "a", **joined, phenotype="kind", steps=120)
     )
     genes = {one["gene"]: one for one in about["measures"]["genes"]}
     assert list(genes) == ["g1", "g0", "g9"]
@@ -276,12 +270,10 @@ def test_genes_end_to_end_cost_what_they_carry_and_probes_tell_a_class(
     assert not about["for_embed"]
 
 
-def test_one_gene_end_to_end_cannot_be_taken_away(
-    place: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_gene_end_to_end_cannot_be_taken_away(place: tuple[str, str], tmp_path: Path) -> None:
     (tmp_path / "genes.txt").write_text("g1\n")
     given: dict[str, Any] = {"aggregate": "concat", "genes": str(tmp_path / "genes.txt"), "steps": 5}
-    about = alignments.aligned(alignments.config(place, tmp_path / "a", **given), monkeypatch)
+    about = alignments.aligned(alignments.config(place, tmp_path / "a", **given))
     assert "genes" not in about["measures"]
     assert any(note.startswith("one gene cannot be left out of one") for note in about["notes"])
 
@@ -295,16 +287,19 @@ def test_one_gene_end_to_end_cannot_be_taken_away(
     ],
 )
 def test_columns_that_cannot_be_used_are_one_sentence_before_any_training(
-    place: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], sentence: str
+    place: tuple[str, str], tmp_path: Path, changes: dict[str, Any], sentence: str
 ) -> None:
     if "subjects" in changes:
         sides = prepare(alignments.config(place, tmp_path / "x"), show=False).subjects
         train = [key for key, side in zip(sides.keys, sides.side, strict=True) if side == "train"][:2]
         rows = [{"subject_id": key, "rare": f"v{i}"} for i, key in enumerate(train)]
         changes = {**changes, "subjects": alignments.write_csv(tmp_path / "s.csv", rows)}
-    monkeypatch.setattr(align, "fit", lambda *given, **more: pytest.fail("it was trained"))
     with pytest.raises(UsageError, match=sentence) as error:
-        align.align(alignments.config(place, tmp_path / "a", **changes), show=False, say=lambda line: None)
+        align.align(
+            alignments.config(place, tmp_path / "a", **changes),
+            show=False,
+            launch=lambda *run, **more: pytest.fail("it was trained"),
+        )
     assert "\n" not in str(error.value)
     assert not (tmp_path / "a").exists() or not list((tmp_path / "a").iterdir())
 
@@ -324,9 +319,9 @@ def test_an_encoder_projects_as_the_artifact_does(
     draw = np.random.default_rng(0)
     subjects = made(mean, (mean @ draw.normal(size=(mean.shape[1], 5))).astype(np.float32))
     output = str(tmp_path / "a") if where == "local" else request.getfixturevalue("s3").uri("artifact")
-    chosen = alignments.config(("unused", "unused"), output, steps=10)
+    chosen = alignments.config(("unused", "unused"), output, steps=10, storage=str(tmp_path / "runs"))
     monkeypatch.setattr(alignprepare, "gather", lambda config, show: subjects)
-    about = alignments.aligned(chosen, monkeypatch)
+    about = alignments.aligned(chosen)
     assert about["for_embed"]
     assert "dnafeat embed … --projector" in align.format_result(about, output)
     projected = Encoder.from_pretrained(base, projector=output).encode(letters)

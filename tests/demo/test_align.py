@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import alignments
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dnafeat.align import job as align
 from dnafeat.cli.main import main
 from dnafeat.demo import align as demoalign
 from dnafeat.demo.cohort import Cohort, simulate
@@ -31,9 +29,8 @@ def check(found: dict[str, Any], said: str, times: float) -> None:
     assert "The signal was planted" in said
 
 
-def test_the_example_finds_what_was_planted_and_nothing_in_strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_finds_what_was_planted_and_nothing_in_strangers(tmp_path: Path) -> None:
     """Embedding is that of the command; the alignments are trained in this process."""
-    monkeypatch.setattr(align, "fit", alignments.fit_here)
     said: list[str] = []
     cohort = Cohort(subjects=240, founders=8, factors=6, noise=0.2)
     more: dict[str, Any] = {"permutations": 99, "resamples": 50, "steps": 80, "eval_steps": 10, "learning_rate": 1e-3}

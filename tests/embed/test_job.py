@@ -284,7 +284,7 @@ def test_an_id_that_stands_twice_ends_the_run_and_names_both_places(
         (["--store", "{tmp}/s"], "sources is missing"),
         (["{tmp}/a.csv", "--store", "{tmp}/s", "--stride", "5"], "stride"),
         (["{tmp}/a.csv", "--store", "{tmp}/s", "--overlap-tokens", "600"], "overlap"),
-        (["{tmp}/a.csv", "--store", "{tmp}/s", "--run-id", "a b"], "--run-id"),
+        (["{tmp}/a.csv", "--store", "{tmp}/s", "--run-id", "a b"], "--run-id 'a b' is no name"),
         (["--config", "{tmp}/a.yaml"], "stroe"),
         (["--config", "{tmp}/none.yaml"], "none.yaml"),
     ],

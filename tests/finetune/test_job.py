@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,10 +24,7 @@ import peft
 import psutil
 import pytest
 import torch
-import transformers
-from accelerate.state import AcceleratorState
 from labelled import loaded
-from ray import train
 from safetensors.torch import load_file
 from tensorboardX.proto.event_pb2 import Event
 
@@ -40,9 +37,11 @@ from dnafeat.finetune.config import FinetuneConfig
 from dnafeat.finetune.job import prepare
 from dnafeat.finetune.metrics import METRICS
 from dnafeat.training import figures as report
-from dnafeat.training import run as trainrun
-from dnafeat.training.callbacks import Reports
-from dnafeat.training.checkpoints import RESULTS
+from dnafeat.training import on_ray as trainrun
+from dnafeat.training.callbacks import Draws
+from dnafeat.training.checkpoints import RESULTS, read_finished
+from dnafeat.training.local import LocalContext
+from dnafeat.training.worker import Outcome, TrainingRun, run_worker
 
 DNAFEAT = [sys.executable, "-c", "import sys; from dnafeat.cli.main import main; sys.exit(main())"]
 STEADY = {"dropout": 0.0, "encoder_dropout": 0.0, "lora_dropout": 0.0}
@@ -94,51 +93,44 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]
     }
 
 
+class Kept(LocalContext):
+    """A worker of this process that keeps all of its checkpoints, and resumes from a folder that is given."""
+
+    resume: Path | None = None
+
+    def last_checkpoint(self, folder: Path) -> Path | None:
+        return self.resume
+
+    def save(self, folder: Path, values: Mapping[str, float]) -> None:
+        shutil.copytree(folder, self.folder / f"checkpoint_{len(self.checkpoints()):06}")
+
+
 class Local:
-    """Ray Train's worker in this process: its loop is the same, and no process has to be started for it."""
+    """Fine-tuning in this process: its loop is the same, and neither Ray nor another process has to be started for it."""
 
-    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
-        self.folder, self.checkpoints = folder, list[Path]()
-        self.resume: Path | None = None
-        real_scaling, real_report = train.ScalingConfig, train.report
+    def __init__(self, folder: Path) -> None:
+        self.context = Kept(folder)
 
-        def report(metrics: dict[str, Any], checkpoint: Any = None) -> None:
-            # Where there are real workers, this is copied to storage.
-            kept = self.folder / f"checkpoint-{len(self.checkpoints)}"
-            shutil.copytree(checkpoint.path, kept)
-            self.checkpoints.append(kept)
-            real_report(metrics, checkpoint=train.Checkpoint(str(kept)))
+    @property
+    def checkpoints(self) -> list[Path]:
+        return self.context.checkpoints()
 
-        class Steps:
-            class remote:
-                class tell:
-                    remote = staticmethod(lambda *told: None)
-
-        patch.setattr(train, "ScalingConfig", lambda num_workers, use_gpu, resources_per_worker: real_scaling(num_workers=0))
-        patch.setattr(train, "report", report)
-        patch.setattr(train, "get_checkpoint", lambda: self.resume and train.Checkpoint(str(self.resume)))
-        patch.setattr(trainrun, "Steps", Steps)
+    def launch(self, run: TrainingRun, *, show: bool, say: Callable[[str], None]) -> Outcome:
+        shutil.rmtree(self.context.folder, ignore_errors=True)
+        run_worker(self.context, run.work, run.job, lambda: run.data, torch.get_num_threads())
+        return Outcome(*read_finished(self.checkpoints[-1]))
 
     def run(self, config: FinetuneConfig, *, pictures: bool = False) -> dict[str, Any]:
         """Fine-tunes. Without pictures, which take half of the time, those of the artifact are empty files."""
-        self.checkpoints.clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        threads = torch.get_num_threads()
-        # As a lone worker has it; Ray Train takes it down again.
-        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-        try:
-            with pytest.MonkeyPatch.context() as patch:
-                for name in ("curves", "confusion") if not pictures else ():
-                    patch.setattr(report, name, lambda *drawn: b"")
-                return finetune.finetune(config, show=False, say=lambda line: None)
-        finally:
-            torch.set_num_threads(threads)
-            AcceleratorState._reset_state(reset_partial_state=True)
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("curves", "confusion") if not pictures else ():
+                patch.setattr(report, name, lambda *drawn: b"")
+            return finetune.finetune(config, show=False, launch=self.launch)
 
 
 @pytest.fixture
-def local(two_cpus_throughout: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Local:
-    return Local(tmp_path / "reported", monkeypatch)
+def local(tmp_path: Path) -> Local:
+    return Local(tmp_path / "reported")
 
 
 def settings(base: str, files: dict[str, str], output: Path | str, **changes: Any) -> dict[str, Any]:
@@ -381,7 +373,7 @@ def test_a_checkpoint_goes_on_as_if_nothing_had_been(
     kept = [shutil.copytree(checkpoint, tmp_path / f"kept-{i}") for i, checkpoint in enumerate(local.checkpoints)]
     # In the first and the second epoch, at the end before it was measured, and finished.
     for i, left in ((0, 3), (1, 2), (2, 1), (3, 1)):
-        local.resume = Path(kept[i])
+        local.context.resume = Path(kept[i])
         output = tmp_path / f"from-{i}"
         about = local.run(config(base, tables["binary"], output, **changes))
         assert len(local.checkpoints) == left
@@ -399,28 +391,11 @@ def test_what_a_step_draws_follows_from_seed_step_and_rank() -> None:
     def drawn(seed: int, step: int, rank: int, before: int = 0) -> tuple[float, ...]:
         torch.rand(before)
         args, state = SimpleNamespace(seed=seed, process_index=rank), SimpleNamespace(global_step=step)
-        trainer.Draws().on_step_begin(args, state, None)
+        Draws().on_step_begin(args, state, None)
         return tuple(model(torch.ones(64)).tolist())
 
     assert drawn(0, 5, 1) == drawn(0, 5, 1, before=7)
     assert len({drawn(seed, step, rank) for seed in range(3) for step in range(4) for rank in range(5)}) == 3 * 4 * 5
-
-
-def test_whether_a_machine_goes_away_is_asked_at_every_tenth_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    reports, state = Reports(None), SimpleNamespace(global_step=0, max_steps=50)
-    asked: list[int] = []
-
-    def answer() -> str | None:
-        asked.append(state.global_step)
-        return "soon" if state.global_step > 12 else None
-
-    monkeypatch.setattr(train, "get_preemption_info", answer)
-    saved = []
-    for state.global_step in range(1, 51):
-        control = transformers.TrainerControl()
-        reports.on_step_end(None, state, control)
-        saved += [state.global_step] * control.should_save
-    assert (asked, saved) == ([10, 20], [20])
 
 
 # Failures
@@ -433,7 +408,7 @@ def test_more_workers_than_this_machine_can_hold(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     chosen = config(base, tables["binary"], tmp_path / "artifact", num_workers=3)
     with pytest.raises(UsageError) as error:
-        finetune.finetune(chosen, show=False, say=lambda line: None)
+        finetune.finetune(chosen, show=False)
     assert str(error.value) == "3 workers with 1 CPU each are more than the 2 CPUs of this machine hold: give fewer --num-workers"
 
 
@@ -441,7 +416,7 @@ def test_a_run_that_fails_says_of_what(
     base: str, tables: dict[str, dict[str, str]], two_cpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = models.random_folder(tmp_path / "gone", num_hidden_layers=1)
-    chosen = config(str(folder), tables["binary"], tmp_path / "artifact", max_failures=0)
+    chosen = config(str(folder), tables["binary"], tmp_path / "artifact", max_failures=0, runner="ray")
     real = trainrun.TorchTrainer
 
     def removed(*arguments: Any, **options: Any) -> Any:
@@ -450,7 +425,7 @@ def test_a_run_that_fails_says_of_what(
 
     monkeypatch.setattr(trainrun, "TorchTrainer", removed)
     with pytest.raises(EncodingError) as error:
-        finetune.finetune(chosen, show=False, say=lambda line: None)
+        finetune.finetune(chosen, show=False)
     assert error.value.exit_code == 5
     assert "\n" not in str(error.value)
     assert str(error.value).startswith("run finetune-")
@@ -618,7 +593,7 @@ def test_the_artifact_holds_the_best_state_and_patience_ends_the_run(
     def measure(self: trainer.Trainer, split: str, *, half: bool) -> tuple[dict[str, float | None], np.ndarray]:
         values, found = real(self, split, half=half)
         if self.is_in_train:
-            states.append(self._state())
+            states.append(self.tensors())
             return values | {"mcc": next(told)}, found
         return values, found
 

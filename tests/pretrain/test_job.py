@@ -1,12 +1,13 @@
-"""Pretraining: a real Ray Train run on two workers, what it resumes, what it writes, and the pieces it is made of."""
+"""Pretraining: its pieces, runs in this process, and one on two workers of Ray Train."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,21 +15,24 @@ import ray
 import torch
 
 import dnafeat
-from dnafeat.encoder.models.base import Config
+from dnafeat.cli.main import main
 from dnafeat.encoder.models.checkpoint import load_model
 from dnafeat.encoder.models.dnabert2 import DNABERT2
 from dnafeat.encoder.models.heads import MaskedLM
 from dnafeat.encoder.models.tokenizers import train_bpe
 from dnafeat.encoder.models.vocabularies import load
-from dnafeat.errors import UsageError
-from dnafeat.pretrain import corpus, heldout, masking, probe
+from dnafeat.errors import EncodingError, UsageError
+from dnafeat.pretrain import artifact, corpus, heldout, masking, probe
 from dnafeat.pretrain import job as pretrain
 from dnafeat.pretrain.config import PretrainConfig
+from dnafeat.pretrain.worker import PretrainData, PretrainTask, training_batch
 from dnafeat.sequence import reverse_complement
+from dnafeat.training.local import train_locally
+from dnafeat.training.on_ray import train_on_ray
+from dnafeat.training.worker import Launch, Outcome, TrainingRun
 
 LAMBDA = Path(dnafeat.__file__).parent / "bundled" / "data" / "lambda_NC_001416.fa.gz"
 PROMOTERS = LAMBDA.parent / "uci_promoters.csv"
-JOB = Path(__file__).parents[2] / "jobs" / "pretrain.py"
 RNG = np.random.default_rng(3)
 
 
@@ -126,18 +130,19 @@ def test_both_strands_are_true_reverse_complements():
     assert corpus.both_strands([b"AACGN", b"T"]) == [b"AACGN", b"T", b"NCGTT", b"A"]
 
 
-def test_two_workers_see_the_batch_of_one():
-    job = {"seed": 1, "lengths": (16, 32), "batch_tokens": 256, "mask_rate": 0.2, "config": {"vocab_size": 9}, "shortened": None}
-    stream, offsets = RNG.integers(5, 9, 500).astype(np.uint16), np.array([0, 500])
+def test_two_workers_see_the_batch_of_one(tmp_path):
+    chosen = options(tmp_path, seed=1, lengths=(16, 32), batch_tokens=256, mask_rate=0.2)
+    data = PretrainData(stream=RNG.integers(5, 9, 500).astype(np.uint16), offsets=np.array([0, 500]), heldout={})
     for step in range(4):
-        whole = pretrain.training_batch(job, stream, offsets, step, 0, 1)
-        halves = [pretrain.training_batch(job, stream, offsets, step, rank, 2) for rank in (0, 1)]
+        whole = training_batch(chosen, 9, data, step, 0, 1)
+        halves = [training_batch(chosen, 9, data, step, rank, 2) for rank in (0, 1)]
         for i in (0, 1):
             assert torch.equal(whole[i][0::2], halves[0][i])
             assert torch.equal(whole[i][1::2], halves[1][i])
         assert (whole[0][:, 0] == 1).all()
         assert (whole[0][:, -1] == 2).all()
         assert whole[0].numel() == 256
+        assert whole[2] == halves[0][2] == halves[1][2] == int((whole[1] != -100).sum())
 
 
 @pytest.mark.parametrize(("letters", "tokens"), [
@@ -161,7 +166,7 @@ def test_a_chromosome_keeps_its_frame_across_chunks():
     assert (ids[:-1] >= 5 + 4 + 16).all()
 
 
-def test_the_last_kmer_of_a_crop_is_cut_short():
+def test_the_last_kmer_of_a_crop_is_cut_short(tmp_path):
     tokenizer = corpus.kmer_tokenizer(3)
     short = corpus.shortened(tokenizer, 3)
     names = [[tokenizer.id_to_token(i) for i in row] for row in short.tolist()]
@@ -169,16 +174,9 @@ def test_the_last_kmer_of_a_crop_is_cut_short():
     assert names[tokenizer.token_to_id("C")] == ["C", "C", "C"]
     assert names[0] == ["[UNK]"] * 3
     stream, _ = corpus.tokenise(tokenizer, [random_dna(3000)])
-    job = {
-        "seed": 1,
-        "lengths": (32,),
-        "batch_tokens": 6400,
-        "mask_rate": 0.2,
-        "config": {"vocab_size": 89},
-        "kmer": 3,
-        "shortened": short,
-    }
-    inputs, targets = pretrain.training_batch(job, stream, np.array([0, len(stream)]), 0, 0, 1)
+    chosen = options(tmp_path, seed=1, lengths=(32,), batch_tokens=6400, mask_rate=0.2, kmer=3)
+    data = PretrainData(stream=stream, offsets=np.array([0, len(stream)]), heldout={}, shortened=short)
+    inputs, targets, _ = training_batch(chosen, 89, data, 0, 0, 1)
     last = torch.where(targets[:, -2] == -100, inputs[:, -2], targets[:, -2])
     lengths = [len(tokenizer.id_to_token(i)) for i in last.tolist()]
     assert min(lengths.count(n) for n in (1, 2, 3)) > 40
@@ -209,16 +207,23 @@ def options(folder: Path, **changes) -> PretrainConfig:
 
 @pytest.fixture(scope="module")
 def finished(two_cpus_throughout, tmp_path_factory):
-    """Settings and numbers of a run on two workers."""
+    """Settings and numbers of a run on two workers, which Ray Train launches."""
     # Workers cannot import a test module: what is defined here travels whole.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    chosen = options(tmp_path_factory.mktemp("pretrain"), num_workers=2)
-    return chosen, pretrain.run(chosen, probes=(str(PROMOTERS),), say=lambda line: None)
+    chosen = options(tmp_path_factory.mktemp("pretrain"), num_workers=2, probe=(str(PROMOTERS),))
+    return chosen, pretrain.pretrain(chosen, show=False)
 
 
-def prepared_like(chosen: PretrainConfig) -> tuple[corpus.Genomes, heldout.Prepared]:
+def run_of(chosen: PretrainConfig, stream: Any = None) -> TrainingRun:
     genomes = corpus.read_genomes(chosen.files, (), chosen.holdout_interval)
-    return genomes, heldout.prepare(genomes, pretrain.make_tokenizer(chosen, genomes))
+    prepared = heldout.prepare(genomes, pretrain.make_tokenizer(chosen, genomes))
+    if stream is not None:
+        prepared = dataclasses.replace(prepared, stream=stream(prepared.stream))
+    return pretrain.training_run(chosen, chosen.run_name(genomes), genomes, prepared)
+
+
+def trained(chosen: PretrainConfig, launch: Launch, stream: Any = None) -> Outcome:
+    return launch(run_of(chosen, stream), show=False, say=lambda line: None)
 
 
 def test_a_run_on_two_workers_writes_what_it_trained(finished):
@@ -237,14 +242,14 @@ def test_a_run_on_two_workers_writes_what_it_trained(finished):
     assert f"{row['loss']:.4f}" in (folder / "README.md").read_text()
 
     # A finished run is not trained again, whatever the number of workers; what it wrote is its last state, rounded.
-    state = pretrain.fit(chosen.replace(num_workers=1), *prepared_like(chosen), say=lambda line: None)
-    assert (state["step"], state["workers"]) == (6, 2)
-    trained = MaskedLM(DNABERT2(Config(**state["config"]))).eval()
-    trained.load_state_dict({k: v.bfloat16().float() for k, v in state["model"].items()})
+    outcome = trained(chosen.replace(num_workers=1), train_on_ray)
+    assert (outcome.results["steps"], outcome.results["workers"]) == (6, 2)
+    model = MaskedLM(DNABERT2(run_of(chosen).job.shape)).eval()
+    model.load_state_dict({k: v.bfloat16().float() for k, v in outcome.tensors.items()})
     ids = torch.from_numpy(load(folder).ragged(["ACGTNACGT"]).ids.astype(np.int64))[None]
     with torch.no_grad():
-        assert torch.equal(dnafeat.load_model(str(folder))(ids).last_hidden_state, trained.bert(ids).last_hidden_state)
-        assert torch.equal(load_model(str(folder), "masked-lm")(ids).logits, trained(ids).logits)
+        assert torch.equal(dnafeat.load_model(str(folder))(ids).last_hidden_state, model.bert(ids).last_hidden_state)
+        assert torch.equal(load_model(str(folder), "masked-lm")(ids).logits, model(ids).logits)
 
 
 class DyingStream:
@@ -263,26 +268,102 @@ class DyingStream:
 
 def test_a_run_that_dies_goes_on_and_ends_like_one_on_two_workers(tmp_path, finished):
     chosen, metrics = finished
-    genomes, prepared = prepared_like(chosen)
     marker = tmp_path / "died"
-    dying = dataclasses.replace(prepared, stream=DyingStream(prepared.stream, marker))
     alone = chosen.replace(num_workers=1, storage=str(tmp_path / "runs"))
-    state = pretrain.fit(alone, genomes, dying, say=lambda line: None)
+    outcome = trained(alone, train_on_ray, lambda stream: DyingStream(stream, marker))
     assert marker.exists()
     # The first half was not repeated: its row of the history is there once.
-    assert [row["step"] for row in state["history"]] == [3, 6]
+    rows = [row for row in outcome.results["history"] if "eval_loss" in row]
+    assert [row["step"] for row in rows] == [3, 6]
     both = load_model(chosen.output, "masked-lm").state_dict()
-    for key, value in state["model"].items():
+    for key, value in outcome.tensors.items():
         torch.testing.assert_close(value.bfloat16().float(), both[key], rtol=0.02, atol=1e-4)
-    heldout_losses = [
-        row[key] for row in (state["history"][-1], metrics["training"]["history"][-1]) for key in row if "heldout_loss" in key
-    ]
+    heldout_losses = [row[key] for row in (rows[-1], metrics["training"]["history"][-1]) for key in row if "heldout_loss" in key]
     assert heldout_losses[0] == pytest.approx(heldout_losses[1], abs=1e-4)
+
+
+def test_a_worker_in_this_process_trains_what_workers_of_ray_train(tmp_path, finished):
+    chosen, metrics = finished
+    outcome = trained(chosen.replace(num_workers=1, storage=str(tmp_path / "runs")), train_locally)
+    assert [row["step"] for row in outcome.results["history"] if "loss" in row] == list(range(1, 7))
+    for ours, theirs in zip(
+        (row for row in outcome.results["history"] if "eval_loss" in row), metrics["training"]["history"], strict=True
+    ):
+        assert ours["eval_loss"] == pytest.approx(theirs["eval_loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_checkpoint_goes_on_as_if_nothing_had_been(tmp_path, optimizer):
+    """With dropout and both optimisers: weights, optimisers, schedule, crops and random numbers are taken up."""
+    chosen = options(tmp_path, optimizer=optimizer, dropout=0.3, storage=str(tmp_path / "whole"))
+    whole = trained(chosen, train_locally)
+    broken = chosen.replace(storage=str(tmp_path / "broken"))
+    with pytest.raises(EncodingError, match="RuntimeError: this worker dies"):
+        trained(broken, train_locally, lambda stream: DyingStream(stream, tmp_path / "died"))
+    again = trained(broken, train_locally)
+    assert again.results["history"] == whole.results["history"]
+    assert again.results["seconds"] > 0
+    for name, value in whole.tensors.items():
+        assert torch.equal(again.tensors[name], value), name
+
+
+def test_shares_of_the_loss_and_its_gradient_sum_up_whatever_the_workers(tmp_path):
+    run = run_of(options(tmp_path, batch_tokens=1100))
+    found = []
+    for world in (1, 2, 3):
+        losses, gradients = [], []
+        for rank in range(world):
+            torch.manual_seed(0)
+            context = SimpleNamespace(rank=rank, world_size=world, device=torch.device("cpu"))
+            task = PretrainTask(run.job.config, run.job.shape, run.data, context, "float32")
+            loss = task.loss(4)
+            loss.backward()
+            losses.append(float(loss))
+            gradients.append(torch.cat([p.grad.ravel() for p in task.model.parameters()]))
+        found.append((sum(losses), torch.stack(gradients).sum(0)))
+    for total, gradient in found[1:]:
+        assert total == pytest.approx(found[0][0], abs=1e-5)
+        torch.testing.assert_close(gradient, found[0][1], rtol=1e-3, atol=1e-6)
+
+
+def test_a_model_is_found_again_measured_again_for_a_new_probe_and_not_replaced(tmp_path):
+    chosen = options(tmp_path, steps=2, evaluate_every=2)
+    said = []
+    first = pretrain.pretrain(chosen, show=False, say=said.append, launch=train_locally)
+    assert not first["already_trained"]
+    assert first["artifact"] == chosen.output
+    assert said[0].startswith("held out: ")
+    assert said[1].startswith(f"run {first['training']['run']}: 44,502 training bases, ")
+    assert json.loads(json.dumps(first)) == first
+    assert "2 steps in" in repr(first)
+    refused = lambda run, **more: pytest.fail("it was trained")  # noqa: E731
+    said.clear()
+    again = pretrain.pretrain(chosen, show=False, say=said.append, launch=refused)
+    assert again == first | {"already_trained": True}
+    assert said == [f"{chosen.output} holds this run's model already: nothing to train"]
+    assert "was trained already" in pretrain.format_result(again, chosen.output)
+    table = tmp_path / "probe.csv"
+    rows = [f"{random_dna(20).decode()},{'ab'[i % 2]}\n" for i in range(30)]
+    table.write_text("sequence,label\n" + "".join(rows))
+    probed = pretrain.pretrain(chosen.replace(probe=(str(table),)), show=False, launch=refused)
+    assert probed["training"] == first["training"]
+    assert list(probed["probes"]) == ["probe.csv"]
+    assert artifact.read(chosen.output)["probes"].keys() == {"probe.csv"}
+    with pytest.raises(UsageError, match=f"holds the model of another run, {first['training']['run']}: give another --output"):
+        pretrain.pretrain(chosen.replace(seed=5), show=False, launch=refused)
+
+
+def test_a_model_can_be_written_to_s3(tmp_path, s3):
+    chosen = options(tmp_path, steps=1, output=s3.uri("model"))
+    metrics = pretrain.pretrain(chosen, show=False, launch=train_locally)
+    assert artifact.read(chosen.output)["training"] == metrics["training"]
+    assert dnafeat.load_model(chosen.output).config.hidden_size == 32
 
 
 def test_a_card_is_written_again_without_training(tmp_path, finished):
     chosen, metrics = finished
-    again = pretrain.run(chosen.replace(output=str(tmp_path / "copy")), card=chosen.output, say=lambda line: None)
+    copy = chosen.replace(output=str(tmp_path / "copy"), card=chosen.output, probe=())
+    again = pretrain.pretrain(copy, show=False, launch=lambda run, **more: pytest.fail("it was trained"))
     assert again["masked_lm"] == metrics["masked_lm"]
     assert again["training"] == metrics["training"]
     assert (tmp_path / "copy" / "model.safetensors").read_bytes() == (Path(chosen.output) / "model.safetensors").read_bytes()
@@ -306,12 +387,11 @@ def test_the_run_name_tells_data_and_settings_and_not_machines(tmp_path):
         ([str(LAMBDA), "--holdout", str(LAMBDA), "--heads", "7"], "hidden 192 does not divide into 7 heads"),
     ],
 )
-def test_the_job_says_in_one_sentence_what_is_wrong(tmp_path, arguments, message, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["pretrain.py", *arguments, "--output", str(tmp_path), "--card", "dnafeat-mini"])
-    assert runpy.run_path(str(JOB))["main"]() == 2
+def test_the_command_says_in_one_sentence_what_is_wrong(tmp_path, arguments, message, capsys):
+    assert main(["pretrain", *arguments, "--output", str(tmp_path), "--card", "dnafeat-mini"]) == 2
     said = capsys.readouterr().err
     assert message in said
-    assert said.startswith("pretrain: ")
+    assert said.startswith("dnafeat: ")
     assert said.count("\n") == 1
 
 

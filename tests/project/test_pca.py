@@ -67,29 +67,6 @@ def fitted(store: str, output: Path | str, **settings: Any) -> tuple[FitSummary,
     return summary, load_projector(str(output))
 
 
-# -- moments ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("cuts", [[], [1], [100, 101, 350], list(range(1, 500))])
-@pytest.mark.parametrize("pairs", [True, False])
-def test_moments_of_parts_are_those_of_the_whole(cuts: list[int], pairs: bool) -> None:
-    draw = np.random.default_rng(0)
-    # Sums of plain squares would lose all of the variance beside this mean.
-    rows, weights = draw.standard_normal((500, 6)) + 1e6, draw.integers(1, 4, 500)
-    total: Moments | None = None
-    for part, weight in zip(np.split(rows, cuts), np.split(weights, cuts), strict=True):
-        one = Moments.of(part, weight, pairs=pairs)
-        total = one if total is None else total + one
-    assert total is not None
-    repeated = np.repeat(rows, weights, axis=0)
-    assert total.weight == len(repeated)
-    np.testing.assert_allclose(total.mean, repeated.mean(0), rtol=1e-14)
-    deviations = repeated - repeated.mean(0)
-    expected = deviations.T @ deviations if pairs else (deviations**2).sum(0)
-    np.testing.assert_allclose(total.squares, expected, rtol=1e-7, atol=1e-5)
-    np.testing.assert_allclose(total.deviation(), repeated.std(0), rtol=1e-8)
-
-
 # -- principal components --------------------------------------------------------------------------------------------------
 
 

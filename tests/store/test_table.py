@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import io
 import json
 import threading
 import urllib.parse
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -313,52 +309,6 @@ def test_vector_files_are_in_the_encoding_that_every_reader_reads(store_uri: str
     for chunk in chunks(found, "sequence_digest"):
         assert chunk.is_stats_set
         assert not {"PLAIN_DICTIONARY", "RLE_DICTIONARY"} & set(chunk.encodings)
-
-
-def test_a_table_is_written_while_the_next_one_is_made() -> None:
-    asked = threading.Event()
-
-    class Waits(io.BytesIO):
-        def write(self, data: Any) -> int:
-            assert len(data) < 100 or asked.wait(60)
-            return super().write(data)
-
-    def made() -> Iterator[pa.Table]:
-        for i in range(5):
-            if i == 1:
-                asked.set()
-            yield pa.table({"row": range(1000 * i, 1000 * (i + 1))})
-
-    file = Waits()
-    parquet.encode_parquet(file, made())
-    found = pq.ParquetFile(io.BytesIO(file.getvalue()))
-    assert found.num_row_groups == 5
-    assert found.read()["row"].to_pylist() == list(range(5000))
-
-
-@pytest.mark.parametrize("at", ["making", "writing"])
-def test_what_fails_in_making_or_writing_a_table_leaves_no_file(tmp_path: Path, at: str) -> None:
-    class Full(io.BytesIO):
-        def write(self, data: Any) -> int:
-            if len(data) > 100 and at == "writing":
-                raise OSError(errno.ENOSPC, "No space left on device")
-            return super().write(data)
-
-    def made() -> Iterator[pa.Table]:
-        for i in range(5):
-            yield pa.table({"row": range(1000)})
-            if i == 2:
-                raise ValueError("not this one")
-
-    error, words = (ValueError, "not this one") if at == "making" else (OSError, "No space")
-    running = threading.active_count()
-    with pytest.raises(error, match=words):
-        parquet.encode_parquet(Full(), made())
-    assert threading.active_count() == running
-    if at == "making":
-        with pytest.raises(error, match=words):
-            parquet.write_parquet(str(tmp_path / "a.parquet"), made())
-        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_never_has_a_name_twice(store_uri: str) -> None:

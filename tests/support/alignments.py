@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from stores import Entry, fill
-from torch import Tensor
 
 from dnafeat.align import job as align
 from dnafeat.align.config import AlignConfig
-from dnafeat.align.encoder import SubjectEncoder, encoding, subject_encoder
-from dnafeat.align.worker import AlignData, _Run
-from dnafeat.encoder.source import Source
-from dnafeat.store import Store
-from dnafeat.training.config import WorkersConfig
+from dnafeat.align.prepare import PreparedAlignment
+from dnafeat.align.worker import AlignJob, align_loop
+from dnafeat.store.catalog import Store
+from dnafeat.training.local import LocalContext
+from dnafeat.training.loop import Loop
+from dnafeat.training.worker import TrainingAttempt
 
 QUICK: dict[str, Any] = {
     "permutations": 49,
@@ -88,33 +86,23 @@ def config(place: tuple[str, str], output: Path | str, **changes: Any) -> AlignC
     return AlignConfig.make({name: value for name, value in settings(place, output, **changes).items() if value is not None})
 
 
-def trained(settings: Mapping[str, Any], data: AlignData, encoder: SubjectEncoder | None = None) -> _Run:
-    """A run that one worker has done."""
-    run = _Run(settings, data, 0, 1, encoder)
-    while not run.over:
-        run.step()
-        if run.done % run.every == 0 or run.done == run.steps:
-            run.evaluate()
-    return run
+def attempt(config: AlignConfig, ready: PreparedAlignment, scratch: Path, resume: Path | None = None) -> TrainingAttempt:
+    """The attempt of one worker in this process."""
+    job = AlignJob(config=config, pins=ready.source.pins) if ready.source else AlignJob(config=config)
+    data = ready.data(ready.tuning(config))
+    return TrainingAttempt(context=LocalContext(scratch / "kept"), job=job, data=data, scratch=scratch, resume=resume)
 
 
-def fit_here(
-    worker: Callable[..., None], job: Mapping[str, Any], data: AlignData, workers: WorkersConfig, **told: Any
-) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
-    """In place of `training.run.fit`: without Ray."""
-    encoder = None
-    if data.tuning is not None:
-        torch.manual_seed(job["settings"]["seed"])
-        source = Source.find(encoding(job["config"]), job["pins"])
-        encoder = subject_encoder(source, job["config"], data.tuning.letters)
-    run = trained(job["settings"], data, encoder)
-    return run.best_state, run.results() | {"seconds": 0.0}
+def trained(config: AlignConfig, ready: PreparedAlignment, scratch: Path) -> Loop:
+    """A loop that one worker has done."""
+    loop = align_loop(attempt(config, ready, scratch))
+    loop.run()
+    return loop
 
 
-def aligned(config: AlignConfig, patch: Any) -> dict[str, Any]:
+def aligned(config: AlignConfig) -> dict[str, Any]:
     """`align` without Ray."""
-    patch.setattr(align, "fit", fit_here)
-    return align.align(config, show=False, say=lambda sentence: None)
+    return align.align(config, show=False)
 
 
 def write_csv(file: Path, rows: list[dict[str, Any]]) -> str:

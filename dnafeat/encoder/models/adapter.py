@@ -37,7 +37,7 @@ class Adapter:
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """What `adapter_config.json` says."""
+        """The content of `adapter_config.json`."""
         try:
             values = json.loads((self.folder / _CONFIG).read_text())
         except (OSError, ValueError) as error:

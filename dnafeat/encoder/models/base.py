@@ -1,4 +1,4 @@
-"""What every encoder here has in common: the fields of `config.json`, what a forward pass answers, and the attention itself."""
+"""The common parts of all encoders: fields of `config.json`, output of a forward pass, and attention."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ TRAINING_FIELDS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "initi
 
 
 class EncoderOutput(NamedTuple):
-    """What an encoder answers.
+    """The output of an encoder.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class EncoderOutput(NamedTuple):
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """A copy on a GPU, for which nobody waits; on a CPU a tensor that shares the array's memory."""
+    """An asynchronous copy on a GPU; on a CPU a tensor that shares the array's memory."""
     values = torch.from_numpy(array)
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 

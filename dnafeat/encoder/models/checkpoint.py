@@ -1,4 +1,4 @@
-"""Reads a model's folder without running any code in it, recognises its architecture, and checks it key by key."""
+"""Read a model's folder without running any code in it, recognise its architecture, and check it key by key."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Checkpoint:
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """What `config.json` says. Raises CheckpointError when it is missing or broken."""
+        """The content of `config.json`. Raises CheckpointError when it is missing or broken."""
         file = self.folder / "config.json"
         try:
             values = json.loads(file.read_text())
@@ -114,7 +114,7 @@ class Checkpoint:
         return vocabularies.load(self.folder, kmer=kmer, shift=2 if self.is_called("mini-long") else None)
 
     def is_called(self, part: str) -> bool:
-        """Whether the name it was asked by, or the one in its config, ends so."""
+        """Return whether the name it was asked by, or the one in its config, ends so."""
         names = [self.name]
         if (self.folder / "config.json").is_file():
             names.append(str(self.values.get("_name_or_path", "")))
@@ -122,7 +122,7 @@ class Checkpoint:
 
     @property
     def special_tokens_pooled(self) -> bool:
-        """Whether its mean counts [CLS] and [SEP] by default: DNABERT-S was trained so, no other was."""
+        """Return whether its mean counts [CLS] and [SEP] by default: DNABERT-S was trained so, no other was."""
         return self.is_called("DNABERT-S") or self.weights_sha256 == _DNABERT_S
 
     @cached_property
@@ -176,7 +176,7 @@ def tensor_names(file: Path) -> list[str]:
 
 
 def read_tensors(file: Path) -> Any:
-    """What a `.safetensors` or a pickled weight file holds. No code in it is run. Raises CheckpointError when it cannot be read."""
+    """Read a `.safetensors` or a pickled weight file. No code in it is run. Raises CheckpointError when it cannot be read."""
     try:
         if file.suffix == ".safetensors":
             return safetensors.torch.load_file(file)
@@ -204,7 +204,7 @@ def split(whole: State, source: Path) -> tuple[State, State]:
 
 
 def key_faults(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """What keeps `given` from filling `wanted`, key by key; empty when it fits."""
+    """List what keeps `given` from filling `wanted`, key by key; empty when it fits."""
     missing = [f"missing {key}" for key in wanted if key not in given]
     unexpected = [f"unexpected {key}" for key in given if key not in wanted]
     reshaped = [
@@ -216,7 +216,7 @@ def key_faults(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> lis
 
 
 def check(module: nn.Module, state: State, source: Path, what: str) -> None:
-    """Refuses a state dict with a key missing, unexpected or of another shape."""
+    """Refuse a state dict with a key missing, unexpected or of another shape."""
     faults = key_faults(module.state_dict(), state)
     if faults:
         shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
@@ -224,13 +224,13 @@ def check(module: nn.Module, state: State, source: Path, what: str) -> None:
 
 
 def load_checked(module: nn.Module, state: State, source: Path, what: str) -> None:
-    """Fills `module` with `state` in float32. Refuses what `check` refuses."""
+    """Fill `module` with `state` in float32. Refuses what `check` refuses."""
     check(module, state, source, what)
     module.load_state_dict({key: value.float() for key, value in state.items()})
 
 
 class _Unfilled(TorchFunctionMode):
-    """Leaves parameters as memory has them, where a checkpoint fills them all: random numbers for none cost a second in a large model,
+    """Leave parameters as memory has them, where a checkpoint fills them all: random numbers for none cost a second in a large model,
     and on the meta device torch loads its compiler for them."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""Where a model's or an adapter's files are: a local folder, a hub name or an object-storage prefix, fetched once for each machine.
+"""Find the files of a model or an adapter: a local folder, a hub name or an object-storage prefix, fetched once for each machine.
 
 Only weights, configuration and tokenizer are fetched, never code.
 """
@@ -90,7 +90,7 @@ def _snapshot(repository: str, revision: str | None, *, here: bool) -> Path:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether a model or an adapter can be loaded from it: an interrupted download, or another program's, may have left less."""
+    """Return whether a model or an adapter can be loaded from it: an interrupted download, or another program's, may have left less."""
 
     def has(*names: str) -> bool:
         return any((folder / name).is_file() for name in names)
@@ -100,7 +100,7 @@ def _is_complete(folder: Path) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where fetched prefixes are kept: `$DNAFEAT_CACHE`, else `~/.cache/dnafeat`."""
+    """The folder for fetched prefixes: `$DNAFEAT_CACHE`, else `~/.cache/dnafeat`."""
     return Path(os.environ.get("DNAFEAT_CACHE") or Path.home() / ".cache" / "dnafeat") / "models"
 
 

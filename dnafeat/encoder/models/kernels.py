@@ -1,4 +1,4 @@
-"""What stands between DNABERT-2's products, as kernels for GPUs: attention over sequences that lie end to end, gate, norm.
+"""Triton kernels for what is between DNABERT-2's matrix products: attention over sequences end to end, gate, norm.
 
 Each reads what it needs once and writes once, and computes in float32 whatever the type it reads and writes. Triton comes with PyTorch for
 GPUs and needs a C compiler there; it is imported here, so that this module is imported only where there is a GPU.
@@ -177,7 +177,7 @@ def gate(both: Tensor) -> Tensor:
 
 
 def fuses_gate(weight: Tensor) -> bool:
-    """Whether `gated_product` is the faster way for weights, (2 · intermediate_size, hidden_size): it was tried on Hopper GPUs alone."""
+    """Return whether `gated_product` is faster for weights, (2 · intermediate_size, hidden_size); measured on Hopper GPUs alone."""
     if not weight.is_cuda or torch.cuda.get_device_capability(weight.device)[0] != 9:
         return False
     return weight.dtype == torch.bfloat16 and weight.shape[0] % (2 * _COLUMNS) == 0 and weight.shape[1] % _STEP == 0

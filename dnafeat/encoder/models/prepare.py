@@ -35,7 +35,7 @@ def prepared(model: nn.Module, *, int8: bool) -> nn.Module:
 
 
 def use_kernels(model: DNABERT2) -> None:
-    """Puts the kernels for GPUs between a model's products, where they run and give what the plain functions do; else says why not."""
+    """Put the kernels for GPUs between a model's products where they run and give what the plain functions do; else return why not."""
     try:
         from dnafeat.encoder.models import kernels
 
@@ -59,7 +59,7 @@ def use_kernels(model: DNABERT2) -> None:
 
 @torch.inference_mode()
 def _compare(model: DNABERT2, kernels: ModuleType) -> None:
-    """Raises RuntimeError where kernels give other numbers than the plain functions, in the model's type on its device."""
+    """Raise RuntimeError where kernels give other numbers than the plain functions, in the model's type on its device."""
     weight = model.embeddings.word_embeddings.weight
     width, runs = model.config.hidden_size, [(1, 150), (3, 17), (7, 1)]
     random = torch.Generator().manual_seed(0)

@@ -94,7 +94,7 @@ def linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
 
 
 def replace_products(model: nn.Module, *, int8: bool) -> None:
-    """Puts packed products in the place of a model's linear layers, on a CPU."""
+    """Put packed products in the place of a model's linear layers, on a CPU."""
     for name, child in model.named_children():
         if type(child) is nn.Linear:
             setattr(model, name, Int8Product(child.weight, child.bias) if int8 else linear(child.weight, child.bias))
@@ -104,7 +104,7 @@ def replace_products(model: nn.Module, *, int8: bool) -> None:
 
 @functools.cache
 def packs() -> bool:
-    """Whether oneDNN's packed products are there and right."""
+    """Return whether oneDNN's packed products are there and right."""
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
         return False
     weight, x = (torch.arange(32.0 * 48).sin_().view(48, 32), torch.arange(7.0 * 32).cos_().view(7, 32))
@@ -120,7 +120,7 @@ def packs() -> bool:
 
 @functools.cache
 def int8_is_fast() -> bool:
-    """Whether oneDNN's int8 products are there and exact at the ends of their range."""
+    """Return whether oneDNN's int8 products are there and exact at the ends of their range."""
     if not packs():
         return False
     whole = torch.full((16, 64), _WEIGHT_LEVELS, dtype=torch.int8)

@@ -49,7 +49,7 @@ class Tokens:
 
 
 class Tokenizer(ABC):
-    """What every tokenizer here offers.
+    """The interface of all tokenizers.
 
     Attributes
     ----------
@@ -107,7 +107,7 @@ class Tokenizer(ABC):
         padding: bool = False,
         return_tensors: str | None = None,
     ) -> dict[str, Any]:
-        """What transformers' tokenizers answer, by the same names: `input_ids`, `token_type_ids` and `attention_mask`.
+        """Tokenise as transformers' tokenizers do, with the same names: `input_ids`, `token_type_ids` and `attention_mask`.
 
         Parameters
         ----------
