@@ -11,8 +11,6 @@ import dnafeat
 ROOT = Path(dnafeat.__file__).parent
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 LONGEST = 400  # lines
-# Names that two packages still share: take each out when one of both has another.
-SHARED: set[str] = set()
 
 
 def test_no_module_is_long() -> None:
@@ -31,4 +29,4 @@ def test_no_two_public_classes_have_one_name() -> None:
         for node in ast.parse((ROOT / path).read_text()).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 found[node.name].append(str(path))
-    assert {name: paths for name, paths in found.items() if len(paths) > 1 and name not in SHARED} == {}
+    assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
