@@ -31,4 +31,4 @@ def test_no_two_public_classes_have_one_name() -> None:
         for node in ast.parse((ROOT / path).read_text()).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 found[node.name].append(str(path))
-    assert {name: paths for name, paths in found.items() if len(paths) > 1 and name not in SHARED} == {}
+    assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}

@@ -108,6 +108,7 @@ def test_what_decides_the_result_and_nothing_else_names_the_run() -> None:
     machines = (
         "rows_per_worker",
         "precision",
+        "runner",
         "num_workers",
         "min_workers",
         "cpus_per_worker",
@@ -119,7 +120,7 @@ def test_what_decides_the_result_and_nothing_else_names_the_run() -> None:
     before = config().shaping()
     for name, value in OTHER.items():
         assert config(**{name: value}).shaping() != before, name
-    assert config(output="b", num_workers=2, rows_per_worker=1, max_failures=0, storage="s").shaping() == before
+    assert config(output="b", runner="ray", num_workers=2, rows_per_worker=1, max_failures=0, storage="s").shaping() == before
 
 
 def test_a_file_and_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from files import parquet
 from stores import B, Entry, fill
 
 from dnafeat import pseudonyms as keyhash
@@ -280,7 +281,7 @@ def test_keys_of_any_type_meet_the_texts_of_the_store(store: str, tmp_path: Path
         "large_string": keys.cast(pa.large_string()),
         "dictionary": keys.cast(pa.string()).dictionary_encode(),
     }[kind]
-    uri = cohort.write(tmp_path / "keyed.parquet", eid=keys, vector=[*brain["vector"], [0.0] * 7])
+    uri = parquet(tmp_path / "keyed.parquet", eid=keys, vector=[*brain["vector"], [0.0] * 7])
     config = settings(store, tmp_path, partner=[f"brain={uri}"], key=("brain=eid",))
     summary = joins.join(config, show=False)
     wanted = cohort.slow_join(
@@ -293,7 +294,7 @@ def test_keys_of_any_type_meet_the_texts_of_the_store(store: str, tmp_path: Path
 
 
 def test_keys_that_never_meet_are_told_with_one_of_each_side(store: str, tmp_path: Path) -> None:
-    uri = cohort.write(tmp_path / "brain.parquet", subject_id=["sub-1000001"], vector=[[1.0, 2.0]])
+    uri = parquet(tmp_path / "brain.parquet", subject_id=["sub-1000001"], vector=[[1.0, 2.0]])
     with pytest.raises(UsageError, match=r"no subject_id of partner brain has DNA \('sub-1000001' there, '10000.*--mapping"):
         joins.join(settings(store, tmp_path, partner=[f"brain={uri}"]), show=False)
     summary = joins.join(settings(store, tmp_path, partner=[f"brain={uri}"], how="left"), show=False)
@@ -304,11 +305,11 @@ def test_keys_that_never_meet_are_told_with_one_of_each_side(store: str, tmp_pat
 def test_a_mapping_leads_from_one_key_space_to_another(store: str, tmp_path: Path) -> None:
     brain = cohort.partner(tmp_path / "brain.parquet")
     names = {subject: f"scan{i}" for i, subject in enumerate(brain["subject_id"].unique())}
-    uri = cohort.write(
+    uri = parquet(
         tmp_path / "keyed.parquet", scan=[*brain["subject_id"].map(names), "scan999"], vector=[*brain["vector"], [0.0] * 7]
     )
     led = list(names)[:-3]
-    mapping = cohort.write(tmp_path / "map.parquet", scan=[names[one] for one in led], subject_id=led)
+    mapping = parquet(tmp_path / "map.parquet", scan=[names[one] for one in led], subject_id=led)
     config = settings(store, tmp_path, partner=[f"brain={uri}"], key=("brain=scan",), mapping=(f"brain={mapping}",))
     summary = joins.join(config, show=False)
     kept = brain[brain["subject_id"].isin(led)]
@@ -317,7 +318,7 @@ def test_a_mapping_leads_from_one_key_space_to_another(store: str, tmp_path: Pat
     )
     cohort.compare(read(config.output), wanted, ["subject_id"], ["brain"])
     assert summary.left_out["brain"] == {"whose key the mapping does not have": len(brain) - len(kept) + 1}
-    double = cohort.write(tmp_path / "double.parquet", scan=["a", "a"], subject_id=["1", "2"])
+    double = parquet(tmp_path / "double.parquet", scan=["a", "a"], subject_id=["1", "2"])
     with pytest.raises(UsageError, match="leads from 'a' to '1' and to '2': leave one"):
         joins.join(
             settings(store, tmp_path, partner=[f"brain={uri}"], key=("brain=scan",), mapping=(f"brain={double}",)), show=False
@@ -332,7 +333,7 @@ def test_keys_are_hashed_on_both_sides_whichever_was_before(store: str, tmp_path
         cohort.slow_pool(dna_of(store), "mean", "subject", "mean", None), {"brain": by_subject(brain)}, "inner"
     )
     hidden = {(next(keyhash.pseudonyms([subject], salt)),): row for (subject,), row in wanted.items()}
-    already = cohort.write(
+    already = parquet(
         tmp_path / "hashed.parquet",
         subject_id=keyhash.hashed(pa.array(brain["subject_id"].astype(str)), salt),
         vector=brain["vector"],
@@ -396,7 +397,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("columns", "more", "sentence"), REFUSED)
 def test_what_cannot_be_joined_is_one_sentence(store: str, tmp_path: Path, columns: dict, more: dict, sentence: str) -> None:
-    uri = cohort.write(tmp_path / "brain.parquet", **columns)
+    uri = parquet(tmp_path / "brain.parquet", **columns)
     with pytest.raises(DnafeatError, match=sentence) as caught:
         joins.join(settings(store, tmp_path, partner=[f"brain={uri}"], **more), show=False)
     assert caught.value.exit_code == 2
@@ -405,7 +406,7 @@ def test_what_cannot_be_joined_is_one_sentence(store: str, tmp_path: Path, colum
 
 def test_rows_without_a_vector_are_missing_and_counted(store: str, tmp_path: Path) -> None:
     subject = "1000001"
-    uri = cohort.write(tmp_path / "brain.parquet", subject_id=[subject, subject, None], vector=[None, [1.0, 2.0], [1.0, 2.0]])
+    uri = parquet(tmp_path / "brain.parquet", subject_id=[subject, subject, None], vector=[None, [1.0, 2.0], [1.0, 2.0]])
     summary = joins.join(settings(store, tmp_path, partner=[f"brain={uri}"]), show=False)
     assert summary.left_out["brain"] == {"without a key": 1, "without a vector": 1}
     assert (summary.rows, summary.partners["brain"]["several"]) == (1, 0)
@@ -413,7 +414,7 @@ def test_rows_without_a_vector_are_missing_and_counted(store: str, tmp_path: Pat
 
 def test_a_store_whose_entries_have_no_key_left_is_told(store: str, tmp_path: Path) -> None:
     fill(str(tmp_path / "store"), [Entry("a", "ACGT", {"subject_id": None, "gene_id": "g"})], tmp_path)
-    uri = cohort.write(tmp_path / "brain.parquet", **GOOD)
+    uri = parquet(tmp_path / "brain.parquet", **GOOD)
     with pytest.raises(UsageError, match=r"no entry of version .* is left to join on 'subject_id': 1 without subject_id"):
         joins.join(settings(str(tmp_path / "store"), tmp_path, partner=[f"brain={uri}"]), show=False)
 
@@ -456,6 +457,6 @@ def test_the_same_rows_come_of_ray_data(store: str, tmp_path: Path) -> None:
         joins.join(config, show=False)
         found.append(read(config.output).sort_by("subject_id"))
     assert found[0].equals(found[1])
-    broken = cohort.write(tmp_path / "nan.parquet", subject_id=["1"], vector=[[float("nan")]])
+    broken = parquet(tmp_path / "nan.parquet", subject_id=["1"], vector=[[float("nan")]])
     with pytest.raises(UsageError, match="row 1: its vector holds nan"):
         joins.join(settings(store, tmp_path, partner=[f"brain={broken}"], ray=True), show=False)
