@@ -21,34 +21,41 @@ if not Path("/dev/nvidiactl").exists():
 settings.register_profile("dnafeat", max_examples=counts.EXAMPLES, deadline=None)
 settings.load_profile("dnafeat")
 
-# Those that take a minute or more, the longest first: begun late, one of them would be what all wait for.
+# Those that take longest, the longest first: begun late, one of them would be what all wait for.
 _LONGEST = (
-    *(
-        "embed/job",
-        "embed/submitted",
-        "demo/splice",
-        "encoder/families",
-        "embed/pipeline",
-        "finetune/job",
-        "cluster/tasks",
-        "join/job",
-    ),
-    *(
-        "embed/protocol",
-        "embed/chaos",
-        "embed/nightly",
-        "store/reading_page",
-        "finetune/predict",
-        "embed/two_drivers",
-        "pretrain/job",
-    ),
-    *("align/job", "demo/align"),
+    "demo/test_splice",
+    "finetune/test_job",
+    "embed/test_pipeline",
+    "cluster/test_tasks",
+    "pretrain/test_job",
+    "align/test_job",
+    "encoder/test_engine",
+    "embed/test_publish",
+    "store/test_wire",
+    "store/test_forget",
+    "store/test_maintain",
+    "store/test_stream",
+    "store/test_catalog",
+    "project/test_job",
+    "embed/test_job",
+    "embed/test_runner",
+    "embed/test_protocol",
+    "models/test_kernels",
+    "finetune/test_predict",
+    "finetune/test_artifact",
+    "join/test_job",
+    "bench/test_job",
+    "store/test_rollback",
+    "store/test_history",
+    "store/test_reading_page",
+    "demo/test_align",
+    "embed/test_last_week",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that take long come first (`make test` deals files out in this order)."""
-    place = {name.replace("/", "/test_"): i for i, name in enumerate(_LONGEST)}
+    place = {name: i for i, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: place.get(f"{item.path.parent.name}/{item.path.stem}", len(place)))
 
 

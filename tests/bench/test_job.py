@@ -314,6 +314,8 @@ print(workers.largest)
 # The sections beyond the engine, on the smallest inputs.
 
 
+@pytest.mark.long
+@pytest.mark.own_ray("the benchmark runs the pipeline in a process of its own")
 def test_a_pipeline_run_is_held_against_the_bare_engine(model: str, tmp_path: Path) -> None:
     rows = benchpipeline.against_engine(model, SEQUENCES, tmp_path, actors=1, threads=1, repeats=1)
     found = {row.name: row for row in rows}
@@ -326,7 +328,7 @@ def test_a_pipeline_run_is_held_against_the_bare_engine(model: str, tmp_path: Pa
     assert not (tmp_path / "pipeline-store").exists()
 
 
-def test_tokenising_is_measured_in_a_ray_task(model: str, tmp_path: Path) -> None:
+def test_tokenising_is_measured_in_a_ray_task(model: str, tmp_path: Path, two_cpus: None) -> None:
     rows = tokenising(model, tmp_path, count=500, repeats=2)
     assert [row.repeats for row in rows] == [2] * 5
     assert rows[0].target == "at least 8000"
@@ -364,6 +366,7 @@ def test_files_duplicates_and_growth_are_measured(tmp_path: Path) -> None:
 # The command.
 
 
+@pytest.mark.long
 def test_bare_needs_torch_and_transformers_alone(model: str, tmp_path: Path) -> None:
     python = environments.make(tmp_path / "venv", environments.closure("torch") | environments.closure("transformers"))
     absent = "import importlib.util, sys; print([name for name in sys.argv[1:] if importlib.util.find_spec(name)])"

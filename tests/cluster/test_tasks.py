@@ -45,7 +45,7 @@ def many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
         "plan._CUT_BYTES": 2000,
     }
     for name, size in sizes.items():
-        monkeypatch.setattr(f"dnafeat.{name}", size)
+        monkeypatch.setattr(f"dnafeat.embed.{name}", size)
 
 
 # over_tasks

@@ -221,7 +221,7 @@ def test_the_same_store_comes_out_of_both_runners(model: str, tmp_path: Path, tw
         np.testing.assert_allclose(np.array(one[column].to_pylist()), np.array(two[column].to_pylist()), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("first", "second"), [("local", "ray"), ("ray", "local")])
+@pytest.mark.parametrize(("first", "second"), [("local", "ray"), pytest.param("ray", "local", marks=pytest.mark.long)])
 def test_a_run_that_was_killed_is_continued_by_the_other_runner(
     first: str, second: str, model: str, tmp_path: Path, two_cpus: None
 ) -> None:

@@ -31,7 +31,7 @@ if ends[0] == "wait":
 end = int(ends[0])
 os.kill(os.getpid(), -end) if end < 0 else sys.exit(end)
 """
-pytestmark = pytest.mark.own_ray("jobs sent to a job server")
+pytestmark = [pytest.mark.long, pytest.mark.own_ray("jobs sent to a job server")]
 SUBMIT = Path(__file__).parents[2] / "jobs" / "submit.py"
 
 

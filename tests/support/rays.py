@@ -20,8 +20,15 @@ _SMALL: dict[str, Any] = {"num_cpus": 2, "include_dashboard": False, "object_sto
 @contextlib.contextmanager
 def shared() -> Iterator[str]:
     """The address of a Ray in processes of its own, whose workers keep the environment that this process has now."""
-    cluster = Cluster(initialize_head=True, head_node_args=_SMALL)
+    cluster = Cluster()
     try:
+        try:
+            cluster.add_node(**_SMALL)
+        except Exception:
+            # Ray waits half a minute for a node to answer, and two workers of pytest may start theirs on a busy machine.
+            cluster.shutdown()
+            cluster = Cluster()
+            cluster.add_node(**_SMALL)
         yield cluster.address
     finally:
         cluster.shutdown()
