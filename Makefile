@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long chaos scale bench check format clean
+.PHONY: help setup demo test test-long chaos scale bench check format clean mutants
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ test: setup  ## Run the tests, two files at a time (10 minutes on 2 cores)
 test-long: setup  ## Run all tests in full counts, those that `make test` leaves out one at a time (an hour)
 	DNAFEAT_TESTS=long $(PYTEST)
 	DNAFEAT_TESTS=long $(BIN)/python -m pytest -m long
+
+mutants: setup  ## Break the store's protocol in known ways, one at a time, and name those that no test notices (15 minutes)
+	$(BIN)/python tests/support/mutants.py
 
 chaos: setup  ## Kill 30 runs at random moments, and try thousands of interleavings with faults (an hour or two)
 	DNAFEAT_CHAOS_KILLS=30 DNAFEAT_CHAOS_SEQUENCES=3000 DNAFEAT_PROTOCOL_EXAMPLES=300 $(BIN)/python -m pytest -s --timeout 0 -m '' tests/embed/test_chaos.py tests/embed/test_protocol.py

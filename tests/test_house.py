@@ -11,8 +11,6 @@ import dnafeat
 ROOT = Path(dnafeat.__file__).parent
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 LONGEST = 400  # lines
-# Names that two packages still share: take each out when one of both has another.
-SHARED: set[str] = set()
 
 
 def test_no_module_is_long() -> None:

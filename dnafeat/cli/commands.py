@@ -186,7 +186,7 @@ COMMANDS: tuple[Command, ...] = (
         ),
         about="Writes a row of labels and probabilities for each sequence, in the order of the input. The output is Parquet, or CSV or "
         "TSV where its name ends so.",
-        reads=("artifact", "input"),
+        reads=("input",),
         needs=_ENCODES,
     ),
     Command(

@@ -10,7 +10,7 @@ from dnafeat import storage
 from dnafeat.errors import UsageError
 from dnafeat.store.catalog import Store
 from dnafeat.store.retention import RETENTION
-from dnafeat.text import did_you_mean
+from dnafeat.text import did_you_mean, iso
 
 
 def file_list(store: Store, table: str = "features", version: str | None = None) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def file_list(store: Store, table: str = "features", version: str | None = None)
         )
     history = store.history() if version is not None else None
     digest = history.resolve(version) if history is not None else None
-    now, one = datetime.now(UTC), tables[table].reload()
+    now, one = datetime.now(UTC).replace(microsecond=0), tables[table].reload()
     files = []
     for file, _ in one.files():
         if digest is None or file.partition["feature_version"] == digest:
@@ -55,8 +55,8 @@ def file_list(store: Store, table: str = "features", version: str | None = None)
         "table": table,
         "parent": history.parent(digest) if history is not None and digest is not None else None,
         "delta_version": one.version(),
-        "listed_at": now.isoformat(timespec="seconds"),
-        "holds_until": (now + RETENTION).isoformat(timespec="seconds"),
+        "listed_at": iso(now),
+        "holds_until": iso(now + RETENTION),
         "files": sorted(files, key=lambda file: file["uri"]),
     }
 

@@ -95,6 +95,7 @@ def test_dates_are_iso_8601_in_utc_everywhere(store: str, capsys: pytest.Capture
     assert main(["files", "--store", store, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     for key in ("listed_at", "holds_until"):
+        assert told[key].endswith("Z")
         assert datetime.fromisoformat(told[key]).utcoffset() == timedelta(0)
     assert main(["runs", "--store", store]) == 0
     assert len(re.findall(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", capsys.readouterr().out)) == 3

@@ -1,0 +1,131 @@
+"""Deliberately broken versions of the store's protocol, each of which a test must notice: `make mutants`.
+
+    python tests/support/mutants.py [NAME …]
+
+A mutant is one line of the package changed in a copy of the tree, in which the tests that should notice run. Those that survive are named
+at the end, and the exit code is 1. A mutant whose line is not there any more is an error: write it anew with the line.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+COPIED = ("dnafeat", "schemas", "tests", "pyproject.toml", "constraints.txt")
+GUARDS = "tests/embed/test_guards.py"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change of one place, and the tests that must fail with it."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: str = GUARDS
+
+
+PUBLISH, AUDIT = "dnafeat/embed/publish.py", "dnafeat/embed/audit.py"
+MUTANTS = (
+    Mutant(
+        "sequences-forget-erasure",
+        PUBLISH,
+        "            self._check_forgotten(table)\n            table.add_string_columns",
+        "            table.add_string_columns",
+    ),
+    Mutant(
+        "rejects-forget-erasure",
+        PUBLISH,
+        "            self._check_forgotten(table)\n            # What an attempt",
+        "            # What an attempt",
+    ),
+    Mutant("features-forget-erasure", PUBLISH, "            self._check_forgotten(self.store.sequences.reload())\n", ""),
+    Mutant("features-never-unchanged", PUBLISH, "planned + (base == planned)", "planned"),
+    Mutant("features-two-ahead", PUBLISH, "planned + (base == planned)", "planned + 2 * (base == planned)"),
+    Mutant(
+        "no-seal",
+        PUBLISH,
+        "            self._check_stored(vectors, needed, each)\n            return Change()",
+        "            return Change()",
+        "tests/store/test_forget.py tests/embed/test_publish.py",
+    ),
+    Mutant(
+        "publication-after-reading",
+        "dnafeat/embed/run.py",
+        "            intake = entries.read(workspace)\n",
+        "            intake = entries.read(workspace)\n            publication = Publication(store, spec.run_id, spec.source_name)\n",
+    ),
+    Mutant(
+        "pickles-run", "dnafeat/encoder/models/checkpoint.py", "weights_only=True, mmap=True", "weights_only=False, mmap=True"
+    ),
+    Mutant("salvage-takes-nan", "dnafeat/embed/salvage.py", " and not receipt.not_finite", ""),
+    Mutant("audit-size", AUDIT, "if (size, len(names)) != (file.size, file.rows):", "if len(names) != file.rows:"),
+    Mutant("audit-rows", AUDIT, "if (size, len(names)) != (file.size, file.rows):", "if size != file.size:"),
+    Mutant("audit-counts", AUDIT, "if written != rows:", "if False:"),
+    Mutant("audit-fewer-only", AUDIT, "if written != rows:", "if written < rows:"),
+    Mutant(
+        "run-twice",
+        PUBLISH,
+        'return None if len(table.read(["run_id"], ds.field("run_id") == self.run_id)) else Change(added=[file])',
+        "return Change(added=[file])",
+        "tests/embed/test_publish.py tests/embed/test_protocol.py",
+    ),
+    Mutant(
+        "stored-again",
+        PUBLISH,
+        "            if base != planned:\n",
+        "            if False:\n",
+        "tests/embed/test_publish.py tests/embed/test_protocol.py",
+    ),
+    Mutant(
+        "merge-without-vectors",
+        PUBLISH,
+        "                self._check_kept(kept, vectors.version, each)\n",
+        "                pass\n",
+        "tests/embed/test_publish.py",
+    ),
+)
+
+
+def mutate(mutant: Mutant, tree: Path) -> None:
+    """Apply a mutant to a copy of the tree."""
+    file = tree / mutant.file
+    text = file.read_text()
+    if text.count(mutant.before) != 1:
+        raise SystemExit(f"{mutant.name}: its lines stand {text.count(mutant.before)} times in {mutant.file}, and not once")
+    file.write_text(text.replace(mutant.before, mutant.after))
+
+
+def survives(mutant: Mutant) -> bool:
+    """Whether all tests pass in a tree with the mutant."""
+    with tempfile.TemporaryDirectory(prefix="dnafeat-mutant-") as folder:
+        tree = Path(folder)
+        for name in COPIED:
+            place = ROOT / name
+            (shutil.copytree if place.is_dir() else shutil.copy)(place, tree / name)
+        mutate(mutant, tree)
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", *mutant.tests.split()]
+        environment = {**os.environ, "PYTHONPATH": str(tree)}
+        return subprocess.run(command, cwd=tree, env=environment, capture_output=True).returncode == 0
+
+
+def main(names: list[str]) -> int:
+    chosen = [one for one in MUTANTS if not names or one.name in names]
+    left = []
+    for one in chosen:
+        alive = survives(one)
+        left += [one.name] if alive else []
+        print(f"{'SURVIVES' if alive else 'caught  '}  {one.name}", flush=True)
+    print(f"{len(chosen) - len(left)} of {len(chosen)} caught")
+    return 1 if left else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
