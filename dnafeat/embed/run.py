@@ -169,7 +169,8 @@ def carry_out(spec: RunSpec, entries: EntrySource, vectors: VectorSource) -> Run
             publication = Publication(spec.store, spec.run_id, spec.source_name, attempt)
             with Workspace(spec.store.uri, f"{spec.run_id}-{attempt[:8]}", spec.each) as workspace:
                 try:
-                    return _Steps(spec, job, workspace, publication).all(entries, vectors)
+                    with storage.reached(spec.place):
+                        return _Steps(spec, job, workspace, publication).all(entries, vectors)
                 except (StoreError, EncodingError, AuditError):
                     # An erasure takes away what runs have read or cut before, which shows as one of these.
                     with contextlib.suppress(StoreError):
