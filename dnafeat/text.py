@@ -63,6 +63,14 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def human_bytes(count: int) -> str:
+    """Bytes for people: `512 bytes`, `42.7 kB`, `1.3 MB`, in powers of 1,000."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:,.1f} {unit}"
+    return f"{count} bytes"
+
+
 def aligned(table: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
     """Rows of cells under each other, some columns aligned to the right."""
     rows = [[visible(cell) for cell in row] for row in table]

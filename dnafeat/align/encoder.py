@@ -112,7 +112,7 @@ def read_letters(config: AlignConfig, keys: Sequence[str], source: Source, on: s
 
 def tunable(source: Source, config: AlignConfig) -> nn.Module:
     """Load the base with LoRA matrices, which alone are trained: fresh ones, or those of its adapter."""
-    encoder = load_encoder(source.checkpoint, dropout=0.0)
+    encoder = load_encoder(source.checkpoint, dropout=0.0, initialise=True)
     if source.adapter is not None:
         tuned = attach(encoder, source.adapter)
     else:

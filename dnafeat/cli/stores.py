@@ -10,6 +10,7 @@ from dnafeat.cli import config as settings
 from dnafeat.cli.output import Report
 from dnafeat.cli.stdio import STANDARD, format_of, write_delimited, written
 from dnafeat.errors import StoreError, one_line
+from dnafeat.text import human_bytes
 
 
 def _selected(selection: settings.SelectionConfig) -> dict[str, Any]:
@@ -50,7 +51,7 @@ def read(config: settings.ReadConfig, *, stdout: IO[str]) -> Report:
             raise
         raise StoreError(f"{config.output} cannot be written: {one_line(error)}") from error
     about = {"output": config.output, "rows": rows, "columns": first.schema.names, "bytes": size, "format": kind}
-    done = f"{rows:,} rows with {', '.join(first.schema.names)} in {config.output} ({size / 1e6:,.1f} MB)"
+    done = f"{rows:,} rows with {', '.join(first.schema.names)} in {config.output} ({human_bytes(size)})"
     return Report(document=about, text="" if config.output == STANDARD else done)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dnafeat.text import human_bytes
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSummary:
@@ -63,7 +65,7 @@ def describe_run(summary: RunSummary) -> str:
         rate = f"{s.sequences_per_second:,.1f} sequences/s, {s.tokens_per_second:,.0f} tokens/s, {100 * s.padding_share:.1f} % padding"
         lines.append(f"  encoder  {rate}")
         lines.append(f"  runner   {s.runner}: {s.runner_reason}")
-        lines.append(f"  written  {s.files:,} files, {s.bytes / 1e6:,.1f} MB")
+        lines.append(f"  written  {s.files:,} files, {human_bytes(s.bytes)}")
     if s.seconds >= 60:
         lines.append(f"  time     {', '.join(f'{stage} {seconds:,.1f} s' for stage, seconds in s.stages.items())}")
     if s.windowed or s.truncated:

@@ -120,7 +120,7 @@ def build(source: Source, config: FinetuneConfig, labels: Labels) -> FineTuned:
         LoRA's targets are not there or its settings do not go together.
     """
     found = source.checkpoint
-    encoder = load_encoder(found, dropout=config.encoder_dropout)
+    encoder = load_encoder(found, dropout=config.encoder_dropout, initialise=True)
     if config.method == "lora":
         encoder = add_lora(encoder, found, config)
     else:

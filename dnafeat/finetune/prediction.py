@@ -34,6 +34,7 @@ from dnafeat.finetune.predictor import Predictor, PredictShards
 from dnafeat.sources.reader import ReadOptions, expand, look
 from dnafeat.spill import Spill
 from dnafeat.store import digests
+from dnafeat.text import human_bytes
 
 _ROWS_OF_A_FILE = 1 << 40
 
@@ -137,7 +138,7 @@ def predict(config: PredictConfig, *, show: bool = True) -> PredictSummary:
 def format_summary(summary: PredictSummary) -> str:
     """A run's summary in a few lines."""
     s = summary
-    lines = [f"{s.output}: {s.rows:,} rows, {s.sequences:,} distinct sequences, {s.bytes / 1e6:,.1f} MB in {s.seconds:.1f} s"]
+    lines = [f"{s.output}: {s.rows:,} rows, {s.sequences:,} distinct sequences, {human_bytes(s.bytes)} in {s.seconds:.1f} s"]
     if s.sequences:
         lines.append(f"  rate     {s.sequences_per_second:,.1f} sequences/s, {s.tokens:,} tokens, {s.precision}")
     if s.truncated:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -22,6 +21,7 @@ import pyarrow as pa
 
 from dnafeat import pseudonyms as keyhash
 from dnafeat import storage
+from dnafeat.cluster.config import on_cluster
 from dnafeat.cluster.spread import Each, here
 from dnafeat.errors import UsageError
 from dnafeat.join import levels
@@ -124,8 +124,7 @@ class _Join:
 
     def spread(self, local: str) -> tuple[Each, str]:
         """Choose how the steps run over their parts, and the folder in which they meet."""
-        on_cluster = bool(os.environ.get("RAY_ADDRESS"))
-        wanted = self.inputs.ray if self.inputs.ray is not None else on_cluster or self.bytes() > _LARGE
+        wanted = self.inputs.ray if self.inputs.ray is not None else on_cluster() or self.bytes() > _LARGE
         if not wanted:
             return here, local
         from dnafeat.cluster import session as cluster

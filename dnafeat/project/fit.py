@@ -7,7 +7,6 @@ to the bit for the same entries, whatever else the store holds and however its f
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 import time
@@ -19,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from dnafeat import storage
+from dnafeat.cluster.config import on_cluster
 from dnafeat.cluster.spread import Each, here
 from dnafeat.encoder.projection import Map, Projection, load_projector, plain_step, random_map, seed_of
 from dnafeat.errors import UsageError
@@ -95,11 +95,11 @@ def fit_projector(config: FitProjectorConfig, *, show: bool = True) -> FitSummar
 @contextlib.contextmanager
 def _spread(config: FitProjectorConfig, show: bool) -> Iterator[tuple[Each, str]]:
     """Choose how parts are processed, and a folder for temporary files: on a cluster as tasks, which meet below the output."""
-    on_cluster = bool(os.environ.get("RAY_ADDRESS")) and config.store is not None
+    spread = on_cluster() and config.store is not None
     folder = tempfile.mkdtemp(prefix="dnafeat-")
-    work = storage.join(storage.absolute(config.output), "work", uuid.uuid4().hex) if on_cluster else folder
+    work = storage.join(storage.absolute(config.output), "work", uuid.uuid4().hex) if spread else folder
     try:
-        if on_cluster:
+        if spread:
             from dnafeat.cluster import session as cluster
             from dnafeat.cluster.tasks import over_tasks
 
@@ -109,7 +109,7 @@ def _spread(config: FitProjectorConfig, show: bool) -> Iterator[tuple[Each, str]
             yield here, folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        if on_cluster:
+        if spread:
             storage.remove_folder(work)
 
 

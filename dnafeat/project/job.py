@@ -56,6 +56,7 @@ from dnafeat.store.reading import chosen, stood
 from dnafeat.store.schema import arrow_schema
 from dnafeat.store.table import Table
 from dnafeat.store.vector_files import Receipt
+from dnafeat.text import human_bytes
 from dnafeat.vectors import PROJECTED_WIDTH, VECTORS, describe_projection, parts
 
 _COLUMNS = ("bases", "tokens", "windows")
@@ -349,7 +350,7 @@ def format_summary(done: Projected) -> str:
     for one in d.runs:
         there = f"{one.already_stored:,} already there" + (f", {one.salvaged:,} of a run that had ended" if one.salvaged else "")
         lines.append(f"  source   {one.source_name}: {one.read:,} entries, {one.distinct:,} sequences, {there}")
-        lines.append(f"           run {one.run_id}, {one.files:,} files, {one.bytes / 1e6:,.1f} MB")
+        lines.append(f"           run {one.run_id}, {one.files:,} files, {human_bytes(one.bytes)}")
     for source in d.up_to_date:
         lines.append(f"  source   {source}: up to date")
     return "\n".join([*lines, "", f"next: dnafeat read --store {d.store} --version {d.feature_version} --output vectors.parquet"])

@@ -29,6 +29,7 @@ from dnafeat.errors import UsageError
 from dnafeat.parquet import encode_parquet
 from dnafeat.store.catalog import Store
 from dnafeat.store.reading import Reading
+from dnafeat.text import human_bytes
 
 MANIFEST = "_manifest.json"
 _FILE_BYTES = 128_000_000
@@ -159,5 +160,5 @@ class _Hashed(io.RawIOBase):
 def format_summary(summary: ExportSummary) -> str:
     return (
         f"{summary.rows:,} rows of version {summary.feature_version} in {summary.files:,} files below {summary.output} "
-        f"({summary.bytes / 1e6:,.1f} MB), listed in {MANIFEST}"
+        f"({human_bytes(summary.bytes)}), listed in {MANIFEST}"
     )

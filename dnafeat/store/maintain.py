@@ -33,6 +33,7 @@ from dnafeat.store.rewriting import patiently
 from dnafeat.store.schema import TABLES
 from dnafeat.store.upkeep import Upkeep
 from dnafeat.store.vacuum import abort_uploads, remove_abandoned, vacuum, write_checkpoints
+from dnafeat.text import human_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ def format_summary(summary: MaintenanceSummary) -> str:
     """Describe a maintenance in a few lines."""
     s = summary
     lines = [f"{s.store}: what maintain would do (nothing was changed)" if s.dry_run else f"{s.store} is maintained", ""]
-    lines.append(f"  files      {s.files_before:,} before, {s.files_after:,} after, {s.bytes_rewritten / 1e6:,.1f} MB rewritten")
+    lines.append(f"  files      {s.files_before:,} before, {s.files_after:,} after, {human_bytes(s.bytes_rewritten)} rewritten")
     lines.append(f"  vectors    {s.rows_collected:,} collected that no entry names")
     lines.append(f"  deleted    {s.files_vacuumed:,} replaced files, {s.abandoned_files:,} abandoned ones")
     if s.abandoned_uploads:

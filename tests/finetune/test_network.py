@@ -13,6 +13,7 @@ import torch
 
 import dnafeat
 from dnafeat.encoder.config import EncodingConfig
+from dnafeat.encoder.models.checkpoint import load_encoder
 from dnafeat.encoder.pooling import pool
 from dnafeat.encoder.source import Source
 from dnafeat.errors import UsageError
@@ -198,6 +199,18 @@ def test_lora_begins_where_the_encoder_is(bases: dict[str, str], family: str) ->
             made(bases[family], method="lora").eval().encoder(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state,
             dnafeat.load_model(bases[family])(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state,
         )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fresh_weights_are_drawn_after_those_of_an_encoder(bases: dict[str, str], family: str) -> None:
+    """So that a seed gives the head and the LoRA matrices that it gave in every release."""
+    checkpoint = Source.find(EncodingConfig(model=bases[family])).checkpoint
+    torch.manual_seed(3)
+    checkpoint.family.build(checkpoint.config())
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    load_encoder(checkpoint, initialise=True)
+    assert torch.equal(torch.rand(4), expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

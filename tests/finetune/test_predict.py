@@ -404,7 +404,7 @@ def test_what_is_no_artifact_is_refused_in_one_sentence(
     assert "does not exist" in refusal(capsys, made.uri, "--input", str(tmp_path / "none.fa"), "--output", out)
     assert "both input and output" in refusal(capsys, made.uri, "--input", source, "--output", source)
     assert "is a folder" in refusal(capsys, made.uri, "--input", source, "--output", str(tmp_path))
-    assert "max_n_share" in refusal(capsys, made.uri, *flags, "--max-n-share", "2")
+    assert "--max-n-share" in refusal(capsys, made.uri, *flags, "--max-n-share", "2")
     about = Path(made.uri, "dnafeat.json")
     whole = about.read_text()
     for text in ("{}", '{"labels": 1}'):

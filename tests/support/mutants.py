@@ -89,7 +89,7 @@ MUTANTS = (
         PUBLISH,
         "                self._check_kept(kept, vectors.version, each)\n",
         "                pass\n",
-        "tests/embed/test_publish.py",
+        "tests/store/test_rollback.py",
     ),
 )
 

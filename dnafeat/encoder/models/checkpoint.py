@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -240,12 +241,21 @@ class _Unfilled(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def load_encoder(checkpoint: Checkpoint, *, dropout: float | None = None) -> nn.Module:
-    """The encoder in float32 on the CPU, in eval mode; `dropout` for training in place of what its config says."""
-    return _filled(checkpoint, checkpoint.state()[0], dropout)
+def load_encoder(checkpoint: Checkpoint, *, dropout: float | None = None, initialise: bool = False) -> nn.Module:
+    """The encoder in float32 on the CPU, in eval mode.
+
+    Parameters
+    ----------
+    dropout : float | None
+        For training, in place of what the config says.
+    initialise : bool
+        Draw random weights before they are filled. Fresh weights that training draws afterwards, of a head or of LoRA, depend on it:
+        without it a seed would give other ones than in earlier releases.
+    """
+    return _filled(checkpoint, checkpoint.state()[0], dropout, initialise=initialise)
 
 
-def _filled(checkpoint: Checkpoint, state: State, dropout: float | None = None) -> nn.Module:
+def _filled(checkpoint: Checkpoint, state: State, dropout: float | None = None, *, initialise: bool = False) -> nn.Module:
     family, config = checkpoint.family, checkpoint.config()
     if dropout is not None:
         own = {field.name for field in fields(config)}
@@ -253,9 +263,9 @@ def _filled(checkpoint: Checkpoint, state: State, dropout: float | None = None) 
         config = replace(config, **off)
     what = f"{family.name} checkpoint"
     # Shapes alone at first: a wrong size in the config may be more than the memory holds.
-    with _Unfilled():
-        with torch.device("meta"):
-            check(family.build(config), state, checkpoint.weights, what)
+    with _Unfilled(), torch.device("meta"):
+        check(family.build(config), state, checkpoint.weights, what)
+    with nullcontext() if initialise else _Unfilled():
         model = family.build(config)
     load_checked(model, state, checkpoint.weights, what)
     return model.eval()
