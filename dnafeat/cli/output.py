@@ -18,8 +18,8 @@ from typing import IO, Any
 
 from dnafeat.text import filled, iso, visible
 
-# What every log record has.
-_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+# Fields of a record that its line does not show: those of Python and, with a leading underscore, of Ray.
+_HIDDEN = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "task", "run_id", "source"}
 _HEADING = re.compile(r"^(Usage:|[A-Z][a-z ]*:$)", re.MULTILINE)
 _BOLD = "\x1b[1m\\1\x1b[0m"
 
@@ -156,9 +156,7 @@ class _Lines(logging.Handler):
 
 def _fields(record: logging.LogRecord) -> str:
     """The fields that a job's record carries: `, shard 0-1, sequences 300`."""
-    own = {
-        name: value for name, value in vars(record).items() if name not in _RECORD and name not in ("task", "run_id", "source")
-    }
+    own = {name: value for name, value in vars(record).items() if name not in _HIDDEN and not name.startswith("_")}
     return "".join(f", {name} {value}" for name, value in own.items())
 
 

@@ -24,7 +24,7 @@ from dnafeat.embed.worker import EncoderSettings, EncodeShards, checked
 from dnafeat.embed.workspace import Workspace
 from dnafeat.encoder.describe import cutting, describe
 from dnafeat.encoder.models.tokenizers import Tokenizer
-from dnafeat.encoder.source import Source
+from dnafeat.encoder.source import Source, portable
 from dnafeat.encoder.version import FeatureVersion
 from dnafeat.errors import UsageError
 from dnafeat.provenance import digest_of
@@ -142,7 +142,7 @@ class _Encoding:
         check = plan.cut_check(shards, wanted.sample, workspace.work)
         self.model.projector(config.encoding)[1].keep(self.spec.store.uri)
         settings = EncoderSettings(
-            config=config.encoding.replace(precision=version.precision),
+            config=portable(config.encoding).replace(precision=version.precision),
             pins=self.model.pins,
             tokenizer=self.tokenizer,
             cutting=cuts,

@@ -5,14 +5,31 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from dnafeat import storage
 from dnafeat.encoder.config import EncodingConfig
 from dnafeat.encoder.models.adapter import Adapter, resolve
-from dnafeat.encoder.models.checkpoint import Checkpoint
+from dnafeat.encoder.models.checkpoint import BUNDLED, Checkpoint
+from dnafeat.encoder.models.fetch import is_hub_name
 from dnafeat.encoder.models.tokenizers import Tokenizer
 from dnafeat.encoder.projection import PROJECTOR_FILE, Projection, load_projector, read_projector
 from dnafeat.errors import CheckpointError, UsageError, one_line
+
+
+def anywhere(name: str) -> str:
+    """The name of a model, an adapter or an artifact as it means the same in every working folder: local paths are absolute."""
+    return name if name in BUNDLED or is_hub_name(name) else storage.absolute(name)
+
+
+def portable(config: EncodingConfig) -> EncodingConfig:
+    """The same settings for workers, whose working folder is another one."""
+    names = {name: getattr(config, name) for name in ("model", "adapter")}
+    absolute = {name: anywhere(value) for name, value in names.items() if value is not None}
+    if config.projector is not None and Path(config.projector).exists():
+        absolute["projector"] = storage.absolute(config.projector)
+    return config.replace(**absolute)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from safetensors import SafetensorError
 
-from dnafeat import parquet, storage
+from dnafeat import parquet
 from dnafeat.cluster.board import Board
 from dnafeat.embed.runner import expected_flops
 from dnafeat.embed.tokenise import Tokenised, one_list
@@ -19,10 +19,8 @@ from dnafeat.embed.worker import PIECE_ROWS, EncoderSettings, ShardWorker, Tally
 from dnafeat.encoder import Encoder
 from dnafeat.encoder.config import EncodingConfig
 from dnafeat.encoder.describe import cutting, describe, resolve_precision
-from dnafeat.encoder.models.checkpoint import BUNDLED
 from dnafeat.encoder.models.checkpoint import find as find_model
-from dnafeat.encoder.models.fetch import is_hub_name
-from dnafeat.encoder.source import Source
+from dnafeat.encoder.source import Source, anywhere
 from dnafeat.encoder.version import FeatureVersion
 from dnafeat.errors import DnafeatWarning, UsageError, one_line
 from dnafeat.finetune import artifact
@@ -71,10 +69,10 @@ class Predictor:
         CheckpointError
             The base is not the one it was trained on.
         """
-        found = artifact.load(_anywhere(name))
+        found = artifact.load(anywhere(name))
         try:
             labels, head, method = found.labels, found.head(), found.about["method"]
-            encoding = found.encoding(_anywhere(model) if model and method != "full" else None)
+            encoding = found.encoding(anywhere(model) if model and method != "full" else None)
             precision, trained_on = found.about["encoding"]["precision"], found.about["base"]["model"]
         except (KeyError, TypeError, ValueError, AttributeError, OSError, RuntimeError, SafetensorError) as error:
             raise UsageError(
@@ -119,11 +117,6 @@ class Predictor:
             vectors=(),
             version=version.digest,
         )
-
-
-def _anywhere(name: str) -> str:
-    """The name of an artifact or a model as it means the same in every worker."""
-    return name if name in BUNDLED or is_hub_name(name) else storage.absolute(name)
 
 
 def _find_base(name: str, encoding: EncodingConfig, trained_on: str | None) -> None:
