@@ -57,6 +57,8 @@ class PredictSummary:
     bytes: int
     seconds: float
     sequences_per_second: float
+    runner: str = ""
+    runner_reason: str = ""
 
     def __repr__(self) -> str:
         return format_summary(self)
@@ -124,6 +126,8 @@ def predict(config: PredictConfig, *, show: bool = True) -> PredictSummary:
             tokens=answers.tokens,
             window_tokens=predictor.version.window_tokens,
             precision=answers.precision,
+            runner=answers.runner,
+            runner_reason=answers.runner_reason,
             bytes=size,
             seconds=round(time.monotonic() - clock, 3),
             sequences_per_second=round(distinct.rows / answers.seconds, 3) if answers.seconds else 0.0,
@@ -141,6 +145,7 @@ def format_summary(summary: PredictSummary) -> str:
     lines = [f"{s.output}: {s.rows:,} rows, {s.sequences:,} distinct sequences, {human_bytes(s.bytes)} in {s.seconds:.1f} s"]
     if s.sequences:
         lines.append(f"  rate     {s.sequences_per_second:,.1f} sequences/s, {s.tokens:,} tokens, {s.precision}")
+        lines.append(f"  runner   {s.runner}: {s.runner_reason}")
     if s.truncated:
         lines.append(
             f"  long     {s.truncated:,} sequences have more than {s.window_tokens} tokens, as many as training saw, and lost their end"
@@ -192,6 +197,8 @@ class Answers:
     windowed: int = 0
     seconds: float = 0.0
     precision: str = "float32"
+    runner: str = ""
+    runner_reason: str = ""
 
     @property
     def schema(self) -> pa.Schema:
@@ -261,9 +268,8 @@ def _answers(config: PredictConfig, predictor: Predictor, distinct: Spill, work:
     if strange := total.pop("not_finite"):
         raise AuditError(f"the audit failed and nothing was written: the logits of {strange} sequences hold a NaN or an infinity")
     seconds = max(receipt["ended"] for receipt in receipts) - min(receipt["began"] for receipt in receipts)
-    return Answers(
-        labels, names, order, logits, pa.concat_arrays(texts), **total, seconds=seconds, precision=settings.config.precision
-    )
+    found = Answers(labels, names, order, logits, pa.concat_arrays(texts), **total, seconds=seconds)
+    return replace(found, precision=settings.config.precision, runner=chosen.name, runner_reason=chosen.reason)
 
 
 def _write(file: IO[bytes], answers: Answers, intake: Intake, files: Sequence[str]) -> None:
