@@ -410,7 +410,7 @@ def test_what_is_left_out_is_not_measured() -> None:
         (["--bare", "--only", "cpu,read"], "bare leaves out read"),
         (["--threads", "0"], "--threads 0 is too low: give 1 or more"),
         (["--model", "x", "--tokenizer", "y"], "leave out one"),
-        (["--output", "nowhere/bench.json"], "output nowhere/bench.json cannot be written"),
+        (["--output", "file/bench.json"], "output file/bench.json cannot be written"),
         (["--folder", "nowhere"], "folder nowhere cannot be used"),
         (["--model", "nowhere"], "model 'nowhere' is neither a folder"),
         (["--tokenizer", "nowhere"], "tokenizer nowhere is no folder with a tokenizer.json"),
@@ -420,6 +420,7 @@ def test_what_is_left_out_is_not_measured() -> None:
 def test_wrong_arguments_get_a_sentence(
     arguments: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
     assert main(["benchmark", *arguments]) == 2
     told = capsys.readouterr().err.strip().splitlines()
