@@ -149,7 +149,7 @@ def gpus(per_actor: float | None, kind: str | None) -> float:
     Raises UsageError for more than this machine has, where no cluster could start more, and for a kind of GPU and none to hold.
     """
     found = default_gpus() if per_actor is None else per_actor
-    here = ray.cluster_resources().get("GPU", 0)
+    here = most("GPU")
     if found > here and not on_cluster():
         raise UsageError(
             f"gpus_per_actor is {found:g}, and this machine has {here:g} GPUs: ask for fewer, or set RAY_ADDRESS to a cluster that has them"

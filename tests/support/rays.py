@@ -31,6 +31,8 @@ def shared() -> Iterator[str]:
             cluster.add_node(**_SMALL)
         yield cluster.address
     finally:
+        # Ray refuses to end a node that this process is still connected to.
+        ray.shutdown()
         cluster.shutdown()
 
 
