@@ -18,13 +18,12 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from dnafeat import storage
 from dnafeat.cluster.bar import shown
 from dnafeat.cluster.board import RunBoard
-from dnafeat.embed.plan import CHECK, Shard
+from dnafeat.embed.plan import Shard, own
 from dnafeat.embed.tokenise import Tokenised, tokenise
-from dnafeat.embed.worker import EncoderSettings, ShardWorker, load_encoder
-from dnafeat.errors import DnafeatError, EncodingError, one_line
+from dnafeat.embed.worker import EncoderSettings, ShardWorker, load_encoder, stopped
+from dnafeat.errors import DnafeatError, one_line
 
 # Shards that wait for an encoder, tokenised: one each keeps all at work.
 _TOKENISERS_BESIDE_A_GPU = 4
@@ -70,7 +69,7 @@ def run_here(
     board = _LocalBoard(settings, len(shards))
     encoder = load_encoder(settings)
     on_gpu = encoder.device.type == "cuda"
-    encoders = 1 if on_gpu else min(encoders, max(1, sum(storage.name(shard.uri) != CHECK for shard in shards)))
+    encoders = 1 if on_gpu else min(encoders, max(1, len(own(shards))))
     mine, threads = threading.local(), torch.get_num_threads()
 
     def begin() -> None:
@@ -80,7 +79,7 @@ def run_here(
     def encoded(tokenised: Future[Tokenised]) -> pa.Table:
         return mine.worker(tokenised.result())
 
-    total = sum(shard.rows for shard in shards if storage.name(shard.uri) != CHECK)
+    total = sum(shard.rows for shard in own(shards))
     tokenisers = _TOKENISERS_BESIDE_A_GPU if on_gpu else 1
     with (
         shown(board.read, total, show, settings.job),
@@ -103,9 +102,7 @@ def run_here(
                 yield from [future.result() for future in done]
         except Exception as error:
             cause = str(error) if isinstance(error, DnafeatError) else f"{type(error).__name__}: {one_line(error)}"
-            raise EncodingError(
-                f"the encoding stopped and nothing was published: {cause}; the same command tries again"
-            ) from error
+            raise stopped(cause) from error
         finally:
             # Threads at work stop at their next batch; those that wait never begin.
             board.ended.set()

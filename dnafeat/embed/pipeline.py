@@ -17,14 +17,13 @@ import ray
 import ray.data
 import torch
 
-from dnafeat import storage
 from dnafeat.cluster import packages
 from dnafeat.cluster import session as cluster
 from dnafeat.cluster.bar import shown
 from dnafeat.cluster.progress import RayBoard, start
-from dnafeat.embed.plan import CHECK, Shard
+from dnafeat.embed.plan import Shard, own
 from dnafeat.embed.tokenise import Tokenised, TokeniserSettings, tokenise_shards
-from dnafeat.embed.worker import EncoderSettings, ShardWorker, load_encoder
+from dnafeat.embed.worker import EncoderSettings, ShardWorker, load_encoder, stopped
 from dnafeat.errors import DnafeatError, EncodingError, one_line
 
 # What a tokenising task asks for. An actor asks for more or less, never for the same: Ray Data would fuse the two into one operator.
@@ -110,7 +109,7 @@ def run_on_ray(
         While iterating: the workers failed, or more sequences ended their worker than can be the sequences' doing.
     """
     cluster.quiet()
-    actors = min(actors, max(1, sum(storage.name(shard.uri) != CHECK for shard in shards)))
+    actors = min(actors, max(1, len(own(shards))))
     cpus = max(1.0, cluster.most("CPU"))
     threads = max(1, int(cpus) // actors)
     board = start(settings.job, len(shards))
@@ -140,7 +139,7 @@ def run_on_ray(
     # Keep shard order: the plan puts small shards last so that all actors finish together.
     encoded.context.execution_options.preserve_order = True
     encoded.set_name(f"dnafeat {settings.job.name} {settings.job.run_id}")
-    total = sum(shard.rows for shard in shards if storage.name(shard.uri) != CHECK)
+    total = sum(shard.rows for shard in own(shards))
     with shown(board.read, total, show, settings.job), _explained(board):
         yield from encoded.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
@@ -152,4 +151,4 @@ def _explained(board: RayBoard) -> Iterator[None]:
         yield
     except ray.exceptions.RayError as error:
         cause = board.failure() or (cluster.causes(error) or [one_line(error)])[0]
-        raise EncodingError(f"the encoding stopped and nothing was published: {cause}; the same command tries again") from error
+        raise stopped(cause) from error

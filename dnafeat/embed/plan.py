@@ -47,6 +47,11 @@ class Shard:
     rows: int
 
 
+def own(shards: Sequence[Shard]) -> list[Shard]:
+    """The shards of a source's sequences, without that of `cut_check`."""
+    return [shard for shard in shards if storage.name(shard.uri) != CHECK]
+
+
 @dataclass(frozen=True)
 class Work:
     """What a run has to do for the distinct sequences of its source.

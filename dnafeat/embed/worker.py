@@ -27,6 +27,7 @@ from dnafeat.embed.tokenise import Tokenised, TokeniserSettings, begun, reached
 from dnafeat.encoder import Encoder
 from dnafeat.encoder.config import EncodingConfig
 from dnafeat.encoder.results import Begun, one_behind
+from dnafeat.errors import EncodingError
 from dnafeat.parquet import write_parquet
 from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.matrices import as_lists
@@ -66,6 +67,11 @@ def load_encoder(settings: EncoderSettings) -> Encoder:
             f"{settings.config.model} is not the same on all nodes"
         )
     return encoder
+
+
+def stopped(cause: str) -> EncodingError:
+    """The error of a run whose shards cannot all be encoded, in one sentence."""
+    return EncodingError(f"the encoding stopped and nothing was published: {cause}; the same command tries again")
 
 
 class Tally:
