@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import alignments
+import counts
 import models
 import numpy as np
 import pyarrow as pa
@@ -31,11 +32,16 @@ from dnafeat.finetune import artifact
 from dnafeat.training import on_ray as trainrun
 
 KILLED_AFTER = 25
+# Workers of the run that most tests look at. `make test` has one in this process: how Ray Train launches is one code, which
+# fine-tuning's tests run on two workers.
+WORKERS = 2 if counts.LONG else 1
 
 
 @pytest.fixture(scope="module")
-def both(place: tuple[str, str], two_cpus_throughout: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A run on two workers through the command line, one of which was killed after 25 steps, and what it printed."""
+def both(place: tuple[str, str], request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A run through the command line and what it printed. In `make test-long` one of its two workers was killed after 25 steps."""
+    if WORKERS > 1:
+        request.getfixturevalue("two_cpus_throughout")
     folder = tmp_path_factory.mktemp("both")
     marker, after = str(folder / "killed"), KILLED_AFTER
 
@@ -63,10 +69,21 @@ def both(place: tuple[str, str], two_cpus_throughout: None, tmp_path_factory: py
 
     values = alignments.settings(place, folder / "artifact", batch_size=33, family_column="family", eval_steps=10, patience=0)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if name != "partner"]
-    command = ["align", *flags, "--partner", *values["partner"], "--num-workers", "2", "--cpus-per-worker", "1", "--json"]
+    command = [
+        "align",
+        *flags,
+        "--partner",
+        *values["partner"],
+        "--num-workers",
+        str(WORKERS),
+        "--cpus-per-worker",
+        "1",
+        "--json",
+    ]
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setattr(align, "align_worker", worker)
+        if WORKERS > 1:
+            patch.setattr(align, "align_worker", worker)
         code = main(command)
     assert code == 0, err.getvalue()
     (line,) = out.getvalue().splitlines()
@@ -74,6 +91,7 @@ def both(place: tuple[str, str], two_cpus_throughout: None, tmp_path_factory: py
     return {"output": folder / "artifact", "about": about, "err": err.getvalue(), "killed": Path(marker)}
 
 
+@pytest.mark.long
 def test_two_workers_one_of_them_killed_learn_what_one_learns(
     both: dict[str, Any], place: tuple[str, str], tmp_path: Path
 ) -> None:
@@ -125,7 +143,7 @@ def test_the_artifact_is_whole_and_names_nobody(both: dict[str, Any]) -> None:
     train = about["split"]["train"]
     assert len(said) == 1
     assert said[0].startswith(
-        f"run align-{about['digest']}: {train} training subjects, 2 worker(s) on CPU, batches of 33; checkpoints in"
+        f"run align-{about['digest']}: {train} training subjects, {WORKERS} worker(s) on CPU, batches of 33; checkpoints in"
     )
 
 

@@ -328,6 +328,7 @@ def test_a_pipeline_run_is_held_against_the_bare_engine(model: str, tmp_path: Pa
     assert not (tmp_path / "pipeline-store").exists()
 
 
+@pytest.mark.long
 def test_tokenising_is_measured_in_a_ray_task(model: str, tmp_path: Path, two_cpus: None) -> None:
     rows = tokenising(model, tmp_path, count=500, repeats=2)
     assert [row.repeats for row in rows] == [2] * 5

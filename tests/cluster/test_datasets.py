@@ -44,7 +44,7 @@ def test_what_a_part_refuses_is_raised_as_it_was() -> None:
         over_data(JOB, show=False)(refuses, range(6), "refusing")
 
 
-@pytest.mark.parametrize("deadly", [True, False])
+@pytest.mark.parametrize("deadly", [pytest.param(True, marks=pytest.mark.long), False])
 def test_a_part_that_never_succeeds_ends_in_a_sentence(deadly: bool) -> None:
     def breaks(number: int) -> int:
         if deadly:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from models import dna, random_folder
-from places import s3_first
+from places import local_first, s3_first
 from stores import Entry, Run, digest, every_row, fasta, rows, write_csv
 
 import dnafeat
@@ -83,6 +83,7 @@ def test_a_task_whose_process_dies_is_sent_again(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "3", "6"]
 
 
+@pytest.mark.long
 def test_a_task_that_dies_whatever_is_tried_ends_in_a_sentence() -> None:
     def dies(item: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -123,6 +124,7 @@ def comparable(store: str) -> dict[str, list]:
     return found
 
 
+@local_first
 @pytest.mark.parametrize("mode", ["replace", "merge"])
 def test_three_nights_over_tasks_leave_the_tables_that_one_process_leaves(store_uri: str, tmp_path: Path, mode: str) -> None:
     nights = [source(300, 1)]

@@ -29,6 +29,7 @@ def check(found: dict[str, Any], said: str, times: float) -> None:
     assert "The signal was planted" in said
 
 
+@pytest.mark.long
 def test_the_example_finds_what_was_planted_and_nothing_in_strangers(tmp_path: Path) -> None:
     """Embedding is that of the command; the alignments are trained in this process."""
     said: list[str] = []
@@ -38,6 +39,16 @@ def test_the_example_finds_what_was_planted_and_nothing_in_strangers(tmp_path: P
     check(found, "\n".join(said), times=4)
     assert found["aligned"]["split"]["families"] < 240
     assert list(found["aligned"]["covariates"]["levels"]) == ["sex", "site"]
+
+
+def test_the_example_runs_to_its_end(tmp_path: Path) -> None:
+    """With too few subjects and steps to find anything; `make test-long` looks at what it finds."""
+    said: list[str] = []
+    more: dict[str, Any] = {"permutations": 5, "resamples": 5, "steps": 4, "eval_steps": 2}
+    found = demoalign.demo(str(tmp_path / "demo"), Cohort(subjects=60, founders=6, factors=3, noise=0.2), said.append, **more)
+    assert found["apart"] <= 1e-5
+    assert [one["gene"] for one in found["by_gene"]["measures"]["genes"]] == list(demoalign.GENES)
+    assert "The signal was planted" in "\n".join(said)
 
 
 @pytest.mark.long

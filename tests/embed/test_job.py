@@ -310,6 +310,7 @@ def job(arguments: list[str], environment: dict[str, str], cwd: Path) -> subproc
     )
 
 
+@pytest.mark.long
 @pytest.mark.own_ray("the job file starts its own")
 def test_the_job_file_reads_and_writes_s3_with_ray_of_its_own(model: str, tmp_path: Path, s3: S3) -> None:
     prefix = s3.uri("")

@@ -412,6 +412,7 @@ def test_more_workers_than_this_machine_can_hold(
     assert str(error.value) == "3 workers with 1 CPU each are more than the 2 CPUs of this machine hold: give fewer --num-workers"
 
 
+@pytest.mark.long
 def test_a_run_that_fails_says_of_what(
     base: str, tables: dict[str, dict[str, str]], two_cpus: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

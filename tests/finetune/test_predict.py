@@ -222,11 +222,11 @@ def test_dnabert_with_k_mers(method: str, make: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("on_ray")
-def test_one_actor_and_two_answer_the_same(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_process_and_two_actors_answer_the_same(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "_SHARD_MIN_ROWS", 7)
     made = make(task="multiclass", method="lora")
     many = {f"s{i}": dna(20 + i % 60, seed=i % 60) for i in range(100)}
-    one, summary = run(made, tmp_path, many, num_actors=1)
+    one, summary = run(made, tmp_path, many, runner="local")
     two, _ = run(made, tmp_path, many, num_actors=2)
     assert summary.sequences == 60
     np.testing.assert_allclose(matrix(one), matrix(two), atol=1e-6, rtol=0)
@@ -355,6 +355,7 @@ def _small(batches: Any) -> Any:
     return cut
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("on_ray")
 def test_everything_may_lie_on_s3(s3: S3, make: Make, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _from_s3(s3, make(task="multiclass", method="lora"), base, capsys)

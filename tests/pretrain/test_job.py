@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import counts
 import numpy as np
 import pytest
 import ray
@@ -34,6 +35,9 @@ from dnafeat.training.worker import Launch, Outcome, TrainingRun
 LAMBDA = Path(dnafeat.__file__).parent / "bundled" / "data" / "lambda_NC_001416.fa.gz"
 PROMOTERS = LAMBDA.parent / "uci_promoters.csv"
 RNG = np.random.default_rng(3)
+# Workers of the run that most tests look at. `make test` has one in this process: how Ray Train launches is one code, which
+# fine-tuning's tests run on two workers.
+WORKERS = 2 if counts.LONG else 1
 
 
 def random_dna(length: int) -> bytes:
@@ -206,11 +210,13 @@ def options(folder: Path, **changes) -> PretrainConfig:
 
 
 @pytest.fixture(scope="module")
-def finished(two_cpus_throughout, tmp_path_factory):
-    """Settings and numbers of a run on two workers, which Ray Train launches."""
-    # Workers cannot import a test module: what is defined here travels whole.
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    chosen = options(tmp_path_factory.mktemp("pretrain"), num_workers=2, probe=(str(PROMOTERS),))
+def finished(request, tmp_path_factory):
+    """Settings and numbers of a run, in `make test-long` on two workers, which Ray Train launches."""
+    if WORKERS > 1:
+        request.getfixturevalue("two_cpus_throughout")
+        # Workers cannot import a test module: what is defined here travels whole.
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    chosen = options(tmp_path_factory.mktemp("pretrain"), num_workers=WORKERS, probe=(str(PROMOTERS),))
     return chosen, pretrain.pretrain(chosen, show=False)
 
 
@@ -226,10 +232,10 @@ def trained(chosen: PretrainConfig, launch: Launch, stream: Any = None) -> Outco
     return launch(run_of(chosen, stream), show=False, say=lambda line: None)
 
 
-def test_a_run_on_two_workers_writes_what_it_trained(finished):
+def test_a_run_writes_what_it_trained(finished):
     chosen, metrics = finished
     folder = Path(chosen.output)
-    assert (metrics["training"]["steps"], metrics["training"]["workers"]) == (6, 2)
+    assert (metrics["training"]["steps"], metrics["training"]["workers"]) == (6, WORKERS)
     assert {p.name for p in folder.iterdir()} == {
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "metrics.json", "README.md",
     }  # fmt: skip
@@ -242,8 +248,8 @@ def test_a_run_on_two_workers_writes_what_it_trained(finished):
     assert f"{row['loss']:.4f}" in (folder / "README.md").read_text()
 
     # A finished run is not trained again, whatever the number of workers; what it wrote is its last state, rounded.
-    outcome = trained(chosen.replace(num_workers=1), train_on_ray)
-    assert (outcome.results["steps"], outcome.results["workers"]) == (6, 2)
+    outcome = trained(chosen.replace(num_workers=1), train_on_ray if WORKERS > 1 else train_locally)
+    assert (outcome.results["steps"], outcome.results["workers"]) == (6, WORKERS)
     model = MaskedLM(DNABERT2(run_of(chosen).job.shape)).eval()
     model.load_state_dict({k: v.bfloat16().float() for k, v in outcome.tensors.items()})
     ids = torch.from_numpy(load(folder).ragged(["ACGTNACGT"]).ids.astype(np.int64))[None]
@@ -266,6 +272,7 @@ class DyingStream:
         return self.stream[at]
 
 
+@pytest.mark.long
 def test_a_run_that_dies_goes_on_and_ends_like_one_on_two_workers(tmp_path, finished):
     chosen, metrics = finished
     marker = tmp_path / "died"
@@ -282,6 +289,7 @@ def test_a_run_that_dies_goes_on_and_ends_like_one_on_two_workers(tmp_path, fini
     assert heldout_losses[0] == pytest.approx(heldout_losses[1], abs=1e-4)
 
 
+@pytest.mark.long
 def test_a_worker_in_this_process_trains_what_workers_of_ray_train(tmp_path, finished):
     chosen, metrics = finished
     outcome = trained(chosen.replace(num_workers=1, storage=str(tmp_path / "runs")), train_locally)

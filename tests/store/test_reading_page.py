@@ -9,6 +9,8 @@ from typing import Any
 
 import pages
 import pytest
+import rays
+from places import local_first
 from stores import A, B, Entry, Run, feature_version, fill, in_order
 
 from dnafeat.project.config import ProjectConfig
@@ -19,8 +21,10 @@ from dnafeat.store.rollback import rollback
 PAGE = Path(__file__).parents[2] / "schemas" / "README.md"
 
 
+@pytest.mark.own_ray("a join of Ray Data waits for ever for room in the small object store of the shared one")
 def test_every_block_prints_what_the_page_shows(tmp_path: Path) -> None:
-    left = pages.run(PAGE, tmp_path)
+    with rays.own(object_store_memory=2**30):
+        left = pages.run(PAGE, tmp_path)
     # Spark needs jars from the network. What has no language is a picture.
     assert [block.kind for block in left if block.kind] == ["python spark"]
 
@@ -144,6 +148,7 @@ def several_runs(store: Store, folder: Path) -> Iterator[str]:
     yield from ("child@1", "staging", "lora@1")
 
 
+@local_first
 @pytest.mark.parametrize("tool", ["duckdb", "polars"])
 def test_a_statement_by_name_gives_what_the_store_gives(store_uri: str, tmp_path: Path, tool: str) -> None:
     store = Store(store_uri)

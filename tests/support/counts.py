@@ -19,7 +19,7 @@ def examples(few: int, full: int) -> int:
 # Examples of a property test that says no number of its own.
 EXAMPLES = examples(25, 100)
 # Histories that the state machine of the store tries.
-HISTORIES = int(os.environ.get("DNAFEAT_PROTOCOL_EXAMPLES") or examples(6, 30))
+HISTORIES = int(os.environ.get("DNAFEAT_PROTOCOL_EXAMPLES") or examples(4, 30))
 # Killed runs, and the sequences of each.
 KILLS = int(os.environ.get("DNAFEAT_CHAOS_KILLS") or 3)
 SEQUENCES = int(os.environ.get("DNAFEAT_CHAOS_SEQUENCES") or 900)

@@ -52,7 +52,7 @@ def connected(address: str) -> Iterator[None]:
 @contextlib.contextmanager
 def own(**settings: Any) -> Iterator[None]:
     """A block with a Ray of its own: other resources, or workers with another environment."""
-    ray.init(address="local", log_to_driver=False, **_SMALL, **settings)
+    ray.init(**{"address": "local", "log_to_driver": False, **_SMALL, **settings})
     try:
         yield
     finally:

@@ -36,7 +36,10 @@ def near(found: torch.Tensor, wanted: torch.Tensor, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("heads", "size"), [(12, 64), (3, 20), (4, 16), (2, 8)])
+@pytest.mark.parametrize(
+    ("heads", "size"),
+    [pytest.param(12, 64, marks=pytest.mark.long), (3, 20), (4, 16), pytest.param(2, 8, marks=pytest.mark.long)],
+)
 def test_attention_sees_its_own_sequence_at_alibi_distances(heads: int, size: int, dtype: torch.dtype) -> None:
     qkv = random(sum(LENGTHS), 3 * heads * size, dtype=dtype)
     slopes = torch.tensor(alibi_slopes(heads), dtype=torch.float64, device=DEVICE)[:, None, None]
@@ -93,7 +96,12 @@ def model(dtype: torch.dtype = torch.float32) -> DNABERT2:
 
 @torch.inference_mode()
 @pytest.mark.parametrize(
-    ("dtype", "fused"), [(DTYPES[0], False), pytest.param(DTYPES[1], False, marks=pytest.mark.long), (DTYPES[1], True)]
+    ("dtype", "fused"),
+    [
+        pytest.param(DTYPES[0], False, marks=pytest.mark.long),
+        pytest.param(DTYPES[1], False, marks=pytest.mark.long),
+        (DTYPES[1], True),
+    ],
 )
 def test_a_model_with_kernels_gives_what_it_gave(dtype: torch.dtype, fused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "fuses_gate", lambda _: fused)
