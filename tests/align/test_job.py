@@ -140,10 +140,10 @@ def test_the_artifact_is_whole_and_names_nobody(both: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="is an alignment and predicts no labels"):
         artifact.load(str(both["output"]))
     said = [line for line in both["err"].replace("\r", "\n").splitlines() if line.startswith("run ")]
-    train = about["split"]["train"]
+    train, where = about["split"]["train"], f"{WORKERS} worker(s)" if WORKERS > 1 else "in this process"
     assert len(said) == 1
     assert said[0].startswith(
-        f"run align-{about['digest']}: {train} training subjects, {WORKERS} worker(s) on CPU, batches of 33; checkpoints in"
+        f"run align-{about['digest']}: {train} training subjects, {where} on CPU, batches of 33; checkpoints in"
     )
 
 
