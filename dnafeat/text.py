@@ -9,10 +9,9 @@ import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 
-# Categories of characters that move the cursor, break lines or cannot be encoded: control, line and paragraph separators, surrogates.
-_OBEYED = {"Cc", "Zl", "Zp", "Cs"}
-# Marks that reorder what follows them (UAX #9).
-_REORDERING = {*"\u061c\u200e\u200f", *map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A))}
+# Categories of characters that move the cursor, break lines, cannot be encoded, or are not seen and reorder what is (UAX #9):
+# control, line and paragraph separators, surrogates, format.
+_OBEYED = {"Cc", "Zl", "Zp", "Cs", "Cf"}
 _GAP = "  "
 
 
@@ -32,7 +31,7 @@ def visible(text: str, *, keep: str = "") -> str:
 
 
 def _is_obeyed(character: str) -> bool:
-    return unicodedata.category(character) in _OBEYED or character in _REORDERING
+    return unicodedata.category(character) in _OBEYED
 
 
 def _escaped(character: str) -> str:

@@ -114,11 +114,21 @@ def read(uri: str) -> Aligned:
     if about is None or about.get("kind") != ALIGNMENT:
         raise UsageError(f"{uri} holds no alignment: give the folder that `dnafeat align` wrote")
     file = storage.join(uri, _WEIGHTS)
+    if storage.is_local(file) and Path(file).exists() and not Path(file).is_file():
+        raise UsageError(f"{file} cannot be read: it is no regular file")
     with storage.open_input(file) as opened:
         try:
             tensors = load(opened.read())
         except Exception as error:  # whatever the library makes of a broken file
             raise UsageError(f"{file} cannot be read: {one_line(error)}") from error
+    try:
+        return _aligned(about, tensors)
+    except Exception as error:  # whatever an artifact that was changed leads to
+        reason = f"{error} is missing" if isinstance(error, KeyError) else one_line(error)
+        raise UsageError(f"{uri} is not as `dnafeat align` wrote it: {reason}") from error
+
+
+def _aligned(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Aligned:
     sides = {}
     for name in about["modalities"]:
         own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dnafeat import pseudonyms as keyhash
 from dnafeat import storage
 from dnafeat.errors import UsageError, one_line
 from dnafeat.join.modalities import as_text, read_columns
+from dnafeat.keys import as_number, is_missing, spelled_text
 from dnafeat.text import did_you_mean
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
-_MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "None")
 
 
 def read(
@@ -23,7 +22,7 @@ def read(
 ) -> dict[str, dict[str, str]]:
     """For each column, the value of each key that has one, as text.
 
-    Empty cells, nulls, NaN and NA are no values; several rows of a key may leave a value out, but not contradict each other.
+    What `dnafeat.keys` counts as missing is no value; several rows of a key may leave a value out, but not contradict each other.
 
     Parameters
     ----------
@@ -44,7 +43,6 @@ def read(
     wanted = list(dict.fromkeys([key, *columns]))
     table = _delimited(uri, wanted, what) if _delimiter(uri) else read_columns(what, uri, wanted, version)[0]
     keys = as_text(table[key].combine_chunks(), f"{what}, column {key!r}")
-    keys = pc.utf8_trim_whitespace(keys)
     if salt is not None:
         keys = keyhash.hashed(keys, salt)
     names = keys.to_pylist()
@@ -70,7 +68,29 @@ def _texts(column: pa.ChunkedArray, what: str, name: str) -> list[str | None]:
     if pa.types.is_floating(kind):
         # Whole numbers that pandas has made floats of, because some are missing, are written as such.
         return [None if one is None or one != one else f"{one:.17g}" for one in column.to_pylist()]
-    return [None if one is None or (text := str(one).strip()) in _MISSING else text for one in column.to_pylist()]
+    texts = [None if one is None or is_missing(text := str(one).strip()) else text for one in column.to_pylist()]
+    return _one_spelling(texts)
+
+
+def _one_spelling(texts: list[str | None]) -> list[str | None]:
+    """Values of a column of which some are written as floats (`1.0`) and others are not (`1`), as the latter."""
+    spelled = {text: spelled_text(text) for text in set(texts) - {None} if text.endswith("0") and "." in text}  # type: ignore[union-attr]
+    both = set(spelled.values()) & set(texts)
+    return [spelled[text] if text in spelled and spelled[text] in both else text for text in texts]
+
+
+def half_numbers(columns: Mapping[str, Sequence[str | None]], names: Sequence[str]) -> list[str]:
+    """Say of columns that hold numbers for the most part, and so count as classes, what in them is none."""
+    told = []
+    for name in names:
+        values = [value for value in columns[name] if value is not None]
+        words = [value for value in values if as_number(value) is None]
+        if words and 2 * len(words) < len(values):
+            told.append(
+                f"{name} is taken as {len(set(values)):,} classes, since {len(words):,} of its {len(values):,} values are no numbers, such "
+                f"as {words[0]!r}: mend them, or leave those cells empty"
+            )
+    return told
 
 
 def _delimiter(uri: str) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from dnafeat.errors import UsageError
+from dnafeat.keys import as_number
 
 Column = Sequence[str | None]
 
@@ -111,11 +112,8 @@ class Covariates:
 
 def as_numbers(values: Sequence[str | None]) -> np.ndarray | None:
     """Texts as finite numbers, (n,) float64; None where one is none."""
-    try:
-        found = np.array([float(value) for value in values if value is not None])
-    except ValueError:
-        return None
-    return found if len(found) == len(values) and np.isfinite(found).all() else None
+    found = [None if value is None else as_number(value) for value in values]
+    return None if None in found else np.array(found, np.float64)
 
 
 def coefficients(design: np.ndarray, vectors: np.ndarray) -> np.ndarray:

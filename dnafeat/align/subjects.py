@@ -127,9 +127,10 @@ def gather(config: AlignConfig, *, show: bool = True) -> Subjects:
         Something is missing, or there are too few to split, or their vectors are all the same; in one sentence.
     """
     uri, salt = config.joined, None
+    notes: list[str] = []
     if uri is None:
         uri = f"{storage.absolute(config.output)}.joined"
-        join(config.join(uri), show=show)
+        notes += join(config.join(uri), show=show).notes
         if config.inputs.salt_file:
             salt = keyhash.read_salt(config.inputs.salt_file)
     table, name, about = read_joined(uri, config.modality)
@@ -138,10 +139,11 @@ def gather(config: AlignConfig, *, show: bool = True) -> Subjects:
     _check(dna, DNA, keys)
     _check(partner, f"partner {name}", keys)
     mask = np.array(table[f"{DNA}_mask"].to_pylist()) if f"{DNA}_mask" in table.column_names else None
-    notes: list[str] = []
     used = [*config.covariates, config.phenotype, config.family_column]
     wanted = list(dict.fromkeys(column for column in used if column is not None))
     columns = read_columns(wanted, keys, about, name, config.subjects, salt)
+    classes = [name for name in (*config.covariates, config.phenotype) if name is not None and name not in config.categorical]
+    notes += subjectcolumns.half_numbers(columns, classes)
     stays, told = _complete(config, keys, columns)
     notes += told
     rows = np.flatnonzero(stays)

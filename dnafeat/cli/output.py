@@ -72,6 +72,8 @@ class Output:
             text, remarks = value.text, value.remarks
         else:
             assert form is not None, "a job without a form returns a Report"
+            # A plain mapping is printed as JSON, which escapes by itself.
+            value = value if type(value) is dict else _on_one_line(value)
             fits = "width" in inspect.signature(form).parameters
             text = form(value, width=self.width) if fits else filled(form(value), self.width)
         if self.quiet and not lists:
@@ -107,6 +109,21 @@ class JsonOutput(Output):
     def narrate(self, text: str) -> None:
         if not self.quiet:
             print(visible(text, keep="\n"), file=sys.stderr, flush=True)
+
+
+def _on_one_line(value: Any) -> Any:
+    """A result whose texts have no line ends of their own, which would pass for lines of the report; others as they are."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return type(value)(_on_one_line(one) for one in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        own = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        texts = {name: shown for name, one in own.items() if (shown := _on_one_line(one)) != one}
+        return dataclasses.replace(value, **texts) if texts else value
+    if isinstance(value, dict):
+        return type(value)({name: _on_one_line(one) for name, one in value.items()})
+    return value
 
 
 def _document(value: Any) -> Any:

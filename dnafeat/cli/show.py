@@ -81,6 +81,14 @@ def _are_right(options: dict[str, Any], values: dict[str, Any]) -> bool:
     return True
 
 
+def _flow(value: Any) -> str:
+    """A value as YAML on one line, with escapes where a terminal would obey its characters."""
+    text = yaml.safe_dump([value], default_flow_style=True, width=10**6, allow_unicode=True).strip()[1:-1]
+    if visible(text) == text:
+        return text
+    return yaml.safe_dump([value], default_flow_style=True, width=10**6, allow_unicode=False).strip()[1:-1]
+
+
 def as_yaml(command: Command, values: dict[str, Any], origins: dict[str, str]) -> str:
     """The settings in sections, comments behind those that are no defaults."""
     lines = [f"# Settings of dnafeat {command.name}; what has no comment behind it is the default."]
@@ -97,9 +105,6 @@ def as_yaml(command: Command, values: dict[str, Any], origins: dict[str, str]) -
         # A list around it keeps a text on its line.
         plain = list(value) if isinstance(value, tuple) else value
         # `on` alone is a truth value in YAML 1.1, so that names are dumped, too.
-        name, text = (
-            yaml.safe_dump([one], default_flow_style=True, width=10**6, allow_unicode=True).strip()[1:-1]
-            for one in (d.name, plain)
-        )
+        name, text = (_flow(one) for one in (d.name, plain))
         lines.append(f"{name}: {text}" + (f"  # {visible(origins[d.name])}" if d.name in origins else ""))
     return "\n".join(lines) + "\n"

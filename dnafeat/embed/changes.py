@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from dnafeat import storage
 from dnafeat.cluster.spread import Each
 from dnafeat.embed.intake import Intake
+from dnafeat.keys import named, spelled
 from dnafeat.spill import Spill
 from dnafeat.store import Store, digests
 from dnafeat.store.data_file import DataFile
@@ -122,6 +123,7 @@ def _compare(keys: Sequence[str], mode: str, files: int, ranges: int, folder: st
     fresh, kept = Spill(folder, "fresh", pair[0].schema), Spill(folder, "kept", _KEPT, ranges)
     closing, opening = Spill(folder, "closing", _PLACES, files), Spill(folder, "opening", _PLACES, files)
     new, old = pair[0].table(), pair[1].table()
+    old = _as_now_spelled(old, new["sequence_id"])
     ended, old = old.filter(old["ended"]), old.filter(pc.invert(old["ended"]))
     before = pc.index_in(new["sequence_id"], value_set=old["sequence_id"])
     same = pc.fill_null(pc.equal(_state(new, keys), old["state"].take(before)), False)
@@ -141,6 +143,21 @@ def _compare(keys: Sequence[str], mode: str, files: int, ranges: int, folder: st
     for spill in (fresh, closing, opening, kept):
         spill.close()
     return Difference(fresh, closing, opening, kept)
+
+
+def _as_now_spelled(old: pa.Table, ids: pa.ChunkedArray) -> pa.Table:
+    """Rename current entries to new ids that only the rule of spelling tells from theirs, so that an unchanged source closes nothing.
+
+    An id that is there as it is keeps its entry, and of several that are spelled alike the first one takes the name.
+    """
+    before, after = old["sequence_id"].combine_chunks(), spelled(old["sequence_id"]).combine_chunks()
+    moves = pc.and_(pc.not_equal(before, after), pc.invert(pc.is_in(before, value_set=ids)))
+    if not moves.true_count:
+        return old
+    moves = pc.and_(moves, pc.invert(pc.is_in(after, value_set=before)))
+    first = before.filter(moves).take(pc.index_in(after, value_set=after.filter(moves)))
+    renamed = pc.if_else(pc.and_(moves, pc.fill_null(pc.equal(before, first), False)), after, before)
+    return old.set_column(old.schema.get_field_index("sequence_id"), "sequence_id", renamed)
 
 
 def _add_places(spill: Spill, chosen: pa.Table) -> None:
@@ -170,11 +187,15 @@ def _write_opened(table: Table, stem: str, source_name: str, number: int, fresh:
 
 
 def _state(rows: pa.Table, keys: Iterable[str]) -> pa.ChunkedArray:
-    """Digest and keys of each row as one string; keys that are null leave no trace, so that a new key column changes nothing by itself."""
+    """Digest and keys of each row as one string; keys that are null leave no trace, so that a new key column changes nothing by itself.
+
+    Keys are spelled by the rule of today, so that those that older releases have stored are compared with them.
+    """
     state = rows["sequence_digest"].cast(pa.string())
     for key in sorted(keys):
-        value = pc.binary_join_element_wise(f"{len(key)}:{key}", netstring(rows[key]), "")
-        state = pc.binary_join_element_wise(state, pc.if_else(pc.is_null(rows[key]), "", value), "")
+        cells = named(rows[key])
+        value = pc.binary_join_element_wise(f"{len(key)}:{key}", netstring(cells), "")
+        state = pc.binary_join_element_wise(state, pc.if_else(pc.is_null(cells), "", value), "")
     return state
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,8 @@ _LARGE = 2**30
 # Of a part that is read at a time.
 _PART_BYTES = 128 * 2**20
 _TEXT_KEPT = 10_000
+# https://github.com/delta-io/delta/blob/master/PROTOCOL.md#column-mapping
+_FORBIDDEN = " ,;{}()\n\t="
 
 SEQUENCE_SCHEMA = pa.schema([("sequence_digest", pa.string()), ("sequence", pa.large_binary())])
 
@@ -92,6 +95,8 @@ class Intake:
     keys : list of str
     fingerprint : str
         Of id, digest or reason, and keys of all entries, whatever their order: SHA-256 of the sum of their SHA-256.
+    missing : dict of str to int
+        Of each key, entries without a value of it; keys that all have are left out.
     """
 
     entries: Spill
@@ -99,6 +104,7 @@ class Intake:
     rejects: Spill
     keys: list[str]
     fingerprint: str
+    missing: dict[str, int] = field(default_factory=dict)
 
     @property
     def read(self) -> int:
@@ -120,6 +126,19 @@ class _Reading:
     def entry_schema(self) -> pa.Schema:
         named = [("sequence_id", pa.string()), ("sequence_digest", pa.string()), ("file", pa.string()), ("row", pa.int64())]
         return pa.schema(named + [(key, pa.string()) for key in self.layout.keys])
+
+
+def check_names(keys: Sequence[str], stored: Sequence[str]) -> None:
+    """Raise UsageError for a key column whose name a Delta table cannot have (without column mapping).
+
+    Columns that a store has already stay: older releases have taken them.
+    """
+    for key in keys:
+        if key not in stored and (strange := [letter for letter in key if letter in _FORBIDDEN]):
+            raise UsageError(
+                f"column {key!r} has {strange[0]!r} in its name, which Delta tables do not allow, as none of {_FORBIDDEN!r}: rename the "
+                f"column, such as to {re.sub('[^A-Za-z0-9]+', '_', key).strip('_')!r}"
+            )
 
 
 def is_large(layout: sources.Layout) -> bool:
@@ -151,25 +170,27 @@ def take_in(
     reading = _Reading(layout, checks, str(folder), partitions, by_id, discretion)
     parts = sources.portions(layout, _PART_BYTES)
     found = each(functools.partial(_take_in_part, reading), parts, "reading the source")
-    entries, sequences, rejects, sums = zip(*found, strict=True)
+    entries, sequences, rejects, sums, nulls = zip(*found, strict=True)
+    missing = {key: int(count) for key, count in zip(layout.keys, np.sum(nulls, axis=0), strict=True) if count}
     fingerprint = hashlib.sha256(json.dumps(layout.keys).encode())
     fingerprint.update(np.sum(sums, axis=0, dtype=np.uint64).astype("<u8").tobytes())
-    return Intake(
-        Spill.together(entries), Spill.together(sequences), Spill.together(rejects), layout.keys, fingerprint.hexdigest()
-    )
+    spills = [Spill.together(some) for some in (entries, sequences, rejects)]
+    return Intake(*spills, layout.keys, fingerprint.hexdigest(), missing)
 
 
-def _take_in_part(reading: _Reading, part: Sequence[sources.Portion]) -> tuple[Spill, Spill, Spill, np.ndarray]:
-    """Entries, sequences and rejects of a part as in `Intake`, and its share of the fingerprint."""
+def _take_in_part(reading: _Reading, part: Sequence[sources.Portion]) -> tuple[Spill, Spill, Spill, np.ndarray, np.ndarray]:
+    """Entries, sequences and rejects of a part as in `Intake`, its share of the fingerprint, and missing values of each key."""
     folder, keys, partitions = storage.join(reading.folder, uuid.uuid4().hex), reading.layout.keys, reading.partitions
     reject_fields = [arrow_schema("rejects").field(name) for name in ("file", "row", "sequence_id", "reason", "text")]
     entries = Spill(folder, "entries", reading.entry_schema, partitions if reading.by_id else 1)
     sequences = Spill(folder, "sequences", SEQUENCE_SCHEMA, partitions)
     rejects = Spill(folder, "rejects", pa.schema(reject_fields))
     fingerprint, limits = np.zeros(4, np.uint64), asdict(reading.checks)
+    missing = np.zeros(len(keys), np.int64)
     salt = reading.discretion.salt if reading.discretion.keyed_digests else b""
     for batch in sources.read_portions(reading.layout, part):
         batch = reading.discretion.applied(batch)
+        missing += np.array([batch[key].null_count for key in keys], np.int64)
         letters = batch["sequence"].to_pylist()
         faults = [fault or dna.problem(one, **limits) for fault, one in zip(batch["problem"].to_pylist(), letters, strict=True)]
         names = ["" if fault else dna.digest(one, salt) for fault, one in zip(faults, letters, strict=True)]
@@ -190,7 +211,7 @@ def _take_in_part(reading: _Reading, part: Sequence[sources.Portion]) -> tuple[S
         )
     for spill in (entries, sequences, rejects):
         spill.close()
-    return entries, sequences, rejects, fingerprint
+    return entries, sequences, rejects, fingerprint, missing
 
 
 def entry_sums(batch: pa.RecordBatch, keys: Sequence[str], outcome: list[str]) -> np.ndarray:
@@ -245,7 +266,7 @@ def without(intake: Intake, names: Sequence[str], reason: str, folder: Path | st
     sequences = each(leave_out, intake.sequences.each(), "leaving out sequences")
     rejects = Spill.together([intake.rejects, *(refused for _, refused in entries)])
     left, letters = (Spill.in_a_row([kept for kept, _ in found]) for found in (entries, sequences))
-    return Intake(left, letters, rejects, intake.keys, intake.fingerprint)
+    return Intake(left, letters, rejects, intake.keys, intake.fingerprint, intake.missing)
 
 
 def _without_part(out: pa.Array, reason: str, folder: str, reject_schema: pa.Schema, spill: Spill) -> tuple[Spill, Spill]:

@@ -17,7 +17,7 @@ from dnafeat.cluster.config import on_cluster
 from dnafeat.cluster.observe import Job
 from dnafeat.embed import plan, runner
 from dnafeat.embed.config import EmbedConfig
-from dnafeat.embed.intake import Checks, Discretion, Intake, is_large, take_in
+from dnafeat.embed.intake import Checks, Discretion, Intake, check_names, is_large, take_in
 from dnafeat.embed.report import RunSummary
 from dnafeat.embed.run import Encoded, RunSpec, carry_out, new_run_id
 from dnafeat.embed.worker import EncoderSettings, EncodeShards, checked
@@ -106,6 +106,7 @@ class _Files:
         alphabet = dna.IUPAC if config.iupac else dna.UNAMBIGUOUS
         checks = Checks(alphabet=alphabet, max_n_share=config.max_n_share, min_bases=self.min_bases)
         layout = look(self.files, options)
+        check_names(layout.keys, Store(config.store).sequences.schema().names)
         if is_large(layout) and config.actors.runner != "local":
             workspace.spread(self.show)
         return take_in(layout, checks, workspace.spills, discretion=self.discretion, each=workspace.each)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dnafeat.text import human_bytes
+
+_TOLD = 5  # keys in a line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +15,7 @@ class RunSummary:
 
     Of the sequences it encoded, `windowed` took several windows and `truncated` were encoded without their end. `stages` are the seconds
     that reading, planning, encoding, audit and publishing took; the rest of `seconds` is the beginning. `runner` is where it encoded
-    (local, ray, or empty where nothing had to be), and `runner_reason` why there.
+    (local, ray, or empty where nothing had to be), and `runner_reason` why there. `missing` counts, of each key, the entries without it.
     """
 
     run_id: str
@@ -42,6 +44,7 @@ class RunSummary:
     already_published: bool = False
     runner: str = ""
     runner_reason: str = ""
+    missing: dict[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return describe_run(self)
@@ -59,6 +62,9 @@ def describe_run(summary: RunSummary) -> str:
     lines = [head, ""]
     lines.append(f"  source   {s.source_name}")
     lines.append(f"  entries  {s.read:,} read, {s.rejected:,} rejected, {s.opened:,} new or changed, {s.closed:,} closed")
+    if s.missing:
+        told = [f"{count:,} without {key}" for key, count in s.missing.items()]
+        lines.append(f"  keys     {', '.join(told[:_TOLD])}{f' and {len(told) - _TOLD} more' if len(told) > _TOLD else ''}")
     salvaged = f", {s.salvaged:,} taken from a run that had ended" if s.salvaged else ""
     lines.append(f"  distinct {s.distinct:,} sequences, {s.already_stored:,} already there{salvaged}, {s.encoded:,} encoded")
     if s.encoded:

@@ -248,6 +248,7 @@ class _Steps:
             stages=self.stages,
             runner=encoded.runner,
             runner_reason=encoded.runner_reason,
+            missing=intake.missing,
             **encoded.counts(new),
         )
         row = _run_row(summary, spec) | {"source_fingerprint": intake.fingerprint}

@@ -13,7 +13,7 @@ from dnafeat.encoder.models.tokenizers import Tokenizer
 from dnafeat.encoder.source import Source
 from dnafeat.encoder.version import FeatureVersion
 from dnafeat.encoder.windows import Cutting
-from dnafeat.errors import CheckpointError, DnafeatWarning, UsageError
+from dnafeat.errors import DnafeatWarning, UsageError
 
 WINDOW_TOKENS = 512
 
@@ -46,11 +46,6 @@ def describe(source: Source, config: EncodingConfig, *, gpu: bool | None = None)
     found = source.checkpoint
     shape, tokenizer, kmer = found.config(), source.tokenizer(config), source.kmer(config)
     name, projector = source.projector(config)
-    if tokenizer.vocab_size > shape.vocab_size:
-        raise CheckpointError(
-            f"{found.folder}: its tokenizer has {tokenizer.vocab_size} entries and config.json says vocab_size {shape.vocab_size}: "
-            f"they do not belong together"
-        )
     window, overlap = _window(config, shape, tokenizer)
     if kmer and not source.trained:
         warnings.warn(

@@ -14,7 +14,7 @@ a token of the sequence. With both strands each vector is pooled for the sequenc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from dnafeat import sequence as dna
+from dnafeat.declarations import shown
 from dnafeat.encoder.config import EncodingConfig
 from dnafeat.encoder.describe import cutting, describe
 from dnafeat.encoder.models.adapter import merge
@@ -151,8 +152,15 @@ class Encoder:
         return made.vectors()
 
     def _normalised(self, sequences: Sequence[str]) -> list[str]:
-        if isinstance(sequences, str):
-            raise UsageError("a list of sequences is wanted, and one text was given: put it into a list")
+        if isinstance(sequences, str | bytes) or not isinstance(sequences, Iterable):
+            what = "one text was given: put it into a list" if isinstance(sequences, str) else f"not a {type(sequences).__name__}"
+            raise UsageError(f"a list of sequences is wanted, and {what}")
+        sequences = list(sequences)
+        for i, one in enumerate(sequences):
+            if not isinstance(one, str):
+                raise UsageError(
+                    f"sequence {i} of {len(sequences)} is {shown(one)}, a {type(one).__name__} and no text: leave it out"
+                )
         letters = [dna.normalise(sequence.encode(errors="replace")) for sequence in sequences]
         for i, one in enumerate(letters):
             if fault := dna.problem(one, alphabet=dna.IUPAC, min_bases=self.tokenizer.min_bases):

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from dnafeat import storage
 from dnafeat.encoder.models.fetch import fetch
 from dnafeat.errors import CheckpointError, UsageError, one_line
+from dnafeat.untrusted import check_regular, read_object
 from dnafeat.vectors import PROJECTED_WIDTH, STEPS, check_steps, check_view, parts
 
 PROJECTOR_FILE, DESCRIPTION_FILE = "projector.safetensors", "projector.json"
@@ -317,7 +318,11 @@ def read_projector(folder: Path, hidden_size: int | None = None) -> Projection:
     file = folder / PROJECTOR_FILE
     content = _read_description(folder / DESCRIPTION_FILE)
     try:
-        tensors = {name: value.float() for name, value in load_file(file).items()}
+        check_regular(file)
+        stored = load_file(file)
+        if strange := [name for name, value in stored.items() if value.is_complex()]:
+            raise ValueError(f"{strange[0]!r} holds complex numbers")
+        tensors = {name: value.float() for name, value in stored.items()}
     except Exception as error:  # whatever the library makes of a missing or broken file
         raise CheckpointError(f"{file} cannot be read as a projector: {one_line(error)}") from error
     before, after = (
@@ -345,7 +350,7 @@ def _read_description(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return _LEGACY
     try:
-        content = json.loads(file.read_text())
+        content = read_object(file)
         if content["format"] != _FORMAT:
             raise CheckpointError(
                 f"{file} has format {content['format']!r}, which this dnafeat does not read: it reads {_FORMAT}"
@@ -382,8 +387,11 @@ def _mapping(kind: str, tensors: dict[str, Tensor]) -> Map | None:
     if kind == "linear":
         found = _taken(tensors, {"centre": (None,), "components": (PROJECTED_WIDTH, None)})
         return LinearMap(*found) if found and len(found[0]) == found[1].shape[1] else None
-    inputs = tensors["expand.weight"].shape[-1] if "expand.weight" in tensors else 1
-    projector = Projector(inputs)
+    inner = tensors["expand.weight"].shape if "expand.weight" in tensors else ()
+    # Before it is built: a tensor without a row can name any width and hold nothing.
+    if len(inner) != 2 or inner[0] != _INNER or not inner[1]:
+        return None
+    projector = Projector(inner[1])
     shapes = {name: tuple(value.shape) for name, value in projector.state_dict().items()}
     if found := _taken(tensors, shapes):
         projector.load_state_dict(dict(zip(shapes, found, strict=True)))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dnafeat import storage
+from dnafeat.declarations import shown
 from dnafeat.encoder.config import EncodingConfig
 from dnafeat.encoder.models.adapter import Adapter, resolve
 from dnafeat.encoder.models.checkpoint import BUNDLED, Checkpoint
@@ -16,6 +16,9 @@ from dnafeat.encoder.models.fetch import is_hub_name
 from dnafeat.encoder.models.tokenizers import Tokenizer
 from dnafeat.encoder.projection import PROJECTOR_FILE, Projection, load_projector, read_projector
 from dnafeat.errors import CheckpointError, UsageError, one_line
+from dnafeat.untrusted import read_object
+
+_MOST_KMER = 1_000
 
 
 def anywhere(name: str) -> str:
@@ -48,14 +51,23 @@ class Source:
         """`dnafeat.json` of the fine-tuning run that made adapter or model; empty where it came from elsewhere."""
         file = (self.adapter or self.checkpoint).folder / "dnafeat.json"
         try:
-            values = json.loads(file.read_text()) if file.is_file() else {}
-        except ValueError as error:
+            values = read_object(file) if file.is_file() else {}
+        except (OSError, ValueError) as error:
             raise CheckpointError(f"{file} is not valid JSON: {one_line(error)}") from error
+        for name in ("base", "encoding"):
+            if not isinstance(values.get(name, {}), dict):
+                raise CheckpointError(f"{file} says {name} is {shown(values[name])}: it should be an object, as dnafeat wrote it")
+        encoding = values.get("encoding", {})
+        kmer, special = encoding.get("kmer"), encoding.get("special_tokens")
+        if kmer is not None and (type(kmer) is not int or not 0 <= kmer <= _MOST_KMER):
+            raise CheckpointError(f"{file} says kmer is {shown(kmer)}: it should be a whole number from 0 to {_MOST_KMER}")
+        if special is not None and type(special) is not bool:
+            raise CheckpointError(f"{file} says special_tokens is {shown(special)}: it should be true or false")
         base = values.get("base", {}).get("weights_sha256")
         if self.adapter is not None and base not in (None, self.checkpoint.weights_sha256):
             raise CheckpointError(
-                f"adapter {self.adapter.name} was trained on {values['base']['model']} with other weights than {self.checkpoint.name} has "
-                f"(sha256 {base[:12]}… and {self.checkpoint.weights_sha256[:12]}…)"
+                f"adapter {self.adapter.name} was trained on {values['base'].get('model')} with other weights than "
+                f"{self.checkpoint.name} has (sha256 {str(base)[:12]}… and {self.checkpoint.weights_sha256[:12]}…)"
             )
         return values
 
@@ -69,7 +81,7 @@ class Source:
         return (before or 0) if config.kmer is None else config.kmer
 
     def tokenizer(self, config: EncodingConfig) -> Tokenizer:
-        return self.checkpoint.tokenizer(self.kmer(config))
+        return self.checkpoint.fitting_tokenizer(self.kmer(config))
 
     def special_tokens(self, config: EncodingConfig) -> bool:
         """Return whether mean and max count [CLS] and [SEP]: as asked, else as it was trained, else as the model's authors did."""

@@ -19,16 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from dnafeat import storage
 from dnafeat.encoder.config import EncodingConfig
-from dnafeat.encoder.models.checkpoint import Checkpoint
+from dnafeat.encoder.models.checkpoint import Checkpoint, key_faults
 from dnafeat.encoder.models.fetch import fetch, is_hub_name
+from dnafeat.encoder.models.weights import read_tensors
 from dnafeat.encoder.projection import Projection
 from dnafeat.encoder.source import Source
-from dnafeat.errors import CheckpointError, UsageError
+from dnafeat.errors import CheckpointError, UsageError, one_line
 from dnafeat.finetune.labels import Labels
 from dnafeat.finetune.network import FineTuned, Head, HeadShape, TokenHead
 from dnafeat.training import figures as report
@@ -94,8 +95,22 @@ class Artifact:
         """Load the trained head on the CPU, in eval mode."""
         shape = self.about["head"]
         hidden = self.about["base"]["hidden_size"]
-        head: Head | TokenHead = Head(HeadShape(**shape)) if shape else TokenHead(hidden, self.labels.width, 0.0)
-        head.load_state_dict(load_file(self.folder / "head.safetensors"))
+
+        def build() -> Head | TokenHead:
+            return Head(HeadShape(**shape)) if shape else TokenHead(hidden, self.labels.width, 0.0)
+
+        file = self.folder / "head.safetensors"
+        try:
+            held = read_tensors(file)
+            # Shapes alone at first: what dnafeat.json says may be more than the memory holds.
+            with torch.device("meta"):
+                faults = key_faults(build().state_dict(), held)
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise CheckpointError(f"{file} does not fit {ABOUT}: {one_line(error)}") from error
+        if faults:
+            raise CheckpointError(f"{file} does not fit {ABOUT}: {'; '.join(faults[:3])}")
+        head = build()
+        head.load_state_dict(held)
         return head.eval()
 
     def encoding(self, model: str | None = None) -> EncodingConfig:
@@ -143,4 +158,11 @@ def load(name: str, revision: str | None = None) -> Artifact:
         raise UsageError(f"{name} holds no {ABOUT}: give the folder that dnafeat finetune wrote")
     if about.get("kind") == ALIGNMENT:
         raise UsageError(f"{name} is an alignment and predicts no labels: give the folder that dnafeat finetune wrote")
-    return Artifact(name, about, folder, pin)
+    found = Artifact(name, about, folder, pin)
+    try:
+        found.labels, found.encoding(), about["method"], about["head"], about["encoding"]["precision"]
+        about["base"]["model"], about["base"]["weights_sha256"][:1], about["base"]["hidden_size"] + 1
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else one_line(error)
+        raise UsageError(f"{name}: {ABOUT} is not as dnafeat finetune wrote it: {reason}") from error
+    return found

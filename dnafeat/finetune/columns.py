@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from dnafeat import storage
 from dnafeat.errors import UsageError, one_line
 from dnafeat.finetune.labels import Label
+from dnafeat.keys import is_missing
 from dnafeat.parquet import PAGED
 from dnafeat.sources import delimited
 from dnafeat.sources import reader as sources
@@ -83,6 +85,7 @@ def read(files: Sequence[str], options: sources.ReadOptions, label: str) -> Iter
     UsageError
         A file cannot be read.
     """
+    options = replace(options, verbatim=(label,))
     for of_lists, some in itertools.groupby(files, lambda file: label in list_columns(file)):
         if of_lists:
             yield from itertools.chain.from_iterable(_read_lists(file, options, label) for file in some)
@@ -140,8 +143,13 @@ def _problem(value: Sequence[str | int | None] | None) -> str | None:
     """Why a list of labels cannot be used; None where it can."""
     if value is None:
         return "the label is null, and where there is none the list should be empty"
-    if any(name is None or not str(name).strip() for name in value):
-        return "the list of labels holds a null or an empty name"
+    if missing := [name for name in value if name is None or is_missing(str(name))]:
+        what = (
+            "a null or an empty name"
+            if missing[0] is None or not str(missing[0]).strip()
+            else f"{missing[0]!r}, which counts as missing"
+        )
+        return f"the list of labels holds {what}"
     if value and isinstance(value[0], int) and len(set(value)) < len(value):
         # A list with a 0 or 1 for every label there is, by position, would otherwise be read as the labels '0' and '1'.
         return "the list of labels repeats a number, and should have the number of each label of the row, once"

@@ -67,7 +67,7 @@ def prepare(config: FinetuneConfig) -> PreparedFinetuning:
     found = source.checkpoint
     if source.adapter is not None:
         raise UsageError(f"model {config.model} is an adapter: name the model it was made for, which is {found.name}")
-    tokenizer, shape = found.tokenizer(config.kmer or 0), found.config()
+    tokenizer, shape = found.fitting_tokenizer(config.kmer or 0), found.config()
     splits = _splits(config, tokenizer)
     labels = _labels(config, splits)
     settings = config.training(labels.task, shape.hidden_size)

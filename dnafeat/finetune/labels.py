@@ -7,6 +7,7 @@ A `places` argument is a function from a row's number in `texts` to where a pers
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,15 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, softmax
 
-from dnafeat.errors import UsageError
+from dnafeat.errors import DnafeatWarning, UsageError
+from dnafeat.finetune import spelling
 from dnafeat.finetune.per_base import OUTSIDE, read_per_base, short
 from dnafeat.finetune.tasks import TASKS
 
 Label = str | tuple[str, ...] | None
 Places = Callable[[int], str]
+# Of fewer rows each may well be a class of its own.
+_FEW = 20
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -66,9 +70,9 @@ class Labels:
         Raises
         ------
         UsageError
-            A label is null, empty, a list (except multilabel) or no finite number (regression), labels per base do not fit their
-            sequence, all labels are the same, there are more than two of a binary task, or no task is given and the labels are lists, or
-            look like lists or targets.
+            A label is null, empty or `NA` and the like, a list (except multilabel) or no finite number (regression), labels differ in
+            ways that may mean the same (`01` and `1`), labels per base do not fit their sequence, all labels are the same, there are
+            more than two of a binary task, or no task is given and the labels are lists, or look like lists or targets.
         """
         if task is not None and task not in TASKS:
             raise UsageError(f"there is no task {task!r}: give --task one of {', '.join(TASKS)}")
@@ -81,7 +85,10 @@ class Labels:
                 raise UsageError(f"{between}: every target is {values[0]:g}; a regression needs targets that differ")
             return cls(task, mean=float(values.mean()), std=float(values.std()))
         seen = {frozenset(names) for names, _ in _rows(texts, task or "multiclass", places, lengths)}
-        names = _ordered(frozenset[str]().union(*seen))
+        written = frozenset[str]().union(*seen)
+        one_name = spelling.joined(written, between) if task != "token" else {name: name for name in written}
+        seen = {frozenset(one_name[name] for name in names) for names in seen}
+        names = _ordered(set(one_name.values()))
         if len(names if task == "token" else seen) < 2:
             what = f"label {_listed(names)!r}" if names else "no label"
             raise UsageError(
@@ -89,6 +96,9 @@ class Labels:
             )
         if task is None:
             task = _guess(names, texts, places)
+        if task == "multiclass" and 2 * len(names) > len(texts) >= _FEW:
+            told = f"{between}: {len(names):,} classes for {len(texts):,} rows, {_listed(names)}; is it the column of labels?"
+            warnings.warn(told, DnafeatWarning, stacklevel=2)
         if task == "binary" and len(names) > 2:
             raise UsageError(
                 f"{between}: a binary task has two labels, and these rows have {_listed(names)}; give --task multiclass"
@@ -114,8 +124,12 @@ class Labels:
         if self.task == "regression":
             return ((_numbers(texts, places) - self.mean) / self.std).astype(np.float32)
         index = {name: i for i, name in enumerate(self.names)}
+        if self.task != "token":
+            index = {spelling.canonical(name): i for name, i in index.items()} | index
         found: list[np.ndarray] = []
         for i, (names, codes) in enumerate(_rows(texts, self.task, places, lengths)):
+            if self.task != "token":
+                names = [name if name in index else spelling.canonical(name) for name in names]
             if strange := [name for name in names if name not in index]:
                 raise UsageError(
                     f"{places(i)}: label {short(strange[0])!r} is not among those of the training rows, {_listed(self.names)}; correct "
@@ -218,6 +232,8 @@ def _rows(
             yield list(text), np.arange(len(text))
             continue
         length = int(lengths[i]) if task == "token" and lengths is not None else 0
+        if task != "token" and text:
+            spelling.check(text, places(i), several=task == "multilabel")
         if task == "multilabel":
             text = text or ""  # a table's empty cell: none of the labels
         if text is None or (task != "multilabel" and not text.strip()):
@@ -244,6 +260,8 @@ def _numbers(texts: Sequence[Label], places: Places) -> np.ndarray:
     for i, text in enumerate(texts):
         if isinstance(text, tuple):
             raise _a_list(text, places(i))
+        if text and text.strip():
+            spelling.check(text, places(i), several=False)
         if text is None or not text.strip():
             raise UsageError(f"{places(i)}: the target is {'null' if text is None else 'empty'}; fill it in or take the row out")
         number = _NUMBER.fullmatch(text.strip())

@@ -35,7 +35,10 @@ class JoinInputs(Settings, section="join"):
         section="input",
         repeated=True,
     )
-    on: str = option("key column on which tables are joined, such as subject_id", section="input")
+    on: str = option(
+        "key column on which tables are joined, such as subject_id; empty, NA, NaN, n/a, NULL and None are no keys",
+        section="input",
+    )
     version: str | None = option(
         "version, name or channel of the store (default: production, or the only version)", None, section="input"
     )

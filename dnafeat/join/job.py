@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -28,7 +28,16 @@ from dnafeat.join import levels
 from dnafeat.join.config import DNA, GENE, LEVELS, JoinConfig, JoinInputs, pairs
 from dnafeat.join.modalities import PartnerTable, open_partner, read_mapping
 from dnafeat.join.rows import DnaSide
-from dnafeat.join.steps import Dealt, deal_entries, deal_partner, deal_vectors, own_spill, partner_schema, put_together
+from dnafeat.join.steps import (
+    Dealt,
+    deal_entries,
+    deal_partner,
+    deal_vectors,
+    examples_of,
+    own_spill,
+    partner_schema,
+    put_together,
+)
 from dnafeat.join.summary import JoinSummary
 from dnafeat.join.table import WORK, JoinedTable
 from dnafeat.provenance import __version__, digest_of
@@ -40,6 +49,8 @@ from dnafeat.store.schema import arrow_schema
 from dnafeat.text import did_you_mean
 from dnafeat.vectors import VECTORS
 
+# Grows when keys are spelled, or rows ordered, otherwise than before: the same inputs then give another result.
+_KEY_RULE = 2
 # Bytes of vectors that a partition of keys should hold, and of a join that is worth Ray's start.
 _PARTITION_BYTES, _LARGE = 32 * 2**20, 512 * 2**20
 _DIGEST_ROWS = 49_152  # entries of a partition of digests
@@ -171,7 +182,7 @@ class _Join:
         )
         written = each(make, range(partitions), "joining")
         counts = sum((one.counts for one in written), Counter[str]())
-        summary = self.summary(dna, dealt, counts)
+        summary = self.summary(dna, dealt, counts, examples_of(written))
         files = [one.file for one in written if one.file is not None]
         about = {**lineage, "summary": asdict(summary)}
         names = [partner.name for partner in self.partners]
@@ -218,6 +229,7 @@ class _Join:
             "genes": None if side.genes is None else list(side.genes),
             "how": config.how,
             "keys_hashed_under": None if side.salt is None else keyhash.check(side.salt),
+            "key_rule": _KEY_RULE,
         }
         about_us = {"features_version": side.store.features.version(), "dnafeat": __version__}
         return {**inputs, **about_us, "made_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", "inputs_digest": digest_of(inputs)}
@@ -260,14 +272,15 @@ class _Join:
                     f"the salt with --salt-file, which hashes those that are not"
                 )
 
-    def summary(self, dna: Dealt, partners: Sequence[Dealt], counts: Counter[str]) -> JoinSummary:
+    def summary(self, dna: Dealt, partners: Sequence[Dealt], counts: Counter[str], unmatched: Mapping[str, str]) -> JoinSummary:
         """Summarise the join, without the version. Raises UsageError where it has no row."""
         config, notes = self.config, self.notes
         about = {}
         for partner, dealt in zip(self.partners, partners, strict=True):
             name = partner.name
             matches = {word: counts[f"{name} {word}"] for word in ("keys", "matched", "several")}
-            about[name] = {"width": partner.width, "rows": partner.rows, **matches, "reduce": self.inputs.rule(name)[0]}
+            alone = {"unmatched": matches["keys"] - matches["matched"], "dna_unmatched": counts[f"{name} dna alone"]}
+            about[name] = {"width": partner.width, "rows": partner.rows, **matches, "reduce": self.inputs.rule(name)[0], **alone}
             if not matches["matched"]:
                 examples = f"{dealt.examples[0]!r} there" if dealt.examples else "none there has a key and a vector"
                 sentence = (
@@ -277,6 +290,13 @@ class _Join:
                 if config.how == "inner":
                     raise UsageError(sentence)
                 notes.append(sentence)
+            else:
+                sides = ((alone["unmatched"], name, name, "DNA"), (alone["dna_unmatched"], f"{name} {DNA}", "the store", name))
+                notes += [
+                    f"{count:,} {self.inputs.on} of {side} have no {other}, such as {unmatched[example]!r}"
+                    for count, example, side, other in sides
+                    if count
+                ]
         if config.how == "inner" and not counts["rows"]:
             raise UsageError(
                 f"no {self.inputs.on} has all modalities, so that an inner join has no row: take --how left or outer"

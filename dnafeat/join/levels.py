@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from dnafeat.errors import UsageError
 from dnafeat.join.config import GENE
+from dnafeat.keys import spelled_text
 from dnafeat.sources.lists import read_list
 from dnafeat.store.matrices import matrix, one_array
 
@@ -25,7 +26,8 @@ def read_genes(uri: str) -> list[str]:
     Raises UsageError for one that cannot be read, is empty, or names a gene twice.
     """
     seen: dict[str, int] = {}
-    for at, gene in read_list(uri, GENE, "gene"):
+    for at, written in read_list(uri, GENE, "gene"):
+        gene = spelled_text(written)
         if gene in seen:
             raise UsageError(f"{uri} names gene {gene!r} twice, in lines {seen[gene]} and {at}: take one out")
         seen[gene] = at

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from dnafeat import storage
+from dnafeat import keys, storage
 from dnafeat.errors import UsageError, one_line
 from dnafeat.parquet import PAGED
 from dnafeat.provenance import digest_of
@@ -94,8 +94,8 @@ class PartnerTable:
             column = _plain(batch[self.vector])
             has = column.is_valid().to_numpy(zero_copy_only=False)
             vectors = self._checked(column, has, place, first)
-            keys = as_text(batch[self.key], f"{place}, column {self.key!r}")
-            yield first, keys, has, vectors, batch[self.order] if self.order else None
+            names = as_text(batch[self.key], f"{place}, column {self.key!r}")
+            yield first, names, has, vectors, batch[self.order] if self.order else None
             first += len(has)
 
     def _checked(self, column: pa.Array, has: np.ndarray, place: str, first: int) -> pa.Array:
@@ -201,24 +201,33 @@ def read_columns(what: str, uri: str, columns: Sequence[str], version: int | Non
 
 
 def as_text(column: pa.Array, what: str) -> pa.Array:
-    """Keys as strings: whole numbers by their digits, also where pandas has made floats of them. Raises UsageError for other types."""
+    """Keys as strings, spelled by the rule of `dnafeat.keys`; null where missing.
+
+    Raises UsageError for other types, and for floats that are no whole number or stand for several.
+    """
     kind = column.type
     if pa.types.is_dictionary(kind):
         return as_text(column.dictionary_decode(), what)
     if pa.types.is_floating(kind):
-        column = pc.if_else(pc.is_nan(column), None, column)
-        try:
-            return pc.cast(pc.cast(column, pa.int64()), pa.string())
-        except pa.ArrowInvalid:
-            value = next(value for value in column.to_pylist() if value is not None and value != value // 1)
-            raise UsageError(f"{what} holds {value}, which is no name of anybody: keys are texts or whole numbers") from None
+        names, strange = keys.digits_of_floats(column)
+        if strange.any():
+            raise UsageError(f"{what} holds {keys.no_key(column[int(np.flatnonzero(strange)[0])].as_py())}")
+        return names
     if pa.types.is_integer(kind) or any(
         getattr(pa.types, f"is_{one}")(kind) for one in ("string", "large_string", "string_view")
     ):
-        return pc.cast(column, pa.string())
+        names = keys.named(pc.cast(column, pa.string()))
+        check_lossless(names, what)
+        return names
     if pa.types.is_null(kind):
         return pa.nulls(len(column), pa.string())
     raise UsageError(f"{what} holds {kind}: keys are texts or whole numbers")
+
+
+def check_lossless(names: pa.Array | pa.ChunkedArray, what: str) -> None:
+    """Raise UsageError for a key that was a float and stands for several whole numbers."""
+    if text := keys.lossy(names):
+        raise UsageError(f"{what} holds {keys.no_key(float(text))}")
 
 
 def is_vector(kind: pa.DataType) -> bool:

@@ -99,8 +99,15 @@ class JoinedRows:
         self.length = np.diff([*self.first, len(dna.names)]).astype(np.int64)
         keys = one_array(dna.names[on]).take(pa.array(self.first))
         found = [pc.index_in(keys, value_set=one_array(one.names["key"])) for one in partners]
-        for name, at in zip(names, found, strict=True):
-            counts[f"{name} matched"] = len(pc.unique(keys.filter(at.is_valid())))
+        self.unmatched: dict[str, str] = {}
+        for name, partner, at in zip(names, partners, found, strict=True):
+            matched, alone = pc.unique(keys.filter(at.is_valid())), pc.unique(keys.filter(at.is_null()))
+            theirs = one_array(partner.names["key"])
+            strangers = theirs.filter(pc.invert(pc.is_in(theirs, value_set=matched)))
+            counts[f"{name} matched"], counts[f"{name} dna alone"] = len(matched), len(alone)
+            for where, some in ((f"{name} {DNA}", alone), (name, strangers)):
+                if len(some):
+                    self.unmatched[where] = pc.min(some).as_py()
         if side.how == "inner":
             stays = np.ones(len(keys), bool)
             for at in found:

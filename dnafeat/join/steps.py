@@ -25,8 +25,9 @@ from dnafeat.errors import UsageError
 from dnafeat.join import levels
 from dnafeat.join.config import GENE, JoinInputs
 from dnafeat.join.levels import Groups
-from dnafeat.join.modalities import PartnerTable
+from dnafeat.join.modalities import PartnerTable, check_lossless
 from dnafeat.join.rows import DnaSide, JoinedRows
+from dnafeat.keys import named, ranks
 from dnafeat.parquet import write_parquet
 from dnafeat.spill import Spill
 from dnafeat.store import digests
@@ -91,10 +92,14 @@ def deal_entries(side: DnaSide, partitions: int, folder: str, path: str) -> Deal
         columns = [*side.entry_columns(), "sequence_digest"]
         kept = rows.select(list(dict.fromkeys([*columns, *side.by])))
         for name in (side.inputs.on, *(key for key in side.by[1:] if side.inputs.level != "sequence")):
-            there = pc.fill_null(pc.not_equal(kept[name], ""), False)
+            # Stores that older releases have filled hold keys that are not spelled by the rule.
+            kept = kept.set_column(kept.column_names.index(name), name, named(kept[name]))
+            there = kept[name].is_valid()
             dealt.counts[f"without {name}"] += len(kept) - (pc.sum(there).as_py() or 0)
             kept = kept.filter(there)
+        check_lossless(kept[side.inputs.on], f"column {side.inputs.on!r} of {side.store.uri}")
         if side.genes is not None:
+            kept = kept.set_column(kept.column_names.index(GENE), GENE, named(kept[GENE]))
             asked = pc.is_in(kept[GENE], value_set=pa.array(side.genes, pa.string()))
             dealt.counts["of genes that the manifest does not name"] += len(kept) - (pc.sum(asked).as_py() or 0)
             kept = kept.filter(asked)
@@ -177,10 +182,20 @@ def deal_partner(
 
 @dataclass(frozen=True)
 class Written:
-    """The result of a partition of keys: its file, if it has rows, and its counts."""
+    """The result of a partition of keys: its file, if it has rows, its counts, and examples of keys that met nothing."""
 
     file: DataFile | None
     counts: Counter[str]
+    unmatched: Mapping[str, str] = field(default_factory=dict)
+
+
+def examples_of(written: Sequence[Written]) -> dict[str, str]:
+    """The first key by name of each side, however keys were dealt out."""
+    found: dict[str, str] = {}
+    for part in written:
+        for side, key in part.unmatched.items():
+            found[side] = min(key, found.get(side, key))
+    return found
 
 
 def put_together(
@@ -208,12 +223,12 @@ def put_together(
     ]
     result = JoinedRows(side, [partner.name for partner in partners], groups, reduced, counts)
     if not result.rows:
-        return Written(None, counts)
+        return Written(None, counts, result.unmatched)
     path = f"{plain(stem)}/{number:05d}-{uuid.uuid4().hex}.parquet"
     size = write_parquet(storage.join(output, path), result.pieces(), lambda: footer)
     counts["rows"] += result.rows
     counts["complete"] += result.complete()
-    return Written(DataFile(path, size, result.rows, {}, {}, {}, {}), counts)
+    return Written(DataFile(path, size, result.rows, {}, {}, {}, {}), counts, result.unmatched)
 
 
 def _each(rows: pa.Table, by: Sequence[str]) -> Groups:
@@ -223,11 +238,34 @@ def _each(rows: pa.Table, by: Sequence[str]) -> Groups:
     return Groups(rows.select(list(by)), vectors, np.ones(len(rows), np.int64))
 
 
+def _placed(column: pa.Array, *, last: bool) -> pa.Array:
+    """The values of a column in the order that people mean: session 10 after session 9. What is missing is neither first nor last."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type) or pa.types.is_string_view(column.type):
+        names = named(column.cast(pa.string())).dictionary_encode()
+        place = ranks(names.dictionary.to_pylist())
+        column = pa.array([place[name] for name in names.dictionary.to_pylist()], pa.int64()).take(names.indices)
+    elif not pa.types.is_floating(column.type):
+        # Dates, times and whole numbers, by the order of their values.
+        values = column.dictionary_encode()
+        order = pc.rank(values.dictionary, tiebreaker="dense") if len(values.dictionary) else pa.array([], pa.uint64())
+        column = order.cast(pa.int64()).take(values.indices)
+    else:
+        column = pc.if_else(pc.is_nan(column), None, column)
+        order = pc.rank(column, tiebreaker="dense", null_placement="at_end")
+        column = pc.if_else(column.is_valid(), order.cast(pa.int64()), None)
+    return pc.fill_null(column, -1 if last else 2**62)
+
+
 def _reduced(partner: PartnerTable, spill: Spill, inputs: JoinInputs, counts: Counter[str]) -> Groups:
     """One row for each key of a partner."""
     rows = spill.table()
     rule, _ = inputs.rule(partner.name)
     order = [name for name in ("order", "file", "row") if name in rows.column_names]
+    if "order" in order:
+        at = rows.column_names.index("order")
+        rows = rows.set_column(at, "order", _placed(one_array(rows["order"]), last=rule == "last"))
     if rule == "refuse":
         groups = levels.pool(rows, ["key"], "first", order)
         if (double := np.flatnonzero(groups.rows > 1)).size:

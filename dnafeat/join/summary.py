@@ -24,7 +24,8 @@ class JoinSummary:
     sequences, dna_keys : int
         Entries of the store that count, and distinct keys among them.
     partners : Mapping[str, Mapping[str, Any]]
-        Of each partner: width, rows, keys, matched (keys that have DNA), several (keys with several rows), reduce (what became of them).
+        Of each partner: width, rows, keys, matched (keys that have DNA), several (keys with several rows), reduce (what became of them),
+        unmatched (its keys without DNA), dna_unmatched (keys of the store without it).
     width : int
         Of the DNA vectors in the result.
     left_out : Mapping[str, Mapping[str, int]]

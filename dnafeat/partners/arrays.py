@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import pickle
 import struct
@@ -12,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from dnafeat import storage
+from dnafeat import storage, untrusted
 from dnafeat.errors import one_line
 from dnafeat.partners.config import PartnerConfig
 from dnafeat.partners.items import COMPANIONS, IDS, VECTORS, Item, Problem, some
@@ -40,6 +39,7 @@ def _numpy_load(file: IO[bytes]) -> Any:
 
 
 def _read_npz(path: Path, uri: str, config: PartnerConfig) -> Iterator[Item | Problem]:
+    _check_archive(path)
     with path.open("rb") as file, _numpy_load(file) as arrays:
 
         def get(key: str) -> Any:
@@ -56,6 +56,7 @@ def _read_npz(path: Path, uri: str, config: PartnerConfig) -> Iterator[Item | Pr
 def _read_torch(path: Path, uri: str, config: PartnerConfig) -> Iterator[Item | Problem]:
     import torch
 
+    _check_archive(path)
     try:
         value = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -75,6 +76,25 @@ def _read_torch(path: Path, uri: str, config: PartnerConfig) -> Iterator[Item | 
         raise Unfit(f"holds a {type(value).__name__} and no tensor; save a tensor, or a dict of tensors")
 
 
+def _check_archive(path: Path) -> None:
+    try:
+        untrusted.check_archive(path)
+    except ValueError as error:
+        raise Unfit("claims more than it holds; write it again", f" ({error})") from None
+
+
+def _check_held(value: Any) -> None:
+    """Raise Unfit for a tensor that would take more memory than what its file holds of it, such as an expanded or a sparse one."""
+    import torch
+
+    # A sparse tensor is filled up with zeros.
+    held = _MOST_OF_SPARSE if value.is_sparse or value.layout is torch.sparse_csr else value.untyped_storage().nbytes()
+    try:
+        untrusted.check_held(value.numel(), value.element_size(), held)
+    except ValueError as error:
+        raise Unfit(f"holds a tensor that {error}") from None
+
+
 def _of_tensor(value: Any) -> Any:
     """A tensor as an array; NumPy knows no bfloat16. Anything else as it is."""
     import torch
@@ -82,6 +102,9 @@ def _of_tensor(value: Any) -> Any:
     if not isinstance(value, torch.Tensor):
         return value
     value = value.detach()
+    if value.is_meta or value.is_quantized or value.is_nested:
+        raise Unfit("holds a tensor without plain numbers; save it as float32")
+    _check_held(value)
     return (value.float() if value.dtype is torch.bfloat16 else value).to_dense().numpy()
 
 
@@ -100,6 +123,7 @@ _TYPES = {
     "U16": "<u2",
     "U8": "<u1",
 }
+_MOST_OF_SPARSE = 2**30  # bytes of a sparse tensor with its zeros
 _LONGEST_HEADER = 100_000_000  # bytes, as the format has it
 
 
@@ -109,12 +133,17 @@ def _read_safetensors(path: Path, uri: str, config: PartnerConfig) -> Iterator[I
         (length,) = struct.unpack("<Q", file.read(8))
         if length > _LONGEST_HEADER:
             raise ValueError("its header is longer than the format allows")
-        header: dict[str, Any] = json.loads(file.read(length))
+        size = path.stat().st_size - 8 - length
+        if size < 0:
+            raise ValueError("it is shorter than its header says")
+        header = untrusted.parse_object(file.read(length))
         header.pop("__metadata__", None)
 
         def get(key: str) -> np.ndarray:
             start, end = header[key]["data_offsets"]
             kind, shape = header[key]["dtype"], header[key]["shape"]
+            if not all(type(number) is int and number >= 0 for number in (start, end, *shape)) or not start <= end <= size:
+                raise ValueError(f"{key!r} lies outside of the file")
             if kind not in _TYPES:
                 raise Unfit(f"{key!r} is of type {kind}, which is not read here; save it as F32")
             dtype = np.dtype(_TYPES[kind])

@@ -26,7 +26,8 @@ ENDINGS = (".pt", ".pth", ".npy", ".npz", ".safetensors", ".parquet", ".pq", ".c
 
 # What the readers of damaged files raise.
 _DAMAGED = (
-    *(OSError, EOFError, ValueError, RuntimeError, KeyError, MemoryError, pa.ArrowException),
+    *(OSError, EOFError, ValueError, RuntimeError, LookupError, MemoryError, TypeError, AttributeError, OverflowError),
+    *(AssertionError, pa.ArrowException),
     *(zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError),
 )
 
@@ -79,6 +80,8 @@ def read(uri: str, config: PartnerConfig) -> Iterator[Item | Problem]:
     ending = _ending(uri)
     with _here(uri) as path:
         try:
+            if path.exists() and not path.is_file():
+                raise Unfit("is no regular file but a device or a pipe; copy it into a file")
             if path.stat().st_size == 0:
                 raise Unfit("is empty: it has no bytes; write it again")
             if ending in (".parquet", ".pq"):

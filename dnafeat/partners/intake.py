@@ -17,7 +17,7 @@ from dnafeat.partners.config import PartnerConfig
 from dnafeat.partners.files import read
 from dnafeat.partners.items import Item, Problem
 from dnafeat.partners.kinds import pooled
-from dnafeat.partners.names import Unfit
+from dnafeat.partners.names import Unfit, is_understood
 
 SCHEMA = pa.schema(
     [
@@ -88,6 +88,9 @@ class PartnerIntake:
         self.tokens: Counter[int] = Counter()
         self.widths: dict[int, tuple[int, str]] = {}  # by width: how many items, and the first one's place
         self.shuffled = 0
+        self.said: dict[str, None] = {}  # notes of files, each once
+        self.understood = 0  # files named as UK Biobank, BIDS or HCP do
+        self.whole_names: list[str] = []  # the first names of others, which are subjects as they are
         self._vectors = _Pile(folder / "vectors", SCHEMA)
         self._rejects = _Pile(folder / "rejects", REJECTS)
         self._problems: list[str] = []  # the first few
@@ -148,6 +151,9 @@ class PartnerIntake:
         except Unfit as error:
             self._refuse(Problem(place=item.place, file=item.file, reason=error.reason, detail=error.detail, row=item.row))
             return
+        if item.note is not None and len(self.said) < _SHOWN:
+            self.said[item.note] = None
+        self._count_name(item)
         count, first = self.widths.get(width, (0, item.place))
         self.widths[width] = (count + 1, first)
         self.width = self.width or width
@@ -166,6 +172,17 @@ class PartnerIntake:
             self._held += made.vectors[at].nbytes
             if self._held >= _BATCH_BYTES or len(self._columns["file"]) >= ROW_GROUP:
                 self._flush()
+
+    def _count_name(self, item: Item) -> None:
+        """Notice whether the subject of a file is a part of its name or all of it."""
+        name = item.names[0] if item.row is None and self.config.id_pattern is None and len(set(item.names)) == 1 else None
+        if name is None:
+            return
+        written = item.file.rpartition("#")[2]
+        if name.subject not in (written, written.rpartition(".")[0]) or is_understood(written):
+            self.understood += is_understood(written)
+        elif len(self.whole_names) < _SHOWN:
+            self.whole_names.append(written)
 
     def _subjects(self, subjects: list[str | None]) -> list[str | None]:
         if self.salt is None:

@@ -47,6 +47,8 @@ class Item:
         Number of the first row in a table, 1-based; None: not of a table.
     companions : Mapping of str to np.ndarray
         `mask` and `ids_restore` of BrainLM, where the file has them.
+    note : str or None
+        What the user should know of how the file was read.
     """
 
     array: np.ndarray
@@ -57,6 +59,7 @@ class Item:
     batched: bool = False
     row: int | None = None
     companions: Mapping[str, np.ndarray] = field(default_factory=dict)
+    note: str | None = None
 
     def place_of(self, row: int) -> str:
         """What a sentence calls the row of this item with this number, from 0."""

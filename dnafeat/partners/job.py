@@ -46,6 +46,8 @@ class PartnerSummary:
     was_width: int | None
     was_version: int | None
     notes: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
+    """Which columns of tables of numbers the vectors are, a sentence each."""
 
     def __repr__(self) -> str:
         return format_summary(self)
@@ -101,6 +103,7 @@ def _summary(intake: PartnerIntake, before: Before, version: int | None, files: 
         was_width=before.width,
         was_version=before.version,
         notes=_notes(intake, others),
+        columns=list(intake.said),
     )
 
 
@@ -140,6 +143,11 @@ def _notes(intake: PartnerIntake, others: int) -> list[str]:
             f"{intake.shuffled:,} were computed with shuffled tokens (ids_restore), which changes BrainLM's CLS from run to run: "
             "export with increasing noise"
         )
+    if intake.understood and intake.whole_names and not intake.salt:
+        notes.append(
+            f"{intake.understood:,} files are named as UK Biobank, BIDS or HCP do, and others are not, so that their names are subjects, "
+            f"such as {intake.whole_names[0]!r}: say with --id-pattern what of a name is the subject"
+        )
     if intake.salt:
         notes.append("subjects are pseudonyms, and the table names no files")
     if others:
@@ -156,6 +164,7 @@ def format_summary(summary: PartnerSummary) -> str:
         lines.append(f"  tokens    {_tokens(s)}")
     if s.sessions or s.windowed:
         lines.append(f"  rows      {_count(s.sessions, 'session')}, {_count(s.windowed, 'row')} with a window")
+    lines += [f"  columns   {told}" for told in s.columns]
     if s.rejected:
         lines.append(f"  rejected  {s.rejected:,}, listed in {s.rejects}")
     was = ""

@@ -9,15 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from dnafeat import storage
+from dnafeat import keys, storage
 
 # Bulk fields of UK Biobank are named <eid>_<field>_<instance>_<array>; 20227 is the resting scan, and instances 2 and 3 are imaging visits.
 _UKB = re.compile(r"(?<![0-9A-Za-z])(?P<subject>\d+)_\d{3,6}_(?P<session>\d)_\d+(?![0-9A-Za-z])")
 _BIDS = re.compile(r"(?<![0-9A-Za-z])sub-(?P<subject>[0-9A-Za-z]+)(?:_ses-(?P<session>[0-9A-Za-z]+))?")
 _BIDS_RUN = re.compile(r"_(?P<run>run-[0-9A-Za-z]+)")
-_HCP = re.compile(r"(?<!\d)(?P<subject>\d{6})_[rt]fMRI_(?P<session>[0-9A-Z]+_(?:LR|RL))(?![0-9A-Za-z])")
+# 3T scans are named by phase encoding LR or RL, 7T scans by 7T and AP or PA. What follows names the file's kind.
+_HCP = re.compile(
+    r"(?<!\d)(?P<subject>\d{6})_[rt]fMRI_(?P<session>[0-9A-Z]+?(?:_7T)?(?:_(?:LR|RL|AP|PA))?)(?=_|-|\.|$)(?!_(?:7T|LR|RL|AP|PA)(?:_|$))"
+)
 _WINDOW = re.compile(r"[_-]win(?:dow)?[_-]?(\d+)(?!\d)")
 _LAST_NUMBER = re.compile(r"(\d+)$")
 
@@ -60,8 +62,8 @@ def apart(name: str, pattern: str | None) -> Name:
     """Subject, session and window of a name without its ending.
 
     `<eid>_<field>_<instance>_<array>` anywhere in it is of UK Biobank, and the instance is the session. `sub-X_ses-Y_run-Z` is BIDS,
-    and the session is Y, `run-Z` or `Y_run-Z`. `<6 digits>_rfMRI_REST1_LR` is HCP, with session REST1_LR. Any other name is the
-    subject. `window-3` in a name is a window and no part of the subject.
+    and the session is Y, `run-Z` or `Y_run-Z`. `<6 digits>_rfMRI_REST1_LR` is HCP, with session REST1_LR, and of 7T scans REST1_7T_PA.
+    Any other name is the subject. `window-3` in a name is a window and no part of the subject.
     """
     if pattern is not None:
         return _by_pattern(name, pattern)
@@ -74,6 +76,11 @@ def apart(name: str, pattern: str | None) -> Name:
         session = "_".join(part for part in (match["session"], run and run["run"]) if part)
         return Name(match["subject"], session or None, window)
     return Name(_WINDOW.sub("", name), None, window)
+
+
+def is_understood(name: str) -> bool:
+    """Return whether a name is one of UK Biobank, BIDS or HCP."""
+    return any(pattern.search(name) for pattern in (_UKB, _HCP, _BIDS))
 
 
 def _by_pattern(name: str, pattern: str) -> Name:
@@ -105,31 +112,30 @@ def of_ids(ids: Sequence[str | None], are_names: bool, pattern: str | None) -> l
 def texts(values: Any, what: str) -> list[str | None]:
     """Ids as text, from an Arrow or NumPy array or a list; null for those that are missing.
 
-    Text stays, leading zeros too. Whole numbers are written out, and so are those that pandas made fractions of because others were
-    missing: 1000017.0 is 1000017, as a number and as text.
+    They are spelled by the rule of `dnafeat.keys`: 1000017.0 is 1000017, as a number and as text, and leading zeros stay.
 
     Raises
     ------
     Unfit
-        A fraction, or something that is neither text nor a number.
+        A fraction, a float that stands for several whole numbers, or something that is neither text nor a number.
     """
     array = _arrow(values, what)
     if pa.types.is_floating(array.type):
-        numbers = array.to_numpy(zero_copy_only=False).astype(np.float64)
-        missing = np.isnan(numbers)
-        # Beyond that, neighbouring ids have become the same number.
-        wrong = numbers[~(missing | ((numbers == np.trunc(numbers)) & (np.abs(numbers) < 2**53)))]
-        if len(wrong):
-            raise Unfit(f"{what} holds {wrong[0]}, which is no id: name the one with ids")
-        array = pa.array(np.where(missing, 0, numbers).astype(np.int64), mask=missing)
+        names, strange = keys.digits_of_floats(array)
+        if strange.any():
+            value = array[int(np.flatnonzero(strange)[0])].as_py()
+            raise Unfit(f"{what} holds {value}, which is no id: name the one with ids")
+        array = names
     try:
         text = array.cast(pa.string())
     except pa.ArrowInvalid:
         raise Unfit(f"{what} is not UTF-8 text: save it as UTF-8") from None
     except pa.ArrowException:
         raise Unfit(f"{what} holds {array.type}, which is no id: name another") from None
-    text = pc.replace_substring_regex(text, r"^(0|[1-9]\d*)\.0$", r"\1")
-    return [value if value and not value.isspace() else None for value in text.to_pylist()]
+    if strange := keys.lossy(text):
+        raise Unfit(f"{what} holds {strange}, a float that stands for several ids: keep ids as whole numbers or as text")
+    named: list[str | None] = keys.named(text).to_pylist()
+    return named
 
 
 def whole_numbers(values: Any, what: str) -> list[int | None]:
@@ -149,6 +155,13 @@ def _arrow(values: Any, what: str) -> pa.Array:
             if values.ndim > 1 and values.size != len(values):
                 raise Unfit(f"{what} is of shape {list(values.shape)}; one id a row is wanted")
             return pa.array(values.ravel().tolist())
-        return pa.array(values if isinstance(values, list | tuple) else [values])
-    except (pa.ArrowException, TypeError, UnicodeDecodeError):
+        flat = list(values) if isinstance(values, list | tuple) else [values]
+        # Arrow would follow a list that holds itself until the process dies.
+        for value in flat:
+            if isinstance(value, list | tuple | dict | set):
+                raise Unfit(f"{what} holds a {type(value).__name__}, which is no id: name another")
+            if not isinstance(value, str | bytes | int | float | np.generic | None):
+                raise Unfit(f"{what} holds what is neither text nor a whole number; make it one")
+        return pa.array(flat)
+    except (pa.ArrowException, TypeError, OverflowError, UnicodeDecodeError):
         raise Unfit(f"{what} holds what is neither text nor a whole number; make it one") from None

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 from deltalake import Schema
 
-from dnafeat import storage
+from dnafeat import storage, untrusted
 from dnafeat.errors import UsageError
 from dnafeat.parquet import opened, write_parquet
 from dnafeat.partners.intake import ROW_GROUP, SCHEMA
@@ -55,7 +55,10 @@ def _width_of_file(uri: str) -> int | None:
             stored = (file.metadata.metadata or {}).get(ABOUT.encode())
     except (FileNotFoundError, pa.ArrowException):
         return None
-    return json.loads(stored)["width"] if stored else None
+    try:
+        return int(untrusted.parse_object(stored)["width"]) if stored else None
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def rejects_uri(output: str) -> str:

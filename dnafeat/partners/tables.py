@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections import deque
+import re
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,13 @@ from dnafeat.text import did_you_mean
 NAMES = ("file", "filename", "file_name", "name")
 _BATCH_BYTES = 16 * 2**20
 _BATCH_ROWS = 4096
+_NUMBERED = re.compile(r"\d+$", re.ASCII)
+# Columns that describe a subject or a scan, and are no part of an embedding.
+_COVARIATES = frozenset({
+    *("age", "age_years", "sex", "gender", "site", "scanner", "center", "centre", "batch", "group", "diagnosis", "dx", "label"),
+    *("target", "phenotype", "family", "family_id", "fid", "handedness", "ethnicity", "ancestry", "race", "education", "iq"),
+    *("bmi", "height", "weight", "fd", "mean_fd", "motion", "tiv", "icv", "etiv", "visit", "wave"),
+})  # fmt: skip
 _CSV_BLOCK = 32 * 2**20  # bytes; a row has to fit
 
 
@@ -42,6 +50,8 @@ class _Layout:
         Columns with one number each, in order.
     beside : tuple of str
         Those of session, window, shape, mask and ids_restore that are there.
+    left_out : tuple of str
+        Columns that describe subjects, beside numbered ones.
     """
 
     ids: str
@@ -49,6 +59,18 @@ class _Layout:
     vector: str | None
     numbers: tuple[str, ...]
     beside: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str | None:
+        """Which columns are the vector, in a sentence; None for a column of lists."""
+        if self.vector is not None:
+            return None
+        count, first, last = len(self.numbers), self.numbers[0], self.numbers[-1]
+        told = f"{count:,} columns, {first!r} to {last!r}" if count > 1 else f"the column {first!r}"
+        return told + (
+            f"; {' and '.join(map(repr, self.left_out))} left out, since not numbered as those" if self.left_out else ""
+        )
 
     @property
     def columns(self) -> list[str]:
@@ -126,30 +148,62 @@ def _layout(schema: pa.Schema, config: PartnerConfig) -> _Layout:
     beside = tuple(name for name in ("session", "window", "shape", *COMPANIONS) if name in names)
     rest = [name for name in names if name not in (ids, *beside, *usual)]
     lists = [name for name in rest if _depth(schema.field(name).type)]
-    vector, numbers = _vectors(schema, rest, lists, config.vector_column)
-    return _Layout(ids=ids, are_names=ids.lower() in NAMES, vector=vector, numbers=numbers, beside=beside)
+    vector, numbers, left_out = _vectors(schema, rest, lists, config.vector_column)
+    are_names = ids.lower() in NAMES
+    return _Layout(ids=ids, are_names=are_names, vector=vector, numbers=numbers, beside=beside, left_out=left_out)
 
 
-def _vectors(schema: pa.Schema, rest: list[str], lists: list[str], asked: str | None) -> tuple[str | None, tuple[str, ...]]:
+def _vectors(
+    schema: pa.Schema, rest: list[str], lists: list[str], asked: str | None
+) -> tuple[str | None, tuple[str, ...], tuple[str, ...]]:
+    """The column of lists, or the columns of numbers, that are the vector, and those left out beside them."""
+    left_out: list[str] = []
     if asked is not None:
-        chosen = [asked] if asked in schema.names else fnmatch.filter(schema.names, asked)
+        chosen = [asked] if asked in schema.names else fnmatch.filter(rest, asked)
         if not chosen:
             raise Unfit(f"has no column {asked!r}; --vector-column is one of {some(rest)}, or a pattern")
     else:
         usual = [name for name in lists if name.lower() in VECTORS]
         chosen = usual if len(usual) == 1 else lists or rest
+        if not lists:
+            chosen, left_out = _without_covariates(rest)
     if not chosen:
         raise Unfit("has no column with vectors beside the ids")
     deep = [name for name in chosen if name in lists]
     if len(chosen) == 1 and deep:
-        return chosen[0], ()
+        return chosen[0], (), ()
     if deep:
         raise Unfit(f"holds several columns of lists, {some(deep)}; say which with --vector-column")
     for name in chosen:
         kind = schema.field(name).type
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_string(kind)):
             raise Unfit(f"column {name!r} holds {kind} and no numbers; say with --vector-column which columns are the vector")
-    return None, tuple(chosen)
+    return None, tuple(chosen), tuple(left_out)
+
+
+def _without_covariates(names: list[str]) -> tuple[list[str], list[str]]:
+    """Columns of numbers that are the vector, and those that describe the subject: age, sex, site.
+
+    Raises Unfit where that cannot be told.
+    """
+    counts = Counter(map(_prefix, names))
+    numbered = [name for name in names if (prefix := _prefix(name)) is not None and counts[prefix] > 1]
+    others = [name for name in names if (prefix := _prefix(name)) is None or counts[prefix] == 1]
+    known = [name for name in others if name.lower() in _COVARIATES]
+    if not known and (not numbered or len(others) >= len(numbered)):
+        return names, []
+    if numbered and len(known) == len(others):
+        return numbered, others
+    strange = known or others
+    raise Unfit(
+        f"has {some(strange)} beside {some(numbered or [name for name in names if name not in known])}, and it is not clear which are the "
+        f"vector; say so with --vector-column, such as 'f*', or '*' for all"
+    )
+
+
+def _prefix(name: str) -> str | None:
+    """What stands before the number at the end of a column's name; None where there is no number."""
+    return _NUMBERED.sub("", name) if _NUMBERED.search(name) else None
 
 
 def _as_written(names: Sequence[str], wanted: str) -> str | None:
@@ -208,6 +262,7 @@ class _Rows:
             batched=True,
             row=self._numbers[at],
             companions=companions,
+            note=self._layout.note,
         )
 
     def _whole(self) -> np.ndarray | None:

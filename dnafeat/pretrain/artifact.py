@@ -65,7 +65,7 @@ def read(uri: str) -> dict[str, Any] | None:
         with fs.open(path, "rb") as opened:
             metrics = json.load(opened)
         metrics["training"]["run"], metrics["probes"]
-    except (*storage.STORAGE_ERRORS, ValueError, KeyError, TypeError) as error:
+    except (*storage.STORAGE_ERRORS, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{file} cannot be read: {one_line(error)}") from error
     return dict(metrics)
 
@@ -100,7 +100,7 @@ def rewrite(model: str, uri: str, genomes: Genomes, probes: Sequence[str]) -> di
     found = find(model)
     if not (found.folder / METRICS).is_file():
         raise UsageError(f"{found.folder} has no {METRICS}: a card is written for a model that this command has trained")
-    training = json.loads((found.folder / METRICS).read_text())["training"]
+    training = (read(str(found.folder)) or {})["training"]
     with tempfile.TemporaryDirectory(prefix="dnafeat-") as scratch:
         folder = Path(scratch)
         for name in ("config.json", "tokenizer.json", "tokenizer_config.json", found.weights.name):

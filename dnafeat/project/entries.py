@@ -24,6 +24,7 @@ from dnafeat import pseudonyms as keyhash
 from dnafeat.cluster.spread import Each
 from dnafeat.encoder.projection import applied
 from dnafeat.errors import StoreError, UsageError
+from dnafeat.keys import spelled, spelled_text
 from dnafeat.project.config import FitProjectorConfig
 from dnafeat.sources.lists import read_list
 from dnafeat.spill import Spill
@@ -124,7 +125,7 @@ def find_training(store: Store, config: FitProjectorConfig, view: str, folder: s
     salt = None if config.salt_file is None else keyhash.read_salt(config.salt_file, store.uri)
     where = reading.parse_where(config.where)
     if salt is not None:
-        where = {column: list(keyhash.pseudonyms(values, salt)) for column, values in where.items()}
+        where = {column: list(keyhash.pseudonyms(map(spelled_text, values), salt)) for column, values in where.items()}
     named = reading.conditions(where, keys, store.uri)
     wanted = _listed(config, salt)
     if config.train_by not in (*keys, "sequence_id"):
@@ -141,7 +142,7 @@ def find_training(store: Store, config: FitProjectorConfig, view: str, folder: s
             columns, rows if named is None else rows & named, [("source_name", "=", source)], _BATCH_ROWS
         ):
             if wanted is not None:
-                at = pc.index_in(batch[config.train_by], value_set=wanted)
+                at = pc.index_in(spelled(batch[config.train_by]), value_set=wanted)
                 seen[at.drop_null().to_numpy()] = True
                 batch = batch.filter(at.is_valid())
             total += _summed(batch)
@@ -173,7 +174,7 @@ def find_training(store: Store, config: FitProjectorConfig, view: str, folder: s
 def _listed(config: FitProjectorConfig, salt: bytes | None) -> pa.Array | None:
     if config.train is None:
         return None
-    values = dict.fromkeys(value for _, value in read_list(config.train, config.train_by, "training entry"))
+    values = dict.fromkeys(spelled_text(value) for _, value in read_list(config.train, config.train_by, "training entry"))
     return pa.array(keyhash.pseudonyms(values, salt) if salt is not None else values, pa.string())
 
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from dnafeat import keys as rule
 from dnafeat import storage
 from dnafeat.errors import UsageError, one_line
 from dnafeat.parquet import PAGED
@@ -34,13 +35,14 @@ _EMPTY = "Empty CSV file"  # pyarrow's words
 class Columns:
     """The roles of a table's columns; `keys` are all that are neither the id nor the sequence, in the table's order.
 
-    Of a Parquet file `groups` are the bytes of its row groups, unpacked.
+    Of a Parquet file `groups` are the bytes of its row groups, unpacked. `verbatim` are keys whose cells stay as they are written.
     """
 
     sequence_id: str | None
     sequence: str
     keys: tuple[str, ...]
     groups: tuple[int, ...] = ()
+    verbatim: tuple[str, ...] = ()
 
 
 def columns(uri: str, kind: str, id_column: str | None, sequence_column: str | None) -> Columns:
@@ -58,7 +60,8 @@ def read_table(
 ) -> Iterator[Piece]:
     """The rows of a table as entries, in order.
 
-    A row with too few or too many fields, without an id, or with an id or key that is not UTF-8 is an entry with a problem.
+    A row with too few or too many fields, without an id, or with an id or key that is not UTF-8 is an entry with a problem. Keys
+    are spelled by the rule of `dnafeat.keys`, and those that count as missing are null; ids stay as they are written.
 
     Parameters
     ----------
@@ -229,21 +232,42 @@ def _parquet_rows(uri: str, here: Columns, keys: Sequence[str], label: str, some
 
 def _pieces(batch: pa.RecordBatch, rows: Sequence[int], here: Columns, keys: Sequence[str], label: str) -> Iterator[Piece]:
     problems: dict[int, str] = {}
-    values = [_texts(batch, key, problems) if key in here.keys else [None] * len(rows) for key in keys]
-    given = zip(*((value or None for value in column) for column in values), strict=True) if keys else ((),) * len(rows)
+    values = [_keys(batch, key, here, problems) if key in here.keys else [None] * len(rows) for key in keys]
+    given = zip(*values, strict=True) if keys else ((),) * len(rows)
     if here.sequence_id is None:
         ids: list[str | None] = [f"{label}:{row}" for row in rows]
     else:
-        ids = _texts(batch, here.sequence_id, problems)
+        ids = _ids(batch, here.sequence_id, problems)
     sequences = _plain(batch, here.sequence).cast(pa.large_binary()).to_pylist()
     for at, (name, row, raw, cells) in enumerate(zip(ids, rows, sequences, given, strict=True)):
         problem = problems.get(at)
-        if problem is None and (not name or name.isspace()):
-            problem = f"the id column {here.sequence_id!r} is empty"
         if problem is None:
             yield Piece(name, row, normalise(raw or b""), None, False, cells)
         else:
             yield Piece(name or None, row, (raw or b"")[:RAW_KEPT], problem, False, cells)
+
+
+def _keys(batch: pa.RecordBatch, name: str, here: Columns, problems: dict[int, str]) -> list[str | None]:
+    """The cells of a key column."""
+    texts = _texts(batch, name, problems)
+    if name in here.verbatim:
+        return [value or None for value in texts.to_pylist()]
+    names: list[str | None] = rule.named(texts).to_pylist()
+    return names
+
+
+def _ids(batch: pa.RecordBatch, name: str, problems: dict[int, str]) -> list[str | None]:
+    """The cells of the id column as they are written: an entry's name is its own. Those that name no entry are a problem."""
+    texts = _texts(batch, name, problems)
+    if pa.types.is_floating(batch.column(name).type):
+        texts = rule.named(texts)
+    names: list[str | None] = texts.to_pylist()
+    for at, cell in enumerate(names):
+        if not cell or cell.isspace():
+            problems.setdefault(at, f"the id column {name!r} is empty")
+        elif pa.types.is_floating(batch.column(name).type) and rule.is_lossy(cell):
+            problems.setdefault(at, f"the id column {name!r} holds {rule.no_key(float(cell))}")
+    return names
 
 
 def _plain(batch: pa.RecordBatch, name: str) -> pa.Array:
@@ -251,19 +275,19 @@ def _plain(batch: pa.RecordBatch, name: str) -> pa.Array:
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
-def _texts(batch: pa.RecordBatch, name: str, problems: dict[int, str]) -> list[str | None]:
+def _texts(batch: pa.RecordBatch, name: str, problems: dict[int, str]) -> pa.Array:
     """A column as strings; cells that are not UTF-8 are null, and named in `problems` by their place in the batch."""
     array = _plain(batch, name)
     try:
-        texts: list[str | None] = pc.cast(array, pa.string()).to_pylist()
-        return texts
+        texts = pc.cast(array, pa.string())
+        return pc.coalesce(rule.digits_of_floats(array)[0], texts) if pa.types.is_floating(array.type) else texts
     except pa.ArrowInvalid:
         cells = array.cast(pa.large_binary()).to_pylist()
-    texts = []
+    decoded: list[str | None] = []
     for at, cell in enumerate(cells):
         try:
-            texts.append(None if cell is None else cell.decode())
+            decoded.append(None if cell is None else cell.decode())
         except UnicodeDecodeError:
-            texts.append(None)
+            decoded.append(None)
             problems[at] = f"column {name!r} is not UTF-8 text; save the file as UTF-8"
-    return texts
+    return pa.array(decoded, pa.string())

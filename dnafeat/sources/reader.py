@@ -63,6 +63,9 @@ class ReadOptions:
     keys: bool = True
     """Whether a table's other columns are read."""
 
+    verbatim: tuple[str, ...] = ()
+    """Of those, columns that are no keys, such as labels: their cells stay as they are written."""
+
     def __post_init__(self) -> None:
         for name, value in (("tile", self.tile), ("stride", self.stride)):
             if value is not None and value < 1:
@@ -193,7 +196,8 @@ def read(files: Sequence[str], options: ReadOptions) -> Iterator[pa.RecordBatch]
         At most 8,192 entries and 16 MiB of letters, but at least one entry. Columns: `sequence_id` string; `sequence`
         large_binary, normalised letters; `file` string; `row` int64, 1-based, the line of a FASTA or FASTQ record's header or
         the data row of a table (blank lines not counted); `problem` string, null unless the entry cannot be read, when
-        `sequence` is the beginning of what there is; then one nullable string for each of `key_columns`. An empty cell is null.
+        `sequence` is the beginning of what there is; then one nullable string for each of `key_columns`, spelled as `dnafeat.keys`
+        says. A cell that counts as missing is null.
 
     Raises
     ------
@@ -226,7 +230,7 @@ def _records(uri: str, kind: str) -> Iterator[Piece]:
 def _table(uri: str, kind: str, options: ReadOptions) -> Columns:
     with _reading(uri):
         table = columns(uri, kind, options.id_column, options.sequence_column)
-        return table if options.keys else replace(table, keys=())
+        return replace(table, keys=table.keys if options.keys else (), verbatim=options.verbatim)
 
 
 def _key_columns(tables: dict[str, Columns]) -> list[str]:

@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import PurePath
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ from dnafeat.store import digests
 from dnafeat.store.data_file import Change
 from dnafeat.store.history import LISTED, AsOf, History
 from dnafeat.store.names import Names
-from dnafeat.store.reading import Reading, Where, chosen, load_entries, stood
+from dnafeat.store.reading import Reading, Where, check_selection, chosen, load_entries, stood
 from dnafeat.store.schema import TABLES, arrow_schema
 from dnafeat.store.table import Table
 from dnafeat.vectors import VECTORS, projection_name
@@ -28,7 +29,9 @@ class Store:
     """The store at a local folder or an `s3://` prefix. Nothing is read or made before it is needed."""
 
     def __init__(self, uri: str) -> None:
-        self.uri = storage.absolute(uri)
+        if not isinstance(uri, str | PurePath):
+            raise StoreError(f"a store is a folder or an s3:// prefix, and not {uri!r}")
+        self.uri = storage.absolute(str(uri))
         self.features, self.sequences, self._versions, self.rejects, self.runs = (Table(self.uri, name) for name in TABLES)
 
     def __repr__(self) -> str:
@@ -234,6 +237,7 @@ class Store:
         run: str | int | None = None,
     ) -> Reading:
         """Resolve a read without reading vectors: the version, and its entries with ids and keys."""
+        check_selection(version, source, where)
         history = self.history()
         if run is not None:
             for name, value in (("version", version), ("source", source), ("as_of", as_of)):

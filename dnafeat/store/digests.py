@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dnafeat.keys import spelled
+
 WIDTH = 35
 DTYPE = np.dtype(f"S{WIDTH}")
 MAX_PARTITIONS = 4096
@@ -61,5 +63,9 @@ def netstring(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 
 
 def id_partition(ids: pa.Array, partitions: int) -> np.ndarray:
-    """The partition of each `sequence_id`, (n,) int64. What is compared by id must be dealt by this and by nothing else."""
+    """The partition of each `sequence_id`, (n,) int64. What is compared by id must be dealt by this and by nothing else.
+
+    Ids that `dnafeat.keys` spells alike share one: older stores hold some that are not spelled by the rule.
+    """
+    ids = spelled(ids)
     return np.fromiter((zlib.crc32(one.encode()) % partitions for one in ids.to_pylist()), np.int64, len(ids))

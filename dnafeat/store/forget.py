@@ -57,10 +57,11 @@ import pyarrow.compute as pc
 from dnafeat import pseudonyms as keyhash
 from dnafeat import storage
 from dnafeat.errors import UsageError
+from dnafeat.keys import forms, spelled
 from dnafeat.store import digests
 from dnafeat.store.catalog import Store
 from dnafeat.store.data_file import Change, DataFile
-from dnafeat.store.reading import parse_where
+from dnafeat.store.reading import Where, parse_where
 from dnafeat.store.rewriting import BATCH_ROWS, EVERY, NONE, Draft, patiently, raised, settle, take_vectors
 from dnafeat.store.schema import arrow_schema
 from dnafeat.store.table import Table
@@ -118,15 +119,21 @@ def parse(conditions: Sequence[str]) -> dict[str, str]:
     return {column: values[0] for column, values in where.items()}
 
 
-def hidden(where: Mapping[str, str], salt_file: str, store: str) -> dict[str, str]:
-    """Conditions on keys that are hashed: their values as they stand in the store. Raises UsageError as `pseudonyms` does."""
+def hidden(where: Mapping[str, str], salt_file: str, store: str) -> dict[str, list[str]]:
+    """Conditions on keys that are hashed: their values as they stand in the store. Raises UsageError as `pseudonyms` does.
+
+    Older releases hashed keys as they were written, with white space around them and as floats.
+    """
     salt = keyhash.read_salt(salt_file, store)
-    return {
-        column: value if column == "source_name" else next(keyhash.pseudonyms([value], salt)) for column, value in where.items()
-    }
+    found = {}
+    for column, value in where.items():
+        name, *others = forms(value)
+        written = [name, value, *others, f"{name} ", f" {name}", f" {name} ", f"{name}.0"]
+        found[column] = [value] if column == "source_name" else list(dict.fromkeys(keyhash.pseudonyms(written, salt)))
+    return found
 
 
-def forget(store: Store, where: Mapping[str, str]) -> ErasureSummary:
+def forget(store: Store, where: Where) -> ErasureSummary:
     """Erase the entries that meet all conditions, and what belongs to them alone. It may be called again whenever it ended.
 
     Of the refused entries those go that have the name of such an entry, and those in which the value of a condition stands as a whole
@@ -138,8 +145,9 @@ def forget(store: Store, where: Mapping[str, str]) -> ErasureSummary:
     Parameters
     ----------
     store : Store
-    where : Mapping[str, str]
-        Values of `source_name`, `sequence_id`, `sequence_digest` or any key, as they stand in `sequences`.
+    where : Mapping[str, str | Sequence[str]]
+        Values of `source_name`, `sequence_id`, `sequence_digest` or any key; of several for a column any. Keys are compared as
+        `dnafeat.keys` spells them, so that `S1` finds `S1 `.
 
     Raises
     ------
@@ -159,24 +167,26 @@ def forget(store: Store, where: Mapping[str, str]) -> ErasureSummary:
                 f"table sequences of {store.uri} has no column {name!r} to forget by: there are {', '.join(columns)}"
                 f"{did_you_mean(name, columns)}"
             )
+    shown = {column: value if isinstance(value, str) else value[0] for column, value in where.items()}
+    wanted = {column: [value] if isinstance(value, str) else list(value) for column, value in where.items()}
     for table in (store.rejects, store.sequences):
         _count(table)
     with storage.reached(store.uri):
-        pairs, alone = patiently(lambda: _gather(store, where))
-        rejects, uncommitted = _take_rows(store.rejects, lambda rows: _refused(rows, where, pairs))
+        pairs, alone = patiently(lambda: _gather(store, wanted))
+        rejects, uncommitted = _take_rows(store.rejects, lambda rows: _refused(rows, wanted, pairs))
         work = take_work(store, alone)
         uncommitted += take_uncommitted(store, alone)
-        entries, more = _take_rows(store.sequences, lambda rows: _matches(rows, where))
+        entries, more = _take_rows(store.sequences, lambda rows: _matches(rows, wanted))
         vectors, _ = take_vectors(store, _within(alone), forgotten=True)
         return ErasureSummary(
             store=store.uri,
-            where=dict(where),
+            where=shown,
             entries=entries,
             rejects=rejects,
             vectors=vectors,
             work=work,
             uncommitted=uncommitted + more,
-            notes=_notes(store, where),
+            notes=_notes(store, wanted),
         )
 
 
@@ -187,7 +197,7 @@ def _count(table: Table) -> None:
     settle(table, lambda _: Change(transactions=raised(table)))
 
 
-def _gather(store: Store, where: Mapping[str, str]) -> tuple[set[tuple[str, str]], np.ndarray]:
+def _gather(store: Store, where: Mapping[str, Sequence[str]]) -> tuple[set[tuple[str, str]], np.ndarray]:
     """The entries that meet the conditions: (source_name, sequence_id) pairs, and the sorted digests that no other entry names."""
     columns = list(dict.fromkeys((*_OWN, *where)))
     pairs: set[tuple[str, str]] = set()
@@ -205,25 +215,33 @@ def _gather(store: Store, where: Mapping[str, str]) -> tuple[set[tuple[str, str]
     return pairs, wanted[~others]
 
 
-def _matches(rows: pa.Table | pa.RecordBatch, where: Mapping[str, str]) -> np.ndarray:
-    """The rows that meet all conditions, (rows,) bool."""
+def _matches(rows: pa.Table | pa.RecordBatch, where: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """The rows that meet all conditions, (rows,) bool. What is erased must not depend on how a key was spelled when it was stored."""
     mask = np.ones(len(rows), bool)
-    for column, value in where.items():
-        mask &= pc.fill_null(pc.equal(rows[column], value), False).to_numpy(zero_copy_only=False)
+    for column, values in where.items():
+        exact = column in ("source_name", "sequence_digest")
+        cells = rows[column] if exact else spelled(rows[column])
+        wanted = values if exact else [form for value in values for form in forms(value)]
+        mask &= pc.is_in(cells, value_set=pa.array(wanted, pa.string())).to_numpy(zero_copy_only=False)
     return mask
 
 
-def _refused(rows: pa.Table, where: Mapping[str, str], pairs: set[tuple[str, str]]) -> np.ndarray:
+def _refused(rows: pa.Table, where: Mapping[str, Sequence[str]], pairs: set[tuple[str, str]]) -> np.ndarray:
     """The refused entries that belong to the subject, (rows,) bool."""
     both = zip(rows["source_name"].to_pylist(), rows["sequence_id"].to_pylist(), strict=True)
     by_name = np.fromiter((pair in pairs for pair in both), bool, len(rows))
     source = {column: value for column, value in where.items() if column == "source_name"}
-    values = [value for column, value in where.items() if column != "source_name"]
+    values = _texts({column: value for column, value in where.items() if column != "source_name"})
     by_value = np.zeros(len(rows), bool) if values else np.ones(len(rows), bool)
     for column in ("file", "sequence_id", "reason", "text"):
         for value in values:
             by_value |= _words(rows[column], value)
     return by_name | (_matches(rows, source) & by_value)
+
+
+def _texts(where: Mapping[str, Sequence[str]]) -> list[str]:
+    """The values of some conditions, as they were given and as they are spelled."""
+    return list(dict.fromkeys(text for values in where.values() for value in values for text in (value, *forms(value))))
 
 
 def _words(column: pa.ChunkedArray, value: str) -> np.ndarray:
@@ -304,7 +322,7 @@ def _within(sorted_digests: np.ndarray) -> Callable[[DataFile], np.ndarray]:
 # -- what is said ----------------------------------------------------------------------------------------------------------
 
 
-def _notes(store: Store, where: Mapping[str, str]) -> list[str]:
+def _notes(store: Store, where: Mapping[str, Sequence[str]]) -> list[str]:
     notes = [
         f"the replaced files are deleted by the next `dnafeat maintain --store {store.uri}`",
         "the sources themselves must no longer hold it: the next run would bring it back",
@@ -313,7 +331,7 @@ def _notes(store: Store, where: Mapping[str, str]) -> list[str]:
     for name, columns in searched.items():
         count = 0
         for batch in Table(store.uri, name).batches(columns, EVERY, [], BATCH_ROWS):
-            hits = [_words(pa.chunked_array([batch[column]]), value) for column in columns for value in where.values()]
+            hits = [_words(pa.chunked_array([batch[column]]), value) for column in columns for value in _texts(where)]
             count += int(np.any(hits, axis=0).sum())
         if count:
             notes.append(f"{count} rows of table {name} name it as part of a source, file or run; such names are kept")

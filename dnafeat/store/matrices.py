@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from dnafeat.errors import StoreError
+from dnafeat.errors import StoreError, UsageError
 from dnafeat.store.schema import arrow_schema
 
 
@@ -59,7 +59,13 @@ def as_lists(vectors: np.ndarray) -> pa.Array:
 
 def matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """A vector column of `Store.read` as one contiguous (n, width) float32 array, not copied where the column is one array already."""
+    if not isinstance(column, pa.ChunkedArray | pa.Array):
+        raise UsageError(f"matrix takes a column of vectors, such as table['mean'], and not a {type(column).__name__}")
     array = one_array(column)
+    if not pa.types.is_fixed_size_list(array.type):
+        raise UsageError(f"matrix takes a column of vectors as Store.read gives it, and this one holds {array.type}")
+    if array.null_count:
+        raise UsageError(f"{array.null_count:,} of {len(array):,} rows have no vector: take them out with drop_null() first")
     return np.asarray(array.flatten()).reshape(len(array), array.type.list_size)
 
 

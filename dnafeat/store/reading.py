@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from dnafeat.errors import StoreError, UsageError
+from dnafeat.keys import forms, spelled
 from dnafeat.store import digests
 from dnafeat.store.lookup import Lookup
 from dnafeat.store.matrices import copy_rows, end_to_end, fixed, one_array, widths
@@ -242,10 +243,24 @@ def stored(columns: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(["sequence_digest", *(part for name in columns for part in name.split("+"))]))
 
 
+def check_selection(version: Any, source: Any, where: Any) -> None:
+    """Raise StoreError for arguments of a read that are of another type."""
+    for name, value in (("version", version), ("source", source)):
+        if value is not None and not isinstance(value, str):
+            raise StoreError(f"{name} is {value!r} and should be a text: ask for {str(value)!r}")
+    if where is not None and not (isinstance(where, Mapping) and all(isinstance(name, str) for name in where)):
+        raise StoreError(f"where is {where!r}: give a mapping of columns to values, such as where={{'subject_id': 'S17'}}")
+
+
 def chosen(columns: Sequence[str] | None, version: str, held: Sequence[str]) -> tuple[str, ...]:
     """The columns to read of a version that stores these vectors. Raises StoreError for one that is not there."""
     if columns is None:
         return tuple(name for name in VECTORS if name in held)
+    if isinstance(columns, str | bytes) or not isinstance(columns, Iterable):
+        raise StoreError(f"columns is {columns!r}: give a list of names, such as ['mean'], among {', '.join(VECTORS + OWN)}")
+    columns = list(columns)
+    if strange := [name for name in columns if not isinstance(name, str)]:
+        raise StoreError(f"columns holds {strange[0]!r}, which is no name of a column: choose among {', '.join(VECTORS + OWN)}")
     for name in columns:
         parts = name.split("+")
         if any(part not in VECTORS for part in parts) and name not in OWN:
@@ -328,10 +343,13 @@ def conditions(where: Where, keys: Sequence[str], store: str) -> pc.Expression |
             there = [_ID, *keys]
             hint = did_you_mean(column, there)
             raise StoreError(f"{store} has no key {column!r} to choose entries by: there are {', '.join(there)}{hint}")
-        wanted: list[Any] = [values] if isinstance(values, str) else list(values)
+        several = isinstance(values, Iterable) and not isinstance(values, str | bytes)
+        wanted: list[Any] = list(values) if several else [values]
         if strange := [value for value in wanted if not isinstance(value, str)]:
-            raise StoreError(f"key {column!r} is text and {strange[0]!r} is not: ask for {str(strange[0])!r}")
-        one = ds.field(column).isin(pa.array(wanted, pa.string()))
+            hint = "leave it out" if strange[0] is None else f"ask for {str(strange[0])!r}"
+            raise StoreError(f"key {column!r} is text and {strange[0]!r} is not: {hint}")
+        # Stores that older releases have filled hold keys that are not spelled by the rule.
+        one = spelled(ds.field(column)).isin(pa.array([form for value in wanted for form in forms(value)], pa.string()))
         expression = one if expression is None else expression & one
     return expression
 

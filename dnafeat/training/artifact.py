@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from dnafeat.encoder.models.checkpoint import BUNDLED, Checkpoint
 from dnafeat.encoder.models.fetch import is_hub_name
 from dnafeat.encoder.source import Source
 from dnafeat.errors import UsageError, one_line
+from dnafeat.untrusted import parse_object, read_object
 
 ABOUT = "dnafeat.json"
 # What `kind` says in an artifact of `dnafeat align`.
@@ -30,11 +30,10 @@ def read(uri: str) -> dict[str, Any] | None:
     try:
         if not fs.exists(path):
             return None
+        if storage.is_local(uri):
+            return read_object(Path(path))
         with fs.open(path, "rb") as file:
-            about = json.load(file)
-        if not isinstance(about, dict):
-            raise ValueError("it is no JSON object")
-        return about
+            return parse_object(file.read())
     except (*storage.STORAGE_ERRORS, ValueError) as error:
         raise UsageError(f"{storage.join(uri, ABOUT)} cannot be read: {one_line(error)}") from error
 

@@ -67,3 +67,20 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=sentence) as error:
             subjectcolumns.read(str(tmp_path / name), "subject_id", [column], what="it")
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("word", ["n/a", "NA", "NULL", "nan", "None", "<NA>", " "])
+def test_every_missing_value_is_no_value_and_no_key(tmp_path: Path, word: str) -> None:
+    (tmp_path / "t.csv").write_text(f"subject_id,age\nS1,31\nS2,{word}\n{word},40\n1000017.0,50\n S3 ,60\n")
+    found = subjectcolumns.read(str(tmp_path / "t.csv"), "subject_id", ["age"], what="the table")
+    assert found == {"age": {"S1": "31", "1000017": "50", "S3": "60"}}
+
+
+def test_numbers_beside_words_and_beside_floats_are_told_or_made_one(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("subject_id,site,age\nS1,1,30\nS2,1.0,unknown\nS3,2.0,31\nS4,2.0,32\nS1,1.0,30\n")
+    found = subjectcolumns.read(str(tmp_path / "t.csv"), "subject_id", ["site", "age"], what="the table")
+    assert found["site"] == {"S1": "1", "S2": "1", "S3": "2.0", "S4": "2.0"}
+    columns = {name: [*values.values(), None] for name, values in found.items()}
+    (told,) = subjectcolumns.half_numbers(columns, ["site", "age"])
+    assert told.startswith("age is taken as 4 classes, since 1 of its 4 values are no numbers, such as 'unknown'")
+    assert subjectcolumns.half_numbers({"sex": ["f", "m", "1"]}, ["sex"]) == []

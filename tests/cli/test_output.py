@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from stores import A, B, Entry, Run, fill
 from terminal import on_terminal
 
@@ -35,6 +36,29 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     Run(uri, [*ENTRIES, Entry("c", "TTTT", {"subject": "s3"})], folder, run_id="2026-11-30T18-12-48-abcdef").encode().publish()
     assert main(["publish", "--store", uri, "--version", A.digest]) == 0
     return uri
+
+
+def test_names_of_others_neither_move_the_cursor_nor_pass_for_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "co\x1b[2J\u202ehort\nforgotten: 7 entries\u200b"
+    uri = str(tmp_path / "store")
+    fill(uri, [Entry("a", "ACGT", {"subject": "s1"})], tmp_path, source=name)
+    for arguments in (["runs"], ["versions"], ["diff", A.digest, A.digest], ["forget", "--where", f"source_name={name}"]):
+        assert main([*arguments, "--store", uri]) in (0, 2)
+        out, err = capsys.readouterr()
+        assert not {*"\x1b\u202e\u200b"} & {*out, *err}, arguments
+        assert "\nforgotten: 7" not in out + err, arguments
+    fill(uri, [Entry("a", "ACGT")], tmp_path, source=name)
+    capsys.readouterr()
+    assert main(["runs", "--store", uri, "--json"]) == 0
+    assert [row["source_name"] for row in json.loads(capsys.readouterr().out)] == [name, name]
+
+
+def test_a_setting_is_printed_as_yaml_that_reads_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "s\x1b[2J\u202e"
+    assert main(["config", "embed", str(tmp_path), "--store", str(tmp_path), "--source-name", name]) == 0
+    out = capsys.readouterr().out
+    assert not {*"\x1b\u202e"} & {*out}
+    assert yaml.safe_load(out)["source_name"] == name
 
 
 # -- JSON --------------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from stores import A, B, Entry, digest, fill, write_csv
 from dnafeat import pseudonyms as keyhash
 from dnafeat import sequence as dna
 from dnafeat.embed import intake, plan
-from dnafeat.embed.intake import SEQUENCE_SCHEMA, Checks, Intake, as_rejects, duplicate_ids
+from dnafeat.embed.intake import SEQUENCE_SCHEMA, Checks, Intake, as_rejects, check_names, duplicate_ids
 from dnafeat.embed.salvage import Salvage
 from dnafeat.errors import UsageError
 from dnafeat.sources import entries
@@ -508,3 +508,18 @@ def peak(folder: Path, count: int) -> int:
 def test_memory_does_not_grow_with_the_source(tmp_path: Path) -> None:
     small, large = peak(tmp_path / "small", 1500), peak(tmp_path / "large", 15_000)
     assert large <= 1.2 * small + 2**20, (small, large)
+
+
+@pytest.mark.parametrize("name", ["Sample ID (blood)", "c,d", "x=1", "a\tb", "a;b", "{a}"])
+def test_a_column_name_that_delta_forbids_is_refused_unless_the_store_has_it(name: str) -> None:
+    with pytest.raises(UsageError, match=r"do not allow.*rename the column, such as to"):
+        check_names(["subject", name], ["subject"])
+    check_names(["subject", name], ["subject", name])
+    check_names(["subject_id", "größe", "a.b-c", "a:b"], [])
+
+
+def test_missing_values_of_each_key_are_counted(tmp_path: Path) -> None:
+    words = ["NA", "", "n/a", "S1", None]
+    source = [Entry(f"e{i}", "ACGT" if i else "?", {"subject": word, "site": "x"}) for i, word in enumerate(words)]
+    taken = take_in(write_csv(tmp_path / "a.csv", source), tmp_path / "w")
+    assert (taken.missing, taken.read) == ({"subject": 4}, 5)

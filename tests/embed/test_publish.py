@@ -166,6 +166,35 @@ def test_a_run_without_changes_opens_and_closes_nothing(store_uri: str, tmp_path
     assert counts(store_uri) == {"features": 3, "sequences": 4, "versions": 1, "rejects": 0, "runs": 3}
 
 
+@pytest.mark.parametrize("mode", ["replace", "merge"])
+def test_a_source_that_older_releases_read_by_no_rule_opens_and_closes_nothing(tmp_path: Path, mode: str) -> None:
+    store = str(tmp_path / "store")
+    source = [
+        Entry("S1 ", "ACGT", {"subject": "1000017.0", "site": "NA"}),
+        Entry("S1", "GGCC", {"subject": " S2", "site": "x"}),
+        Entry("c", "AACC", {"subject": "1e+10", "site": None}),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dnafeat.keys.named", lambda column: column)
+        fill(store, source, tmp_path)
+    run = fill(store, source, tmp_path, mode=mode)
+    assert run.intake.entries.table()["subject"].to_pylist() == ["1000017", "S2", "10000000000"]
+    assert (run.opened, run.closed, run.work.missing.rows) == (0, 0, 0)
+    # A change is one, and what is gone is closed.
+    changed = [source[0]._replace(sequence="ACGA"), source[1]]
+    run = fill(store, changed, tmp_path, mode=mode)
+    assert (run.opened, run.closed) == (1, 2 if mode == "replace" else 1)
+
+
+def test_ids_that_were_floats_keep_their_entries(tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    fill(store, [Entry("1e+10", "ACGT"), Entry("10000000001.0", "GGCC"), Entry("10000000001.00", "GGCC")], tmp_path)
+    run = fill(store, [Entry("10000000000", "ACGT"), Entry("10000000001", "GGCC")], tmp_path)
+    # Of two that are spelled alike the first keeps its entry.
+    assert (run.opened, run.closed) == (0, 1)
+    assert len(Store(store).read()) == 2
+
+
 def test_keys_of_one_source_leave_another_without_them_alone(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
     plain = [Entry("a", "ACGT"), Entry("b", "GGCC")]

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from letters import IUPAC, other_strand, words
 from safetensors.torch import save_file
 
-from dnafeat.encoder import Encoder
+from dnafeat.encoder import Encoder, load_model, load_tokenizer
 from dnafeat.encoder.packing import ROWS
 from dnafeat.encoder.projection import load_projector
 from dnafeat.encoder.results import Vectors
@@ -395,6 +395,31 @@ def test_a_window_with_room_for_the_whole_sequence_is_a_single_pass(made: Callab
     found = made(name, window_tokens=room - 1).encode([sequence])
     assert found.windows.tolist() == [2]
     assert np.abs(found.mean[0] - content.mean(0)).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (["ACGT", None], "sequence 1 of 2 is None, a NoneType and no text"),
+        ([b"ACGT"], "sequence 0 of 1 is b'ACGT', a bytes and no text"),
+        ([5], "sequence 0 of 1 is 5, a int and no text"),
+        ("ACGT", "one text was given: put it into a list"),
+        (b"ACGT", "not a bytes"),
+        (None, "not a NoneType"),
+        (5, "not a int"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_named_with_its_place(encoder: Encoder, wrong: Any, words: str) -> None:
+    with pytest.raises(UsageError) as error:
+        encoder.encode(wrong)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("name", [None, 5, ["dnafeat-mini"]])
+def test_a_model_is_named_by_a_text(name: Any) -> None:
+    for load_it in (load_model, load_tokenizer):
+        with pytest.raises(UsageError, match="a model is named by a text"):
+            load_it(name)
 
 
 @families

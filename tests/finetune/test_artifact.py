@@ -292,3 +292,24 @@ def test_names_of_bases_stay_what_they_are(bases: dict[str, Path], table: Path, 
     _, inputs, expected = written(str(tmp_path / "b"), odd, table)
     torch.testing.assert_close(answer(loaded(str(tmp_path / "b"), merged=False), inputs), expected, rtol=0, atol=1e-5)
     assert dnafeat.Encoder.from_pretrained(adapter=str(tmp_path / "b")).hidden_size == 48
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        "[]",
+        "{}",
+        "null",
+        "[" * 100_000,
+        '{"labels": 5}',
+        '{"labels": {"task": "binary"}}',
+        '{"labels": {"task": "binary", "names": 5}}',
+    ],
+)
+def test_an_artifact_that_was_changed_is_one_sentence(tmp_path: Path, about: str) -> None:
+    (tmp_path / "dnafeat.json").write_text(about)
+    with pytest.raises(UsageError) as error:
+        artifact.load(str(tmp_path))
+    assert "dnafeat.json" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000

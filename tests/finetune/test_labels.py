@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
-from dnafeat.errors import UsageError
+from dnafeat.errors import DnafeatWarning, UsageError
 from dnafeat.finetune.labels import Label, Labels, flatten
 from dnafeat.finetune.per_base import IGNORED
 from dnafeat.finetune.tasks import TASKS
@@ -52,13 +52,61 @@ EVERY = {
         (["10", "9", "9"], "binary", ("9", "10")),
         (["2", "10", "1", "1.5e0"] * 2, "multiclass", ("1", "1.5e0", "2", "10")),
         (["2", "10", "x"], "multiclass", ("10", "2", "x")),
-        (["nan", "2", "10"], "multiclass", ("10", "2", "nan")),
-        (["1.0", "1", "-1"], "multiclass", ("-1", "1", "1.0")),
+        (["1.0", "1", "-1"], "binary", ("-1", "1")),
         ([" yes", "yes ", "no"], "binary", ("no", "yes")),
     ],
 )
 def test_without_a_task_two_labels_are_binary_and_more_are_multiclass(texts: Texts, task: str, names: tuple[str, ...]) -> None:
     assert fit(texts) == fit(texts, task) == Labels(task, names)
+
+
+@pytest.mark.parametrize(
+    ("texts", "names", "codes"),
+    [
+        (["0", "0.0", "1", "1.0"], ("0", "1"), [0, 0, 1, 1]),
+        (["True", "TRUE", "false"], ("false", "true"), [1, 1, 0]),
+        (["0.5", "0.50", "1"], ("0.5", "1"), [0, 0, 1]),
+        # One spelling each: as they are.
+        (["0.0", "1.0"], ("0.0", "1.0"), [0, 1]),
+        (["01", "02"], ("01", "02"), [0, 1]),
+    ],
+)
+def test_a_class_that_is_spelled_in_two_ways_is_one_class(texts: Texts, names: tuple[str, ...], codes: list[int]) -> None:
+    labels = fit(texts)
+    assert labels.names == names
+    assert np.asarray(labels.encode(texts, train)).tolist() == codes
+
+
+def test_other_spellings_of_the_trained_classes_are_known() -> None:
+    assert np.asarray(Labels("binary", ("0.0", "1.0")).encode(["0", "1", "1.00"], dev)).tolist() == [0, 1, 1]
+    # What older releases took for four classes stays four.
+    assert np.asarray(Labels("multiclass", ("0", "0.0", "1", "1.0")).encode(["0", "0.0", "1.0"], dev)).tolist() == [0, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("texts", "task", "sentence"),
+    [
+        (["0", "1", "NA"], None, "train.csv:3: the label 'NA' counts as missing"),
+        (["nan", "2", "10"], None, "train.csv:1: the label 'nan' counts as missing"),
+        (["1.5", "n/a"], "regression", "train.csv:2: the label 'n/a' counts as missing"),
+        (["a;b", "NULL"], "multilabel", "train.csv:2: the label 'NULL' counts as missing"),
+        (["01", "1", "2"], None, "the labels '01' and '1' are one number and two texts"),
+        (["True", "0"], None, "the labels 'True' and '0' may mean the same"),
+        (["[1, 0]", "[0, 1]"], None, "is a list written as text"),
+        (["['a', 'b']", "['c']"], "multilabel", "is a list written as text"),
+    ],
+)
+def test_labels_that_may_mean_something_else_are_refused(texts: Texts, task: str | None, sentence: str) -> None:
+    with pytest.raises(UsageError) as error:
+        fit(texts, task)
+    assert sentence in str(error.value)
+
+
+def test_classes_that_differ_in_case_alone_and_classes_by_the_row_are_told() -> None:
+    with pytest.warns(DnafeatWarning, match="'Yes' and 'yes' differ in case alone"):
+        fit(["Yes", "yes", "no"])
+    with pytest.warns(DnafeatWarning, match="30 classes for 30 rows"):
+        fit([f"S{i}" for i in range(30)])
 
 
 @pytest.mark.parametrize(

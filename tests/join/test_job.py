@@ -21,7 +21,7 @@ from dnafeat.join import job as joins
 from dnafeat.join import rows as joinedrows
 from dnafeat.join import steps as joining
 from dnafeat.join.config import JoinConfig
-from dnafeat.join.summary import format_summary
+from dnafeat.join.summary import JoinSummary, format_summary
 from dnafeat.join.table import JoinedTable
 from dnafeat.store import Store
 
@@ -300,6 +300,59 @@ def test_keys_that_never_meet_are_told_with_one_of_each_side(store: str, tmp_pat
     summary = joins.join(settings(store, tmp_path, partner=[f"brain={uri}"], how="left"), show=False)
     assert "no subject_id of partner brain has DNA" in summary.notes[0]
     assert summary.complete == 0
+
+
+def joined(folder: Path, people: list[Entry], brain: dict, **more: object) -> tuple[dict[str, list[float]], JoinSummary]:
+    """A join of a small store with a small partner: the partner's vector of each subject that has both, and the summary."""
+    fill(str(folder / "small"), people, folder)
+    uri = parquet(folder / "small.parquet", **brain)
+    given = {"how": "outer", "partner": [f"brain={uri}"], **more}
+    summary = joins.join(settings(str(folder / "small"), folder, **given), show=False)
+    found = read(str(folder / "joined")).to_pylist()
+    return {row["subject_id"]: row["brain"] for row in found if row["has_dna"] and row["has_brain"]}, summary
+
+
+def test_missing_keys_meet_nobody_and_are_counted(tmp_path: Path) -> None:
+    words = ["NA", "nan", "n/a", "NULL", "S1"]
+    people = [Entry(f"e{i}", "ACGT", {"subject_id": word}) for i, word in enumerate(words)]
+    with pytest.MonkeyPatch.context() as patch:
+        # As stores of older releases hold them.
+        patch.setattr("dnafeat.keys.named", lambda column: column)
+        fill(str(tmp_path / "small"), people, tmp_path)
+    found, summary = joined(tmp_path, people, {"subject_id": words, "vector": [[1.0]] * 5})
+    assert list(found) == ["S1"]
+    assert summary.left_out == {"dna": {"without subject_id": 4}, "brain": {"without a key": 4}}
+    assert summary.complete == 1
+
+
+def test_keys_that_differ_in_spelling_meet_and_the_others_are_counted_on_both_sides(tmp_path: Path) -> None:
+    people = [Entry(f"e{i}", "ACGT", {"subject_id": one}) for i, one in enumerate(["1000017.0", "1000018 ", "1000019", "X"])]
+    found, summary = joined(
+        tmp_path, people, {"subject_id": [1000017, 1000018, 1000019, 1000020], "vector": [[1.0], [2.0], [3.0], [4.0]]}
+    )
+    assert found == {"1000017": [1.0], "1000018": [2.0], "1000019": [3.0]}
+    about = summary.partners["brain"]
+    assert (about["matched"], about["unmatched"], about["dna_unmatched"]) == (3, 1, 1)
+    assert summary.notes == [
+        "1 subject_id of brain have no DNA, such as '1000020'",
+        "1 subject_id of the store have no brain, such as 'X'",
+    ]
+
+
+@pytest.mark.parametrize("value", [2.0**53, 1e300, float("inf"), 2.5])
+def test_a_float_that_is_no_key_is_named(tmp_path: Path, value: float) -> None:
+    with pytest.raises(UsageError, match=r"column 'subject_id' holds .*(which is no name|stands for several whole numbers)"):
+        joined(tmp_path, [Entry("a", "ACGT", {"subject_id": "1"})], {"subject_id": [1.0, value], "vector": [[1.0], [2.0]]})
+
+
+@pytest.mark.parametrize(
+    ("sessions", "last"),
+    [(["1", "9", "10", "2"], 2), (["ses-9", "ses-10", "ses-2", "ses-1"], 1), (["1", None, "2", "n/a"], 2), ([9, 10, 1, None], 1)],
+)
+def test_the_last_session_is_that_of_natural_order(tmp_path: Path, sessions: list, last: int) -> None:
+    brain = {"subject_id": ["S1"] * 4, "vector": [[float(i)] for i in range(4)], "session": sessions}
+    found, _ = joined(tmp_path, [Entry("a", "ACGT", {"subject_id": "S1"})], brain, reduce=("brain=last:session",))
+    assert found == {"S1": [float(last)]}
 
 
 def test_a_mapping_leads_from_one_key_space_to_another(store: str, tmp_path: Path) -> None:

@@ -285,7 +285,8 @@ def test_leading_zeros_and_chosen_columns_of_a_csv(tmp_path: Path) -> None:
         ("0017", None, None, [1.0, 2.0]),
         ("0018", None, None, [3.0, 0.4]),
     ]
-    assert told(tmp_path / "x.csv")[0][3] == [50.0, 1.0, 2.0]
+    assert told(tmp_path / "x.csv", vector_column="*")[0][3] == [50.0, 1.0, 2.0]
+    assert told(tmp_path / "x.csv")[0][3] == [1.0, 2.0]
     assert (
         "has no column 'g*'; --vector-column is one of 'age', 'f0', 'f1'" in problems(tmp_path / "x.csv", vector_column="g*")[0]
     )
@@ -393,3 +394,31 @@ def test_what_is_written_is_not_read_again(tmp_path: Path) -> None:
     (tmp_path / "_delta_log" / "00000000000000000000.json").write_text("{}")
     with pytest.raises(UsageError, match="is a Delta table, and its folder holds files that are not part of it"):
         partnerfiles.find(config(input=[str(tmp_path)]))
+
+
+def test_columns_that_describe_subjects_are_no_part_of_the_vector(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("subject_id,age,sex,f0,f1,f2\nS1,34,0,0.1,0.2,0.3\n")
+    (item,) = items(file)
+    assert item.array.tolist() == [[0.1, 0.2, 0.3]]
+    assert item.note == "3 columns, 'f0' to 'f2'; 'age' and 'sex' left out, since not numbered as those"
+    (item,) = items(file, vector_column="*")
+    assert item.array.shape == (1, 5)
+    file.write_text("subject_id,left,right\nS1,1,2\n")
+    (item,) = items(file)
+    assert (item.array.tolist(), item.note) == ([[1.0, 2.0]], "2 columns, 'left' to 'right'")
+
+
+@pytest.mark.parametrize("header", ["subject_id,age,hippocampus", "subject_id,extra,f0,f1,f2", "subject_id,SEX,thickness,volume"])
+def test_columns_that_may_or_may_not_be_the_vector_are_asked_about(tmp_path: Path, header: str) -> None:
+    (tmp_path / "a.csv").write_text(f"{header}\nS1{',1' * header.count(',')}\n")
+    (told,) = problems(tmp_path / "a.csv")
+    assert "it is not clear which are the vector; say so with --vector-column" in told
+
+
+def test_ids_are_spelled_by_the_rule_and_missing_ones_are_none(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("subject_id,f0\n S1 ,1\n1000017.0,2\n007,3\nNA,4\nn/a,5\n")
+    (item,) = items(tmp_path / "a.csv")
+    assert [name and name.subject for name in item.names] == ["S1", "1000017", "007", None, None]
+    np.savez(tmp_path / "b.npz", vectors=np.zeros((1, 2)), ids=np.array(["9007199254740993.0"]))
+    assert "a float that stands for several ids" in problems(tmp_path / "b.npz")[0]

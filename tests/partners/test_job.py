@@ -447,3 +447,19 @@ def test_memory_does_not_grow_with_the_rows(folder: Path, tmp_path: Path) -> Non
         assert out.startswith(f"{rows:,} vectors of {rows:,} subjects, 256 wide")
         peaks.append(int(out.split()[-1]))
     assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_names_that_are_understood_beside_others_are_told(folder: Path) -> None:
+    for name in ("100307_rfMRI_REST1_LR", "100610_rfMRI_REST1_7T_PA", "100610_REST2_odd"):
+        np.save(folder / f"{name}.npy", draw(4))
+    summary = make("generic", folder.parent / "out", folder)
+    assert (summary.subjects, summary.sessions) == (3, 2)
+    assert "2 files are named as UK Biobank, BIDS or HCP do, and others are not" in summary.notes[0]
+    assert "'100610_REST2_odd.npy'" in summary.notes[0]
+
+
+def test_the_columns_that_were_taken_are_told(folder: Path) -> None:
+    (folder / "a.csv").write_text("subject_id,age,f0,f1\nS1,34,0.1,0.2\n")
+    summary = make("generic", folder.parent / "out", folder)
+    assert summary.columns == ["2 columns, 'f0' to 'f1'; 'age' left out, since not numbered as those"]
+    assert "  columns   2 columns, 'f0' to 'f1'; 'age' left out" in format_summary(summary)

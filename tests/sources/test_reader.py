@@ -290,12 +290,38 @@ def test_csv(tmp_path: Path) -> None:
     found = rows(write(tmp_path / "a.csv", text))
     names = ("sequence_id", "sequence", "row", "problem", "label", "no,te")
     assert [tuple(r[n] for n in names) for r in found] == [
-        ("a", b"ACGT", 1, None, "1", "NA"),
+        ("a", b"ACGT", 1, None, "1", None),
         ("NA", b"", 2, None, "007", 'x\n"y"'),
-        ("c", b"AC", 3, None, None, "null"),
+        ("c", b"AC", 3, None, None, None),
     ]
     for name in ("a.tsv", "a.txt", "a.tab"):
         assert plain(write(tmp_path / name, "id\tseq\na\tAC\n")) == [("a", b"AC", 1)]
+
+
+def test_keys_are_spelled_by_the_rule_in_text_and_in_parquet_and_ids_stay(tmp_path: Path) -> None:
+    text = "id,seq,subject,site\n a ,AC, S1 ,n/a\n1000017.0,AC,1000017.0,NULL\n007,AC,007,x\n"
+    found = rows(write(tmp_path / "a.csv", text))
+    assert [(row["sequence_id"], row["subject"], row["site"]) for row in found] == [
+        (" a ", "S1", None),
+        ("1000017.0", "1000017", None),
+        ("007", "007", "x"),
+    ]
+    columns = {"id": ["a", "b", "c"], "seq": ["AC"] * 3, "eid": [1e10, None, 0.5], "other": [float("nan"), 2.0**53, 1.0]}
+    found = rows(parquet(tmp_path / "a.parquet", columns))
+    assert [(row["eid"], row["other"]) for row in found] == [("10000000000", None), (None, "9.007199254740992e+15"), ("0.5", "1")]
+
+
+def test_an_id_that_was_a_float_of_several_numbers_is_refused_with_the_reason(tmp_path: Path) -> None:
+    found = rows(parquet(tmp_path / "a.parquet", {"id": [2.0**53, 7.0, None], "seq": ["AC"] * 3}))
+    assert [row["sequence_id"] for row in found][1] == "7"
+    assert "stands for several whole numbers" in found[0]["problem"]
+    assert found[2]["problem"] == "the id column 'id' is empty"
+
+
+def test_columns_that_are_no_keys_stay_as_they_are_written(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.csv", "id,seq,label,subject\na,AC, NA,1.0\n")
+    (row,) = rows(file, verbatim=("label",))
+    assert (row["label"], row["subject"]) == (" NA", "1")
 
 
 def test_every_batch_of_a_run_has_one_schema(tmp_path: Path) -> None:

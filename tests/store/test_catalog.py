@@ -40,7 +40,7 @@ from stores import (
 
 import dnafeat
 from dnafeat.cli.main import main
-from dnafeat.errors import StoreError, UsageError
+from dnafeat.errors import DnafeatError, StoreError, UsageError
 from dnafeat.store import Store, matrix, schema
 from dnafeat.store.rollback import rollback
 from dnafeat.store.table import Table
@@ -774,3 +774,47 @@ def test_what_the_package_does_not_have_is_an_attribute_error() -> None:
         dnafeat.Shop  # noqa: B018
     assert dnafeat.Store is Store
     assert dnafeat.matrix is matrix
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"where": {"subject": 5}}, "key 'subject' is text and 5 is not: ask for '5'"),
+        ({"where": {"subject": None}}, "key 'subject' is text and None is not: leave it out"),
+        ({"where": {"subject": ["s1", 5]}}, "ask for '5'"),
+        ({"where": {"subject": b"s1"}}, "is not"),
+        ({"where": ["subject=s1"]}, "give a mapping"),
+        ({"where": {5: "s1"}}, "give a mapping"),
+        ({"columns": "mean"}, "give a list of names"),
+        ({"columns": 5}, "give a list of names"),
+        ({"columns": [5]}, "columns holds 5"),
+        ({"columns": [None]}, "columns holds None"),
+        ({"version": 5}, "version is 5 and should be a text"),
+        ({"source": b"cohort"}, "source is b'cohort' and should be a text"),
+        ({"as_of": 1.5}, "as_of 1.5 is neither"),
+        ({"run": object}, "has published no run"),
+    ],
+)
+def test_arguments_of_another_type_are_named(filled: Store, arguments: dict[str, Any], words: str) -> None:
+    for read in (filled.read, lambda **given: list(filled.scan(**given))):
+        with pytest.raises(DnafeatError) as error:
+            read(**({} if "run" in arguments else {"version": A.digest}) | arguments)
+        assert words in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("uri", [None, 5, b"store", ["store"]])
+def test_a_store_is_named_by_a_text(uri: Any) -> None:
+    with pytest.raises(DnafeatError, match="a store is a folder or an s3:// prefix"):
+        Store(uri)
+
+
+def test_a_matrix_is_made_of_a_column_of_vectors(filled: Store) -> None:
+    table = filled.read(A.digest)
+    assert matrix(table["mean"]).shape[0] == len(table)
+    for wrong in (table, None, "mean", table["sequence_id"], [[1.0]]):
+        with pytest.raises(DnafeatError, match="matrix takes a column of vectors"):
+            matrix(wrong)
+    nulls = pa.array([[1.0], None], pa.list_(pa.float32(), 1))
+    with pytest.raises(DnafeatError, match="1 of 2 rows have no vector"):
+        matrix(nulls)

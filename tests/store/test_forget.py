@@ -17,6 +17,7 @@ from places import local_first
 from s3 import S3
 from stores import STEPS, A, B, Entry, Run, digest, every_row, expected, feature_rows, fill, rows
 
+from dnafeat import pseudonyms as keyhash
 from dnafeat import storage
 from dnafeat.cli import main as cli
 from dnafeat.embed import plan
@@ -97,6 +98,37 @@ def check_gone(uri: str) -> None:
     assert not ALONE & {row["sequence_digest"] for row in tables["features"]}
     pairs = [(row["feature_version"], row["sequence_digest"]) for row in tables["features"]]
     assert len(pairs) == len(set(pairs))
+
+
+def as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stores hold ids and keys as they were written, as older releases made them."""
+    monkeypatch.setattr("dnafeat.keys.named", lambda column: column)
+    monkeypatch.setattr("dnafeat.keys.spelled", lambda column: column)
+
+
+@pytest.mark.parametrize(
+    ("asked", "stored"), [("S1", "S1 "), (" S1", "S1"), ("1000017", "1000017.0"), ("1000017.0", "1000017"), ("NA", "NA")]
+)
+def test_a_subject_is_found_however_it_was_spelled(tmp_path: Path, asked: str, stored: str) -> None:
+    uri = str(tmp_path / "store")
+    people = [Entry("a", "ACGT", {"subject": stored}), Entry("b", "GGCC", {"subject": "S10"}), Entry(f"{stored}_x", "AC-T")]
+    with pytest.MonkeyPatch.context() as patch:
+        as_written(patch)
+        fill(uri, people, tmp_path)
+    assert [row["subject"] for row in dict(every_row(uri))["sequences"].to_pylist()] == [stored, "S10"]
+    assert Store(uri).read(where={"subject": asked})["sequence_id"].to_pylist() == ["a"]
+    done = forget(Store(uri), {"subject": asked})
+    assert (done.entries, done.rejects, done.vectors) == (1, 1, 1)
+    assert [row["subject"] for row in dict(every_row(uri))["sequences"].to_pylist()] == ["S10"]
+
+
+def test_a_subject_is_found_whose_key_was_hashed_with_a_blank(tmp_path: Path) -> None:
+    uri, salt = str(tmp_path / "store"), b"a salt that nobody can guess"
+    (tmp_path / "salt").write_bytes(salt)
+    hashed = next(keyhash.pseudonyms(["S1 "], salt))
+    fill(uri, [Entry("a", "ACGT", {"subject": hashed}), Entry("b", "GGCC", {"subject": "S10"})], tmp_path)
+    done = forget(Store(uri), module.hidden({"subject": "S1"}, str(tmp_path / "salt"), uri))
+    assert done.entries == 1
 
 
 # all of the subject, and nothing else

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import warnings
 from dataclasses import dataclass
@@ -13,9 +12,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dnafeat.encoder.models.checkpoint import BUNDLED, WEIGHTS, Checkpoint, find, key_faults, read_tensors
+from dnafeat.encoder.models import adaptersettings
+from dnafeat.encoder.models.checkpoint import BUNDLED, WEIGHTS, Checkpoint, find, key_faults
 from dnafeat.encoder.models.fetch import fetch, is_hub_name
+from dnafeat.encoder.models.weights import read_tensors
 from dnafeat.errors import CheckpointError, UsageError, one_line
+from dnafeat.untrusted import read_object
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -39,12 +41,11 @@ class Adapter:
     def values(self) -> dict[str, Any]:
         """The content of `adapter_config.json`."""
         try:
-            values = json.loads((self.folder / _CONFIG).read_text())
+            values = read_object(self.folder / _CONFIG)
+            adaptersettings.check(values)
+            return values
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"adapter {self.name}: {_CONFIG} is not valid JSON: {one_line(error)}") from error
-        if not isinstance(values, dict):
-            raise CheckpointError(f"adapter {self.name}: {_CONFIG} holds no settings: it should be one JSON object")
-        return values
+            raise CheckpointError(f"adapter {self.name}: {_CONFIG} is not valid: {one_line(error)}") from error
 
     @property
     def base(self) -> str | None:
@@ -129,7 +130,13 @@ def attach(model: nn.Module, adapter: Adapter) -> nn.Module:
     """
     import peft
 
+    held = read_tensors(adapter.weights)
+    if not isinstance(held, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in held.items()):
+        raise CheckpointError(
+            f"adapter {adapter.name}: {adapter.weights.name} holds no state dict: it should map names to tensors"
+        )
     try:
+        adaptersettings.check_ranks(adapter.values, max((min(v.shape, default=0) for v in held.values()), default=0))
         config = peft.PeftConfig.from_pretrained(str(adapter.folder))
         if not isinstance(config, peft.LoraConfig):
             raise CheckpointError(f"adapter {adapter.name} is of type {config.peft_type}, not LoRA, and cannot be merged")
@@ -144,14 +151,11 @@ def attach(model: nn.Module, adapter: Adapter) -> nn.Module:
         elif config.target_modules is not None:
             config.target_modules = [_bare(name) for name in config.target_modules]
         wrapped = wrap(model, config)
-    except (KeyError, ValueError, TypeError, OSError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever the library makes of settings that it did not write
         raise CheckpointError(f"adapter {adapter.name} does not fit this encoder: {one_line(error)}") from error
     own: dict[str, Tensor] = {}
-    held = read_tensors(adapter.weights)
-    if not isinstance(held, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in held.items()):
-        raise CheckpointError(
-            f"adapter {adapter.name}: {adapter.weights.name} holds no state dict: it should map names to tensors"
-        )
     for key, value in held.items():
         bare = key.removeprefix("base_model.model.")
         if bare.startswith(_HEADS):

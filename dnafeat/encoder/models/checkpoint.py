@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import MISSING, dataclass, fields, replace
@@ -11,18 +10,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dnafeat.declarations import shown
 from dnafeat.encoder.models import vocabularies
 from dnafeat.encoder.models.base import Config
 from dnafeat.encoder.models.fetch import fetch
 from dnafeat.encoder.models.heads import MaskedLM, SequenceClassifier, WeightedClassifier
 from dnafeat.encoder.models.registry import FAMILIES, Family, recognise
 from dnafeat.encoder.models.tokenizers import Tokenizer
+from dnafeat.encoder.models.weights import read_tensors, tensor_names
 from dnafeat.errors import CheckpointError, UsageError, one_line
+from dnafeat.untrusted import read_object
 
 BUNDLED = {"dnafeat-mini": Path(__file__).parents[2] / "bundled" / "dnafeat-mini"}
 
@@ -35,6 +36,17 @@ _HEADS = ("cls.", "classifier.", "pooler.", "weighting_layer.")
 _IGNORED = ("embeddings.position_ids", "embeddings.token_type_ids")
 # SHA-256 of the published weights of DNABERT-S, whose architecture is DNABERT-2's and whose pooling is not.
 _DNABERT_S = "f3cfc3d0541859df64759e758cc4bc40fe1d5760799a7d098a9f9f09501c1e5f"
+
+# What no encoder of today comes near, and a machine can still lay out.
+_MOST = {
+    "vocab_size": 10_000_000,
+    "hidden_size": 65_536,
+    "num_hidden_layers": 1_000,
+    "num_attention_heads": 1_024,
+    "intermediate_size": 1_048_576,
+    "type_vocab_size": 65_536,
+    "max_position_embeddings": 10_000_000,
+}
 
 State = dict[str, Tensor]
 
@@ -67,19 +79,21 @@ class Checkpoint:
         """The content of `config.json`. Raises CheckpointError when it is missing or broken."""
         file = self.folder / "config.json"
         try:
-            values = json.loads(file.read_text())
+            return read_object(file)
         except FileNotFoundError:
             raise CheckpointError(f"{self.folder} has no config.json: is it the folder of a model?") from None
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise CheckpointError(f"{file} is not valid JSON: {one_line(error)}") from error
-        if not isinstance(values, dict):
-            raise CheckpointError(f"{file} holds no settings: it should be one JSON object")
-        return values
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The names that the weight file holds."""
+        return tensor_names(self.weights)
 
     @cached_property
     def family(self) -> Family:
         """The architecture that the weights' names speak for. Raises CheckpointError where they speak for none."""
-        names = tensor_names(self.weights)
+        names = self.names
         family = recognise(names)
         if family is None:
             known = ", ".join(one.name for one in FAMILIES)
@@ -99,20 +113,37 @@ class Checkpoint:
             elif field.default is MISSING:
                 raise CheckpointError(f"{file} lacks {field.name}: {family.name} needs a whole number above 0 there")
         config = family.config(**chosen)
+        # Each layer has tensors of its own, so that a config cannot ask for more of them than the file has.
+        if config.num_hidden_layers > len(self.names):
+            raise CheckpointError(
+                f"{file} says num_hidden_layers is {config.num_hidden_layers:,}, and {self.weights.name} holds {len(self.names):,} tensors"
+            )
         if config.hidden_size % config.num_attention_heads:
             raise CheckpointError(
                 f"{file}: hidden_size {config.hidden_size} does not divide into {config.num_attention_heads} attention heads"
             )
         if values.get("hidden_act", "gelu") != "gelu":
-            raise CheckpointError(f"{file} says hidden_act {values['hidden_act']!r}: {family.name} is computed with gelu alone")
+            raise CheckpointError(
+                f"{file} says hidden_act {shown(values['hidden_act'])}: {family.name} is computed with gelu alone"
+            )
         for name, only in (("position_embedding_type", family.position_embedding), ("model_type", family.model_type)):
             if only is not None and values.get(name) not in (None, only):
-                raise CheckpointError(f"{file} says {name} {values[name]!r}: {family.name} is computed with {only} alone")
+                raise CheckpointError(f"{file} says {name} {shown(values[name])}: {family.name} is computed with {only} alone")
         return config
 
     def tokenizer(self, kmer: int = 0) -> Tokenizer:
         # ProkBERT-mini-long's shift stands in its files now and did not in older ones.
         return vocabularies.load(self.folder, kmer=kmer, shift=2 if self.is_called("mini-long") else None)
+
+    def fitting_tokenizer(self, kmer: int = 0) -> Tokenizer:
+        """The same, checked against the model's embedding. Raises CheckpointError where it has an id that the embedding lacks."""
+        tokenizer, rows = self.tokenizer(kmer), self.config().vocab_size
+        if tokenizer.vocab_size > rows or tokenizer.largest_id >= rows:
+            raise CheckpointError(
+                f"{self.folder}: its tokenizer has {tokenizer.vocab_size} entries with ids up to {tokenizer.largest_id}, and config.json "
+                f"says vocab_size {rows}: they do not belong together"
+            )
+        return tokenizer
 
     def is_called(self, part: str) -> bool:
         """Return whether the name it was asked by, or the one in its config, ends so."""
@@ -142,9 +173,11 @@ class Checkpoint:
 
 def _number(file: Path, name: str, value: Any, *, whole: bool) -> int | float:
     if whole and (type(value) is not int or value < 1):
-        raise CheckpointError(f"{file} says {name} is {value!r}: it should be a whole number above 0")
+        raise CheckpointError(f"{file} says {name} is {shown(value)}: it should be a whole number above 0")
+    if whole and value > _MOST[name]:
+        raise CheckpointError(f"{file} says {name} is {shown(value)}: more than {_MOST[name]:,} are not read here")
     if not whole and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1):
-        raise CheckpointError(f"{file} says {name} is {value!r}: it should be a number from 0 to below 1")
+        raise CheckpointError(f"{file} says {name} is {shown(value)}: it should be a number from 0 to below 1")
     return value
 
 
@@ -156,34 +189,11 @@ def find(name: str, revision: str | None = None) -> Checkpoint:
     UsageError
         There is no such model, or its place cannot be reached.
     """
+    if not isinstance(name, str):
+        raise UsageError(f"a model is named by a text, a folder or a name, and not by {shown(name)}")
     if name in BUNDLED:
         return Checkpoint(name, BUNDLED[name])
     return Checkpoint(name, *fetch(name, "model", revision))
-
-
-def tensor_names(file: Path) -> list[str]:
-    """The names a weight file holds, without reading its numbers where the format allows that."""
-    if file.suffix == ".safetensors":
-        try:
-            with safetensors.safe_open(file, "pt") as tensors:
-                return list(tensors.keys())
-        except Exception as error:  # whatever the library makes of a broken file
-            raise CheckpointError(f"{file} cannot be read as plain weights: {one_line(error)}") from error
-    try:
-        held = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # a pickle of before 2020, or a broken one
-        held = read_tensors(file)
-    return [name for name in held if isinstance(name, str)] if isinstance(held, dict) else []
-
-
-def read_tensors(file: Path) -> Any:
-    """Read a `.safetensors` or a pickled weight file. No code in it is run. Raises CheckpointError when it cannot be read."""
-    try:
-        if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a file made to break the unpickler can raise anything
-        raise CheckpointError(f"{file} cannot be read as plain weights: {one_line(error)}") from error
 
 
 def split(whole: State, source: Path) -> tuple[State, State]:

@@ -89,6 +89,11 @@ class Tokenizer(ABC):
         """The same, with the first base and one past the last base of every token in its own sequence: int64, 0-based."""
 
     @property
+    @abstractmethod
+    def largest_id(self) -> int:
+        """The largest id there is, which a vocabulary with gaps has beyond its size."""
+
+    @property
     def specials(self) -> int:
         """Special tokens around a sequence: 2, or 1 where nothing follows it."""
         return 1 if self.sep_id is None else 2
@@ -196,6 +201,10 @@ class LibraryTokenizer(Tokenizer):
         self.fingerprint = hashlib.sha256((canonical + names).encode()).hexdigest()
 
     @property
+    def largest_id(self) -> int:
+        return max(self._tokenizer.get_vocab().values())
+
+    @property
     def is_bpe(self) -> bool:
         return isinstance(self._tokenizer.model, tokenizers.models.BPE)
 
@@ -243,6 +252,10 @@ class KmerTokenizer(Tokenizer):
         canonical = json.dumps({"k": k, "shift": shift, "vocabulary": self._vocabulary}, sort_keys=True)
         self.fingerprint = hashlib.sha256(canonical.encode()).hexdigest()
 
+    @property
+    def largest_id(self) -> int:
+        return max(self._vocabulary.values())
+
     def token_to_id(self, token: str) -> int | None:
         return self._vocabulary.get(token)
 
@@ -282,6 +295,10 @@ class SpacedKmers(Tokenizer):
         self.cls_id, self.sep_id, self.pad_id, self.unk_id = inner.cls_id, inner.sep_id, inner.pad_id, inner.unk_id
         self.min_bases = k
         self.fingerprint = hashlib.sha256(f"{inner.fingerprint} kmer={k}".encode()).hexdigest()
+
+    @property
+    def largest_id(self) -> int:
+        return self._inner.largest_id
 
     def token_to_id(self, token: str) -> int | None:
         return self._inner.token_to_id(token)
