@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dnafeat.align.terms import Curves
 from dnafeat.join.config import JoinConfig, JoinInputs
 from dnafeat.settings import Settings, option, part, require
 from dnafeat.training.config import WorkersConfig
@@ -26,7 +27,10 @@ class AlignConfig(Settings, section="training"):
         "CSV, TSV, Parquet or Delta table of subjects, keyed as --on (default: the partner's own columns)", None, section="input"
     )
     family_column: str | None = option(
-        "column of subjects with their family: relatives are kept in one split", None, section="input", shapes=True
+        "column of subjects with their family: relatives stay in one split, and are shuffled and drawn together",
+        None,
+        section="input",
+        shapes=True,
     )
     covariates: tuple[str, ...] = option(
         "columns of subjects whose effect is removed from the vectors, with commas: age,sex,site,PC1",
@@ -36,6 +40,15 @@ class AlignConfig(Settings, section="training"):
     )
     categorical: tuple[str, ...] = option(
         "covariates that are categories although they look like numbers, with commas", (), section="input", shapes=True
+    )
+    covariate_terms: Curves = option(
+        "how covariates that are numbers are removed: linear, with their squares, or as restricted cubic splines",
+        "linear",
+        section="input",
+        shapes=True,
+    )
+    interactions: tuple[str, ...] = option(
+        "pairs of covariates whose products are removed, too, with commas: age:sex,age:site", (), section="input", shapes=True
     )
     residualise: Literal["both", "dna", "partner"] = option(
         "vectors from which covariates are removed", "both", section="input", shapes=True
@@ -139,14 +152,34 @@ class AlignConfig(Settings, section="training"):
         unknown = [name for name in self.categorical if name not in self.covariates]
         require(not unknown, f"categorical names {unknown[0] if unknown else ''!r}, which is no covariate")
         require(len(set(self.covariates)) == len(self.covariates), "covariates names one twice: leave one out")
+        for one in self.interactions:
+            pair = one.split(":")
+            require(
+                len(pair) == 2 and pair[0] != pair[1] and set(pair) <= set(self.covariates),
+                f"interactions has {one!r}: give two covariates and a colon between them, such as age:sex",
+            )
+        require(
+            self.covariate_terms == "linear" or bool(self.covariates),
+            "covariate_terms is for --covariates: name them, or leave it out",
+        )
         require(
             self.dev_share + self.test_share < 1, "dev_share and test_share leave nobody to train on: give less than 1 together"
         )
+
+    def shaping(self) -> dict[str, Any]:
+        # Terms came later: without them a run keeps the name that it had before.
+        terms = {"covariate_terms": "linear", "interactions": ()}
+        return {name: value for name, value in super().shaping().items() if name not in terms or value != terms[name]}
 
     @property
     def shares(self) -> dict[str, float]:
         """Shares of the splits."""
         return {"dev": self.dev_share, "test": self.test_share, "train": 1 - self.dev_share - self.test_share}
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The covariates of each interaction."""
+        return [(a, b) for a, _, b in (one.partition(":") for one in self.interactions)]
 
     def join(self, output: str) -> JoinConfig:
         """The join that brings the modalities together."""

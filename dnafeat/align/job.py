@@ -38,6 +38,7 @@ from dnafeat.training.run import train
 from dnafeat.training.worker import Launch, TrainingRun
 
 _log = logging.getLogger(__name__)
+_UNLIKELY = 0.01  # p at which covariates are reported to explain what is left
 
 
 class AlignSummary(TrainingSummary):
@@ -171,6 +172,7 @@ def measure(config: AlignConfig, ready: PreparedAlignment, sides: Mapping[str, S
     return alignscores.score(
         subjects,
         {side: {DNA: dna[side], subjects.name: partner[side]} for side in ("train", "test")},
+        nuisance=ready.nuisance if ready.covariates is not None else None,
         ablate=(lambda gene: modality(DNA, slice(gene * width, (gene + 1) * width))) if genes > 1 else None,
         phenotype=config.phenotype,
         permutations=config.permutations,
@@ -200,15 +202,33 @@ def _about(
         },
         "for_embed": for_embed(subjects, ready.steps[DNA]),
         "covariates": None if ready.covariates is None else ready.covariates.to_dict(),
-        "split": {side: subjects.people(side) for side in SIDES} | {"families": len(np.unique(subjects.groups))},
+        "split": {side: subjects.people(side) for side in SIDES}
+        | {"families": len(np.unique(subjects.exchanged())), "groups": len(subjects.group_sizes())},
         "fingerprint": subjects.fingerprint,
         "temperature": float(np.exp(-float(model.log_scale.detach()))),
         "measures": scores.told,
-        "notes": ready.notes,
+        "notes": [*ready.notes, *unremoved(ready, scores.told)],
         **{name: result[name] for name in ("steps", "best_step", "dev_loss", "seconds", "workers", "device")},
         "config": json.loads(json.dumps(config.to_dict())),
         "environment": environment(),
     }
+
+
+def unremoved(ready: PreparedAlignment, measured: Mapping[str, Any]) -> list[str]:
+    """A warning where covariates explain held-out vectors from which they were removed."""
+    found = {
+        name: one
+        for name, one in measured.get("explained", {}).items()
+        if ready.steps[name].coef is not None and one["value"] > 0 and one["p"] <= max(_UNLIKELY, 1 / (1 + one["shuffles"]))
+    }
+    if not found:
+        return []
+    shares = " and ".join(f"{one['value']:.1%} of the held-out variance of {name}" for name, one in found.items())
+    passes = "" if len(found) < len(ready.steps) else ", where it can pass for a signal between both"
+    return [
+        f"warning: covariates still explain {shares} after their removal: retrieval, projected vectors and probes carry it{passes}. "
+        f"The tests take it out again. Try --covariate-terms splines, --interactions, or fewer levels"
+    ]
 
 
 def format_result(about: Mapping[str, Any], output: str) -> str:

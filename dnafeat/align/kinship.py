@@ -1,11 +1,16 @@
-"""Who must stay on one side of a split: rows of one person, relatives, and those whose vectors are the same. A seeded hash says which side.
+"""Groups of rows: those that stay on one side of a split, and the families that shuffles and resamples move as a whole.
 
-A side is a property of the group's first key and the seed alone, so that subjects who come later move nobody who is there.
+Rows of one person, relatives, and people with the same vectors stay on one side. Only persons and families are exchanged: that two of
+them have the same DNA makes neither a relative of the other.
+
+A side is a seeded hash of the group's first family, or of its first key where it has no family. So a new member of a family moves
+nobody. Who comes with the same vectors as others moves their group only if the own family, or key, is before all of theirs.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -68,7 +73,13 @@ def _components(count: int, pairs: np.ndarray) -> np.ndarray:
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def sides(keys: Sequence[str], groups: np.ndarray, shares: Mapping[str, float], seed: int) -> np.ndarray:
+def sides(
+    keys: Sequence[str],
+    groups: np.ndarray,
+    shares: Mapping[str, float],
+    seed: int,
+    families: Sequence[str | None] | None = None,
+) -> np.ndarray:
     """The side of each row: (n,) str, the same for all rows of a group.
 
     Parameters
@@ -78,10 +89,17 @@ def sides(keys: Sequence[str], groups: np.ndarray, shares: Mapping[str, float], 
     shares : mapping of str to float
         Of each side, in their order; what is left of 1 goes to the last.
     seed : int
+    families : sequence of (str | None), (n,), optional
+        Names of families, None for a row without one. A group with names is hashed by the first of them, whatever its keys are.
     """
-    first: dict[int, str] = {}
-    for key, group in zip(keys, groups.tolist(), strict=True):
-        first[group] = min(key, first.get(group, key))
+    # Families come before keys, and no key can be taken for a family's name.
+    labels = [(1, key) for key in keys]
+    if families is not None:
+        labels = [own if name is None else (0, f"family:{name}") for own, name in zip(labels, families, strict=True)]
+    smallest: dict[int, tuple[int, str]] = {}
+    for label, group in zip(labels, groups.tolist(), strict=True):
+        smallest[group] = min(label, smallest.get(group, label))
+    first = {group: name for group, (_, name) in smallest.items()}
     names, ends = list(shares), np.cumsum(list(shares.values()))[:-1]
     place = {group: int(np.searchsorted(ends, _uniform(key, seed), side="right")) for group, key in first.items()}
     return np.array([names[place[group]] for group in groups.tolist()], dtype=str)
@@ -98,8 +116,7 @@ def shuffles(groups: np.ndarray, count: int, seed: int) -> Iterator[np.ndarray]:
     doi:10.1016/j.neuroimage.2015.05.092). Where nobody has relatives these are plain permutations.
     """
     random = np.random.default_rng([seed, 1])
-    members = _members(groups)
-    classes = [[rows for rows in members if len(rows) == size] for size in sorted({len(rows) for rows in members})]
+    classes = _exchanged(groups)
     for _ in range(count):
         order = np.empty(len(groups), np.int64)
         for own in classes:
@@ -108,12 +125,29 @@ def shuffles(groups: np.ndarray, count: int, seed: int) -> Iterator[np.ndarray]:
         yield order
 
 
+def movable(groups: np.ndarray) -> int:
+    """Count the rows that `shuffles` can move: those of groups that have another of their size."""
+    return sum(len(own) * len(own[0]) for own in _exchanged(groups) if len(own) > 1)
+
+
+def arrangements(groups: np.ndarray) -> float:
+    """Count the different orders that `shuffles` can give; infinite where a float cannot hold it."""
+    size = sum(math.lgamma(len(own) + 1) for own in _exchanged(groups))
+    return round(math.exp(size)) if size < 30 else math.exp(size) if size < 700 else math.inf
+
+
 def resamples(groups: np.ndarray, count: int, seed: int) -> Iterator[np.ndarray]:
     """Rows drawn with replacement, whole groups at a time, as many groups as there are: the bootstrap over families."""
     random = np.random.default_rng([seed, 2])
     members = _members(groups)
     for _ in range(count):
         yield np.concatenate([members[i] for i in random.integers(len(members), size=len(members))])
+
+
+def _exchanged(groups: np.ndarray) -> list[list[np.ndarray]]:
+    """Rows of each group, in classes of groups of one size."""
+    members = _members(groups)
+    return [[rows for rows in members if len(rows) == size] for size in sorted({len(rows) for rows in members})]
 
 
 def _members(groups: np.ndarray) -> list[np.ndarray]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
+from dnafeat.align import kinship
 from dnafeat.align import scores as alignscores
 from dnafeat.align.config import AlignConfig
 from dnafeat.align.covariates import Covariates
 from dnafeat.align.encoder import Letters, encoding, read_letters, subject_encoder
+from dnafeat.align.nuisance import Families, Residuals, correlation_of
 from dnafeat.align.preparation import Preparation
 from dnafeat.align.subjects import Subjects, gather
 from dnafeat.align.worker import AlignData, Tuning
@@ -23,6 +26,8 @@ from dnafeat.training.config import default_rate
 
 # How near the vectors of sequences must be to those that are stored of them, of the largest number there.
 _ALIKE = 1e-3
+# Held-out families, and different orders of them, below which a permutation test and a bootstrap say nothing.
+_LEAST_FAMILIES, _LEAST_ORDERS = 8, 1000
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,25 @@ class PreparedAlignment:
         rows = self.subjects.dna if name == DNA else self.subjects.partner
         steps = self.steps[name]
         return steps(rows, self.design if steps.coef is not None else None, without)
+
+    def nuisance(self, at: np.ndarray) -> Residuals:
+        """The map from some rows, one of each subject, to what permutation tests exchange: without the covariates, where there are any."""
+        subjects = self.subjects
+        families = subjects.exchanged(at)
+        if self.covariates is None:
+            return Residuals.none(families)
+        columns = {name: [subjects.columns[name][i] for i in at] for name in self.covariates.names}
+        return self.covariates.nuisance(columns, [subjects.keys[i] for i in at], Families.of(families, self._relatives))
+
+    @cached_property
+    def _relatives(self) -> float:
+        """The correlation of relatives, of training subjects and the mean of both modalities."""
+        subjects = self.subjects
+        rows, families = subjects.rows("train"), subjects.exchanged(subjects.first("train"))
+        if len(np.unique(families)) == len(families):
+            return 0.5
+        both = [subjects.by_subject(self.vectors(name)[rows], "train") for name in self.steps]
+        return float(np.mean([correlation_of(families, vectors) for vectors in both]))
 
     def tuning(self, config: AlignConfig) -> Tuning | None:
         if self.source is None or self.letters is None:
@@ -91,7 +115,7 @@ def prepared(config: AlignConfig, subjects: Subjects) -> PreparedAlignment:
     covariates, design = None, None
     if config.covariates:
         columns = {name: subjects.columns[name] for name in config.covariates}
-        covariates = Covariates.fit(columns, train, config.categorical)
+        covariates = Covariates.fit(columns, train, config.categorical, config.covariate_terms, config.pairs)
         design, strange = covariates.design(columns, subjects.keys)
         notes += [
             f"nothing of {name} is taken out of {count:,} row(s), whose value no training subject has"
@@ -116,7 +140,36 @@ def prepared(config: AlignConfig, subjects: Subjects) -> PreparedAlignment:
         _check_letters(config, source, letters, subjects)
         shaping |= {"sequences": letters.fingerprint, "model": source.checkpoint.weights_sha256}
         shaping |= {"adapter": source.adapter.fingerprint() if source.adapter else None}
-    return PreparedAlignment(subjects, covariates, design, steps, digest_of(shaping)[:16], notes, source, letters)
+    ready = PreparedAlignment(subjects, covariates, design, steps, digest_of(shaping)[:16], notes, source, letters)
+    notes += _exchanged(ready)
+    return ready
+
+
+def _exchanged(ready: PreparedAlignment) -> list[str]:
+    """Sentences on who changes places in permutation tests. Raises UsageError where too few do."""
+    subjects = ready.subjects
+    for side, words in (("train", "training"), ("test", "held-out")):
+        at = subjects.first(side)
+        rest = ready.nuisance(at)
+        families, units = len(np.unique(subjects.exchanged(at))), len(np.unique(rest.groups))
+        orders, movable = kinship.arrangements(rest.groups), kinship.movable(rest.groups)
+        who = f"{len(at):,} {words} subjects in {families:,} families"
+        taken = f"the covariates take {families - units:,} degrees of freedom" if rest.families else ""
+        if units < _LEAST_FAMILIES or (side == "test" and orders < _LEAST_ORDERS):
+            raise UsageError(
+                f"{who}{f', of which {taken},' if taken else ''} are too few to test: {units:,} rows or families that are exchanged, in "
+                f"{orders:,} orders, where {_LEAST_FAMILIES} and {_LEAST_ORDERS:,} are needed; give another --test-share or --seed, "
+                f"more families{', or fewer covariates or levels' if taken else ', or one member of each'}"
+            )
+    if taken:
+        notes = [f"permutation tests exchange {units:,} rows for {who}: the mean of each family, and {taken}"]
+    else:
+        notes = [f"permutation tests exchange {movable:,} of {who}, each family for others of its size"]
+    if rest.left_out:
+        notes.append(
+            f"held-out subjects are too few for {rest.left_out:,} columns of curves and products of covariates, which stay in the tests"
+        )
+    return notes
 
 
 def _check_letters(config: AlignConfig, source: Source, letters: Letters, subjects: Subjects) -> None:

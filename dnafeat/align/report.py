@@ -28,6 +28,10 @@ def format_scores(told: Mapping[str, Any]) -> str:
         rows.append([f"median rank, {way}", f"{one['value']:g}", _interval(one, "{:g}".format), f"{one['chance']:g}", "", ""])
     for what, one in told["tests"].items():
         rows.append([what, f"{one['value']:.3f}", "", "0", "", f"{one['p']:.3g}"])
+    for which, one in told.get("explained", {}).items():
+        rows.append(
+            [f"variance of {which} that covariates still explain", _percent(one["value"]), "", "0", "", f"{one['p']:.3g}"]
+        )
     if "probe" in told:
         for block, metrics in told["probe"]["blocks"].items():
             for metric, one in metrics.items():

@@ -1,6 +1,7 @@
 """All measures of an alignment on its held-out subjects: how they are found, how alike they are, what is told by them, gene by gene.
 
-A subject counts once, with the mean of its rows where it has several.
+A subject counts once, with the mean of its rows where it has several. Tests take the covariates out of the tested subjects once more
+(`nuisance`), and families are shuffled and drawn as a whole.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from dnafeat.align import kinship, measures
 from dnafeat.align.covariates import as_numbers
 from dnafeat.align.measures import Estimate, Ranks, Tested
+from dnafeat.align.nuisance import Residuals
 from dnafeat.align.probe import probe
 from dnafeat.align.subjects import Subjects
 from dnafeat.errors import UsageError
@@ -23,6 +25,7 @@ KS = (1, 5, 10)
 # Held-out subjects whose likeness to each other CKA takes; more are drawn from.
 _CKA_SUBJECTS = 4000
 _LEAST = 8
+_EXPLAINED_SHUFFLES = 199
 _NUMBERS = 10  # distinct values above which a phenotype of numbers is a quantity and not a class
 
 
@@ -62,6 +65,8 @@ Sides = Mapping[str, Mapping[str, Modality]]
 """For `train` and `test`, the modalities `dna` and the partner's name."""
 Ablate = Callable[[int], Mapping[str, Modality]]
 """For the number of a gene, the DNA of `train` and `test` without it."""
+Nuisance = Callable[[np.ndarray], Residuals]
+"""For rows of `Subjects`, one of each subject, the map to what tests exchange, without the covariates."""
 
 
 def score(
@@ -69,6 +74,7 @@ def score(
     sides: Sides,
     *,
     ablate: Ablate | None = None,
+    nuisance: Nuisance | None = None,
     phenotype: str | None = None,
     permutations: int,
     resamples: int,
@@ -83,22 +89,25 @@ def score(
     """
     # Fits are so small that sharing them out over CPUs costs more than it brings.
     with threadpool_limits(1):
-        return _score(subjects, sides, ablate, phenotype, permutations, resamples, seed)
+        return _score(subjects, sides, ablate, nuisance, phenotype, permutations, resamples, seed)
 
 
 def _score(
     subjects: Subjects,
     sides: Sides,
     ablate: Ablate | None,
+    nuisance: Nuisance | None,
     phenotype: str | None,
     permutations: int,
     resamples: int,
     seed: int,
 ) -> Scores:
     name = subjects.name
-    groups = {side: subjects.groups[subjects.first(side)] for side in ("train", "test")}
-    orders = {side: list(kinship.shuffles(own, permutations, seed)) for side, own in groups.items()}
-    draws = list(kinship.resamples(groups["test"], resamples, seed))
+    families = {side: subjects.exchanged(subjects.first(side)) for side in ("train", "test")}
+    residuals = nuisance or (lambda at: Residuals.none(subjects.exchanged(at)))
+    left = {side: residuals(subjects.first(side)) for side in families}
+    orders = {side: list(kinship.shuffles(own.groups, permutations, seed)) for side, own in left.items()}
+    draws = list(kinship.resamples(families["test"], resamples, seed))
     dna, partner = sides["test"]["dna"], sides["test"][name]
     count = len(dna.projected)
     same = [kinship.identical(one.prepared) for one in (dna, partner)]
@@ -108,21 +117,30 @@ def _score(
     }
     told: dict[str, Any] = {
         "subjects": count,
-        "families": len(np.unique(groups["test"])),
+        "families": len(np.unique(families["test"])),
         "retrieval": {
             way: _retrieval(found, draws, count, *(same if number == 0 else same[::-1]))
             for number, (way, found) in enumerate(ranks.items())
         },
     }
     some = np.random.default_rng([seed, 4]).permutation(count)[:_CKA_SUBJECTS] if count > _CKA_SUBJECTS else np.arange(count)
-    shuffled = orders["test"] if len(some) == count else list(kinship.shuffles(groups["test"][some], permutations, seed))
-    fit = [sides["train"][one].prepared for one in ("dna", name)]
+    rest, shuffled = left["test"], orders["test"]
+    if len(some) < count:
+        rest = residuals(subjects.first("test")[some])
+        shuffled = list(kinship.shuffles(rest.groups, permutations, seed))
+    pairs = [(own(sides[side]["dna"].prepared), own(sides[side][name].prepared)) for side, own in left.items()]
     tests = {
-        "CKA of the vectors": measures.cka(dna.prepared[some], partner.prepared[some], shuffled),
-        "CKA of the projected": measures.cka(dna.projected[some], partner.projected[some], shuffled),
-        "CCA of the vectors": measures.cca((fit[0], fit[1]), (dna.prepared, partner.prepared), orders["train"], orders["test"]),
+        "CKA of the vectors": measures.cka(rest(dna.prepared[some]), rest(partner.prepared[some]), shuffled),
+        "CKA of the projected": measures.cka(rest(dna.projected[some]), rest(partner.projected[some]), shuffled),
+        "CCA of the vectors": measures.cca(pairs[0], pairs[1], orders["train"], orders["test"]),
     }
     told["tests"] = {what: {"value": one.value, "p": one.p, "shuffles": permutations} for what, one in tests.items()}
+    moved = left["test"].groups
+    told["exchanged"] = {"rows": len(moved), "groups": len(np.unique(moved)), "movable": kinship.movable(moved)}
+    if rest.families is not None:
+        told["exchanged"] |= {"columns": rest.columns, "left_out": rest.left_out}
+        order = list(kinship.shuffles(np.arange(len(rest.basis)), min(permutations, _EXPLAINED_SHUFFLES), seed))
+        told["explained"] = {which: _explained(rest, one.prepared[some], order) for which, one in sides["test"].items()}
     told_by = None if phenotype is None else target(subjects, phenotype)
     if told_by is not None:
         sizes = {"train": len(told_by.values[0]), "test": len(told_by.values[1])}
@@ -135,10 +153,17 @@ def _score(
         told["probe"]["blocks"] = {what: _estimates(told_by.probe(own, resamples, seed)) for what, own in blocks.items()}
     if ablate is not None:
         told["genes"] = [
-            {"gene": gene} | _without(subjects, sides, ablate(number), ranks[f"dna to {name}"], told_by, told, draws, number)
+            {"gene": gene}
+            | _without(subjects, sides, left, ablate(number), ranks[f"dna to {name}"], told_by, told, draws, number)
             for number, gene in enumerate(subjects.genes)
         ]
     return Scores(told, ranks, tests)
+
+
+def _explained(rest: Residuals, values: np.ndarray, orders: list[np.ndarray]) -> dict[str, Any]:
+    """The share of held-out variance that covariates explain after their removal, and how often strangers' covariates explain as much."""
+    found = Tested.of(*rest.explained(values, orders))
+    return {"value": found.value, "p": found.p, "shuffles": len(orders)}
 
 
 def _retrieval(
@@ -168,19 +193,24 @@ class Target:
     ----------
     kind : str
         `number` or `class`.
-    values, groups : (np.ndarray, np.ndarray)
+    values : (np.ndarray, np.ndarray)
+    groups : np.ndarray
+        Of the training subjects, which folds keep whole.
+    families : np.ndarray
+        Of the held-out subjects, which are drawn as a whole.
     has : (np.ndarray, np.ndarray), bool
         Which subjects of a side have one.
     """
 
     kind: str
     values: tuple[np.ndarray, np.ndarray]
-    groups: tuple[np.ndarray, np.ndarray]
+    groups: np.ndarray
+    families: np.ndarray
     has: tuple[np.ndarray, np.ndarray]
 
     def probe(self, blocks: Sequence[tuple[np.ndarray, np.ndarray]], resamples: int, seed: int) -> Mapping[str, Estimate]:
         own = [(train[self.has[0]], test[self.has[1]]) for train, test in blocks]
-        return probe(own, self.values, self.groups, list(kinship.resamples(self.groups[1], resamples, seed)))
+        return probe(own, self.values, (self.groups, self.families), list(kinship.resamples(self.families, resamples, seed)))
 
 
 def target(subjects: Subjects, phenotype: str) -> Target:
@@ -215,11 +245,11 @@ def target(subjects: Subjects, phenotype: str) -> Target:
         if fitted is not None and shown is not None and quantity
         else [np.array(own, str) for own in there.values()]
     )
-    groups = [subjects.groups[subjects.first(side)][has[side]] for side in ("train", "test")]
     return Target(
         kind="number" if quantity else "class",
         values=(values[0], values[1]),
-        groups=(groups[0], groups[1]),
+        groups=subjects.groups[subjects.first("train")][has["train"]],
+        families=subjects.exchanged(subjects.first("test"))[has["test"]],
         has=(has["train"], has["test"]),
     )
 
@@ -227,6 +257,7 @@ def target(subjects: Subjects, phenotype: str) -> Target:
 def _without(
     subjects: Subjects,
     sides: Sides,
+    left: Mapping[str, Residuals],
     dna: Mapping[str, Modality],
     whole: Ranks,
     told_by: Target | None,
@@ -243,7 +274,7 @@ def _without(
         "low": None,
         "high": None,
     }
-    pairs = [(dna[side].prepared, sides[side][name].prepared) for side in ("train", "test")]
+    pairs = [(left[side](dna[side].prepared), left[side](sides[side][name].prepared)) for side in ("train", "test")]
     value = measures.cca(pairs[0], pairs[1]).value
     lost["CCA"] = {"value": told["tests"]["CCA of the vectors"]["value"] - value}
     if told_by is not None:

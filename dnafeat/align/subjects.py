@@ -45,6 +45,8 @@ class Subjects:
         Of subjects, None where one has no value.
     groups : np.ndarray, shape=(n,), int64
         The same for rows that stay on one side: of a subject, of relatives, of subjects with the same vectors.
+    families : np.ndarray | None, shape=(n,), int64
+        The same for rows that are shuffled and resampled together: of a subject, of relatives; None: each subject alone.
     side : np.ndarray, shape=(n,), str
     name : str
         Of the partner.
@@ -63,6 +65,7 @@ class Subjects:
     name: str
     about: Mapping[str, Any]
     notes: list[str]
+    families: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -97,6 +100,15 @@ class Subjects:
         for numbers in (self.dna, self.partner):
             found.update(repr(numbers.shape).encode() + np.ascontiguousarray(numbers, "<f4").tobytes())
         return found.hexdigest()
+
+    def exchanged(self, at: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Families of some rows, numbers that are the same for rows that are exchanged together: (rows,) int64."""
+        return (self._subject if self.families is None else self.families)[at]
+
+    def group_sizes(self) -> np.ndarray:
+        """Subjects of each group that stays on one side: (groups,) int64."""
+        one_row = np.unique(self._subject, return_index=True)[1]
+        return np.unique(self.groups[one_row], return_counts=True)[1]
 
     def by_subject(self, values: np.ndarray, side: str) -> np.ndarray:
         """The mean of a side's rows, (rows of the side, width), for each of its subjects, (subjects, width)."""
@@ -159,9 +171,10 @@ def gather(config: AlignConfig, *, show: bool = True) -> Subjects:
                 f"the {what} are the same for all {len(np.unique(subject)):,} subjects, so that nobody can be told apart by them"
             )
     family = columns[config.family_column] if config.family_column else None
-    groups = kinship.together(keys, *([family] if family else []), *alike)
-    side = kinship.sides(keys, groups, config.shares, config.seed)
-    found = Subjects(keys, dna, partner, mask, columns, groups, side, name, about, notes)
+    families = kinship.together(keys, *([family] if family else []))
+    groups = kinship.together(families, *alike)
+    side = kinship.sides(keys, groups, config.shares, config.seed, family)
+    found = Subjects(keys, dna, partner, mask, columns, groups, side, name, about, notes, families)
     _check_sides(found)
     if config.shuffle:
         found = _shuffled(found, config.seed)
@@ -171,7 +184,28 @@ def gather(config: AlignConfig, *, show: bool = True) -> Subjects:
             notes.append(
                 f"{count:,} subjects have the {what} vector of another: they stay on its side, and are never told apart from it"
             )
+    notes += _shares(found, config.shares)
+    if family is not None and (alone := len({key for key, name in zip(keys, family, strict=True) if name is None})):
+        notes.append(f"{alone:,} subjects have no value of {config.family_column} and count as unrelated to all others")
+    if family is None:
+        notes.append(
+            "p-values and intervals assume that subjects are unrelated: name the column of families with --family-column if some are "
+            "relatives, else what relatives share counts as a signal"
+        )
     return found
+
+
+def _shares(subjects: Subjects, wanted: Mapping[str, float]) -> list[str]:
+    """A sentence for each side that has got much less or more than its share, because groups stay whole."""
+    people = {side: subjects.people(side) for side in SIDES}
+    everybody = sum(people.values())
+    sizes = subjects.group_sizes()
+    return [
+        f"{side} has {people[side]:,} subjects, {people[side] / everybody:.0%} instead of {wanted[side]:.0%}: groups of relatives and of "
+        f"subjects with the same vectors are kept whole, and the largest has {sizes.max():,}; another --seed splits otherwise"
+        for side in ("dev", "test")
+        if sizes.max() > 1 and abs(people[side] / everybody - wanted[side]) > wanted[side] / 2
+    ]
 
 
 def read_joined(uri: str, modality: str | None, *, both: bool = True) -> tuple[pa.Table, str, dict[str, Any]]:
@@ -269,21 +303,30 @@ def _check_sides(subjects: Subjects) -> None:
     for side, least in _LEAST.items():
         if counts[side] < least:
             found = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+            sizes = subjects.group_sizes()
+            whole = (
+                f", and the largest of {len(sizes):,} groups that are kept whole has {sizes.max():,}" if sizes.max() > 1 else ""
+            )
             raise UsageError(
-                f"{sum(counts.values()):,} subjects in {len(np.unique(subjects.groups)):,} families with both modalities come to {found}, "
-                f"and {side} needs {least}: bring more, or give other shares or another --seed"
+                f"{sum(counts.values()):,} subjects in {len(np.unique(subjects.exchanged())):,} families with both modalities come to "
+                f"{found}, and {side} needs {least}{whole}: bring more, or give other shares or another --seed"
             )
 
 
 def _shuffled(subjects: Subjects, seed: int) -> Subjects:
-    """Every subject with a stranger's partner vector, within its side; all rows of a subject with those of one other."""
+    """Every subject with a stranger's partner vector, within its side; all rows of a subject with those of one other.
+
+    A stranger is of another family where no family has more than half of a side.
+    """
     partner = subjects.partner.copy()
     for number, side in enumerate(SIDES):
         at = subjects.first(side)
         order = np.random.default_rng([seed, 3, number]).permutation(len(at))
-        # Nobody stays: each takes the vector of the next one in a random circle.
+        # Nobody stays: all stand in a random circle, families in a row, and each takes the vector of the one who is a family's length on.
+        _, begins, family = np.unique(subjects.exchanged(at)[order], return_index=True, return_inverse=True)
+        order = order[np.argsort(begins[family], kind="stable")]
         circle = np.empty(len(at), np.int64)
-        circle[order] = np.roll(order, 1)
+        circle[order] = np.roll(order, min(int(np.bincount(family).max()), max(1, len(at) // 2)))
         rows = np.flatnonzero(subjects.rows(side))
         place = np.unique(subjects._subject[rows], return_inverse=True)[1]
         partner[rows] = subjects.partner[at[circle[place]]]

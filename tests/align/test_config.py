@@ -45,6 +45,13 @@ def test_the_join_it_makes_has_its_settings() -> None:
         ({"residualise": "brain"}, r"residualise 'brain' is none of both, dna, partner"),
         ({"categorical": ("site",)}, r"categorical names 'site', which is no covariate"),
         ({"covariates": ("age", "age")}, r"covariates names one twice"),
+        (
+            {"interactions": ("age:site",), "covariates": ("age",)},
+            r"interactions has 'age:site': give two covariates and a colon",
+        ),
+        ({"interactions": ("age",), "covariates": ("age",)}, r"interactions has 'age': give two covariates"),
+        ({"covariate_terms": "splines"}, r"covariate_terms is for --covariates"),
+        ({"covariate_terms": "cubes", "covariates": ("age",)}, r"covariate_terms 'cubes' is none of linear, squares, splines"),
         ({"batch_size": 1}, r"batch_size 1 is too low: give 2 or more"),
         ({"pca": 0}, r"pca 0 is too low: give 1 or more"),
         ({"permutations": 0}, r"permutations 0 is too low: give 1 or more"),

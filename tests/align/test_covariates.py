@@ -57,6 +57,63 @@ def test_a_level_that_training_has_not_changes_nothing_and_is_counted() -> None:
     assert (again.design(columns, keys(columns))[0] == fitted.design(columns, keys(columns))[0]).all()
 
 
+def test_terms_are_those_of_a_regression_with_them_and_come_back_as_they_were() -> None:
+    rng = np.random.default_rng(4)
+    age, iq, sex = rng.uniform(20, 80, 90), rng.normal(size=90), rng.choice(["f", "m"], 90)
+    columns: dict[str, Column] = {"age": [str(one) for one in age], "iq": [str(one) for one in iq], "sex": sex.tolist()}
+    train = np.arange(90) < 60
+    y = rng.normal(size=(90, 3)) + np.outer(age**2 / 1000, [1, 2, 3]) + np.outer(iq * (sex == "f"), [3, 2, 1])
+    fitted = Covariates.fit(columns, train, (), "squares", [("iq", "sex"), ("age", "iq")])
+    design, _ = fitted.design(columns, keys(columns))
+    assert design.shape == (90, fitted.width) == (90, 4 + 2 + 2 + 1)
+    assert design[train].mean(axis=0) == pytest.approx(np.zeros(9), abs=1e-12)
+    plain = np.column_stack([age, age**2, iq, iq**2, sex == "f", iq * (sex == "f"), age * iq])
+    model = LinearRegression().fit(plain[train], y[train])
+    left = y - design @ coefficients(design[train], y[train])
+    assert left == pytest.approx(y - model.predict(plain) + y[train].mean(axis=0), abs=1e-8)
+    again = Covariates.from_dict(json.loads(json.dumps(fitted.to_dict())))
+    assert again == fitted
+    assert (again.design(columns, keys(columns))[0] == design).all()
+    # A level that training has not changes nothing of its products either.
+    strange = fitted.design({"age": ["40"], "iq": ["1"], "sex": ["x"]}, ["S"])[0][0]
+    assert (strange[2:4] == 0).all()
+    assert (strange[6:8] == 0).all()
+
+
+def test_splines_bend_between_their_knots_alone() -> None:
+    rng = np.random.default_rng(5)
+    ages = rng.normal(50, 10, 200)
+    fitted = Covariates.fit({"age": [str(one) for one in ages]}, np.ones(200, bool), (), "splines")
+    assert fitted.width == 1 + 3
+    grid = np.linspace(0, 120, 241)
+    design, _ = fitted.design({"age": [str(one) for one in grid]}, [""] * 241)
+    bend = np.abs(np.diff(design, 2, axis=0)).max(axis=1)
+    low, high = np.quantile(ages, [0.05, 0.95])
+    outside = (grid[2:] < low) | (grid[:-2] > high)
+    assert bend[outside].max() < 1e-9
+    assert bend[~outside].max() > 1e-4
+    wave = np.sin(ages / 8)
+    left = (
+        wave
+        - fitted.design({"age": [str(one) for one in ages]}, [""] * 200)[0]
+        @ coefficients(fitted.design({"age": [str(one) for one in ages]}, [""] * 200)[0], wave[:, None])[:, 0]
+    )
+    assert left.var() < 0.1 * wave.var()
+    # Two values have no curve.
+    assert Covariates.fit({"sex": ["0", "1"] * 9}, np.ones(18, bool), (), "splines").width == 1
+
+
+def test_more_columns_than_half_of_the_training_subjects_are_refused() -> None:
+    rng = np.random.default_rng(6)
+    columns: dict[str, Column] = {name: [f"{name}{one}" for one in rng.integers(0, 8, 40)] for name in ("site", "scanner")}
+    train = np.ones(40, bool)
+    assert Covariates.fit(columns, train).width == 16
+    with pytest.raises(
+        UsageError, match=r"come to \d\d independent columns for 40 training subjects, and half as many can be fitted"
+    ):
+        Covariates.fit(columns, train, interactions=[("site", "scanner")])
+
+
 def test_names_that_look_like_numbers_are_names_where_it_is_said() -> None:
     columns: dict[str, Column] = {"scanner": ["1", "2", "1", "3", "2", "1"]}
     assert Covariates.fit(columns, np.ones(6, bool)).width == 1

@@ -69,6 +69,33 @@ def test_shuffles_exchange_families_of_one_size_and_are_plain_permutations_witho
     assert np.abs(counts / 4000 - 0.2).max() < 0.03
 
 
+def test_a_family_stays_where_it_is_when_a_relative_with_a_smaller_key_comes() -> None:
+    shares = {"train": 0.6, "dev": 0.2, "test": 0.2}
+    keys, names = [f"S{i:03}" for i in range(100)], [f"F{i // 2}" for i in range(100)]
+    groups = np.arange(100) // 2
+    for seed in range(5):
+        before = kinship.sides(keys, groups, shares, seed, names)
+        after = kinship.sides(["A", *keys], np.array([7, *groups]), shares, seed, ["F7", *names])
+        assert (after[1:] == before).all()
+        assert after[0] == before[14]
+        # By its new first key the family would move in some seeds.
+        by_keys = [kinship.sides(keys, groups, shares, seed), kinship.sides(["A", *keys], np.array([7, *groups]), shares, seed)]
+        assert (np.delete(by_keys[1][1:] == by_keys[0], [14, 15])).all()
+    # Who has no family is hashed by the key, as where nobody has one.
+    nobody = kinship.sides(keys, np.arange(100), shares, 0, [None] * 100)
+    assert (nobody == kinship.sides(keys, np.arange(100), shares, 0)).all()
+
+
+def test_rows_that_can_move_and_their_orders_are_counted() -> None:
+    sizes = np.repeat(np.arange(5), [5, 4, 3, 2, 1])
+    assert (kinship.movable(sizes), kinship.arrangements(sizes)) == (0, 1)
+    assert all((order == np.arange(15)).all() for order in kinship.shuffles(sizes, 20, 0))
+    groups = np.array([0, 1, 1, 2, 3, 3, 4, 5, 5, 5])
+    assert (kinship.movable(groups), kinship.arrangements(groups)) == (7, 12)
+    assert kinship.arrangements(np.arange(10_000)) == np.inf
+    assert len({tuple(order) for order in kinship.shuffles(groups, 300, 0)}) == 12
+
+
 def test_resamples_take_whole_families() -> None:
     groups = np.array([0, 1, 1, 2, 0])
     for rows in kinship.resamples(groups, 50, 0):

@@ -64,6 +64,46 @@ def test_twins_cousins_and_sessions_stay_on_one_side(place: tuple[str, str], tmp
     assert (same[number == 2] != same[number == 3]).all()
 
 
+def test_only_persons_and_given_families_are_exchanged(place: tuple[str, str], tmp_path: Path) -> None:
+    """Twins have one DNA vector, which keeps them on one side and makes them no family."""
+    warning = "p-values and intervals assume that subjects are unrelated: name the column of families with --family-column"
+    alone = gathered(place, tmp_path)
+    assert len(np.unique(alone.families)) == 160
+    assert len(np.unique(alone.groups)) == 144
+    assert any(note.startswith(warning) for note in alone.notes)
+    given = gathered(place, tmp_path, family_column="family")
+    assert len(np.unique(given.families)) == 144
+    assert len(np.unique(given.groups)) == 128
+    assert not any("unrelated" in note for note in given.notes)
+
+
+def test_a_relative_with_a_smaller_key_moves_nobody(place: tuple[str, str], tmp_path: Path) -> None:
+    """S0002 and S0003 are a family. Here S0002 comes later than S0003, whose side must stay, in every seed."""
+    without = rewritten(place[1], tmp_path / "without.parquet", lambda t: t[t["subject_id"] != "S0002"])
+    for seed in range(6):
+        before = gathered((place[0], without), tmp_path / f"before{seed}", family_column="family", seed=seed)
+        after = gathered(place, tmp_path / f"after{seed}", family_column="family", seed=seed)
+        sides = dict(zip(after.keys, after.side.tolist(), strict=True))
+        assert {key: sides[key] for key in before.keys} == dict(zip(before.keys, before.side.tolist(), strict=True))
+        assert sides["S0002"] == sides["S0003"]
+
+
+def test_groups_too_large_for_the_shares_are_reported(place: tuple[str, str], tmp_path: Path) -> None:
+    def crowded(frame: Any) -> Any:
+        return frame.assign(family=["F" if i < 60 else f"F{i}" for i in range(len(frame))])
+
+    partner = rewritten(place[1], tmp_path / "new.parquet", crowded)
+    found = [gathered((place[0], partner), tmp_path / str(seed), family_column="family", seed=seed) for seed in range(6)]
+    for one in found:
+        share = one.people("test") / 160
+        told = [
+            note for note in one.notes if note.startswith(f"test has {one.people('test')} subjects, {share:.0%} instead of 20%")
+        ]
+        assert bool(told) == (abs(share - 0.2) > 0.1)
+        assert all("and the largest has 6" in note for note in told)
+    assert any((one.side[:60] == "test").all() for one in found)
+
+
 def test_levels_below_the_subject_keep_its_rows_together_and_count_it_once(place: tuple[str, str], tmp_path: Path) -> None:
     subjects = gathered(place, tmp_path, level="gene", vector="mean")
     assert len(subjects) == 3 * 160
@@ -97,6 +137,24 @@ def test_a_shuffle_gives_everybody_a_stranger_of_the_same_side(place: tuple[str,
     for name in SIDES:
         rows = plain.rows(name)
         assert sorted(np.array(owner)[rows]) == sorted(np.array(plain.keys)[rows])
+
+
+def test_a_shuffle_gives_nobody_a_relative(place: tuple[str, str], tmp_path: Path) -> None:
+    def crowded(frame: Any) -> Any:
+        return frame.assign(family=[f"F{i // 7}" for i in range(len(frame))])
+
+    partner = rewritten(place[1], tmp_path / "new.parquet", crowded)
+    given: dict[str, Any] = {"family_column": "family", "seed": 3}
+    plain = gathered((place[0], partner), tmp_path, **given)
+    found = gathered((place[0], partner), tmp_path, **given, shuffle=True)
+    owner = {tuple(row): i for i, row in enumerate(plain.partner.tolist())}
+    of = np.array([owner[tuple(row)] for row in found.partner.tolist()])
+    assert sorted(of) == list(range(160))
+    for side in SIDES:
+        rows = np.flatnonzero(plain.rows(side))
+        largest = np.bincount(plain.families[rows]).max()
+        if 2 * largest <= len(rows):
+            assert (plain.families[rows] != plain.families[of[rows]]).all()
 
 
 def test_a_joined_table_may_be_given_and_one_of_its_partners_named(place: tuple[str, str], tmp_path: Path) -> None:
