@@ -15,7 +15,7 @@ from dnafeat.finetune.splits import Split
 
 
 @dataclass(frozen=True)
-class Groups:
+class RowGroups:
     """Groups over the rows of some splits, which may be divided further.
 
     Attributes
@@ -36,7 +36,7 @@ class Groups:
     column: str | None
 
     @classmethod
-    def of(cls, splits: Mapping[str, Split], *, together: bool, column: str | None) -> Groups:
+    def of(cls, splits: Mapping[str, Split], *, together: bool, column: str | None) -> RowGroups:
         """Find the groups of similar sequences in some splits."""
         names = np.concatenate([split.groups for split in splits.values()])
         letters = list(itertools.chain.from_iterable(split.sequences for split in splits.values()))

@@ -22,7 +22,7 @@ from dnafeat.errors import UsageError
 from dnafeat.finetune import artifact, baselines
 from dnafeat.finetune import splits as labelled
 from dnafeat.finetune.config import FinetuneConfig
-from dnafeat.finetune.groups import Groups
+from dnafeat.finetune.groups import RowGroups
 from dnafeat.finetune.labels import Labels
 from dnafeat.finetune.metrics import format_table
 from dnafeat.finetune.network import FineTuned, build, head_shape
@@ -47,7 +47,7 @@ class PreparedFinetuning:
     ----------
     digest : str
         Of the data, the base and the settings that shape what is learned: names the run.
-    groups : Groups
+    groups : RowGroups
         Which rows stand together.
     notes : list of str
         What a person should know of the data.
@@ -60,7 +60,7 @@ class PreparedFinetuning:
     data: Data
     max_tokens: int
     truncated: Mapping[str, int]
-    groups: Groups
+    groups: RowGroups
     digest: str
     notes: list[str]
     settings: Mapping[str, Any]
@@ -139,7 +139,7 @@ def _idle_settings(config: FinetuneConfig, labels: Labels) -> list[str]:
     return [f"a probe is solved as a regression and takes no steps: {flags} change nothing"] if given else []
 
 
-def _splits(config: FinetuneConfig, tokenizer: Tokenizer) -> tuple[dict[str, labelled.Split], Groups]:
+def _splits(config: FinetuneConfig, tokenizer: Tokenizer) -> tuple[dict[str, labelled.Split], RowGroups]:
     """Read the splits, divide what is not given, and find which rows stand together."""
     named = {"train": config.train, "dev": config.dev, "test": config.test}
     options: dict[str, Any] = {
@@ -151,7 +151,7 @@ def _splits(config: FinetuneConfig, tokenizer: Tokenizer) -> tuple[dict[str, lab
     }
     found = {name: labelled.read_split(name, file, **options) for name, file in named.items() if file is not None}
     together = config.group_column is None if config.group_similar is None else config.group_similar
-    groups = Groups.of(found, together=together, column=config.group_column)
+    groups = RowGroups.of(found, together=together, column=config.group_column)
     if "dev" not in found:
         shares = {"train": 1.0, "dev": config.dev_share} | ({} if "test" in found else {"test": config.test_share})
         shares["train"] -= sum(share for name, share in shares.items() if name != "train")
@@ -287,7 +287,10 @@ def _finetune(config: FinetuneConfig, show: bool, say: Callable[[str], None], la
     model: FineTuned = build(prepared.source, config, prepared.data.labels)
     model.load_trainable(trained)
     about = _about(config, prepared, result)
-    about["notes"] = [*about["notes"], *better_baselines(about)]
+    if config.baselines:
+        frozen = result.get("frozen")
+        about["baselines"] = _baselines(config, prepared) | ({} if frozen is None else {"frozen": frozen})
+        about["notes"] = [*about["notes"], *better_baselines(about)]
     artifact.write(output, model, prepared.source, about, result)
     return FinetuneSummary(about, already_trained=False, artifact=config.output)
 
@@ -299,14 +302,6 @@ def _baselines(config: FinetuneConfig, prepared: PreparedFinetuning) -> dict[str
         name: examples.targets if examples.per_base is None else examples.per_base for name, examples in data.splits.items()
     }
     return baselines.measure(data.labels, prepared.splits, targets, data.groups, config.seed)
-
-
-def _all_baselines(config: FinetuneConfig, prepared: PreparedFinetuning, result: Mapping[str, Any]) -> dict[str, Any]:
-    """The baselines of letters, and that of frozen vectors, which the workers measured; none where none were asked for."""
-    if not config.baselines:
-        return {}
-    frozen = {} if result["frozen"] is None else {"frozen": result["frozen"]}
-    return _baselines(config, prepared) | frozen
 
 
 def _about(config: FinetuneConfig, prepared: PreparedFinetuning, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -331,8 +326,8 @@ def _about(config: FinetuneConfig, prepared: PreparedFinetuning, result: Mapping
             "precision": result["precision"],
         },
         "metrics": result["metrics"],
-        "intervals": result["intervals"],
-        "baselines": _all_baselines(config, prepared, result),
+        # A run that an earlier release trained to its end has none.
+        "intervals": result.get("intervals", {}),
         "groups": prepared.groups.describe(prepared.splits),
         "rows": {name: len(split) for name, split in prepared.splits.items()},
         "truncated": dict(prepared.truncated),

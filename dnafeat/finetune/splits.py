@@ -198,7 +198,7 @@ def random_splits(
         have[part] += size
         side[at] = part
     if 0 in have:
-        of_groups = f"{len(names)} groups of similar or related sequences, the largest of {sizes.max(initial=0):,} rows,"
+        of_groups = f"{len(names)} group(s) of similar or related sequences, the largest of {sizes.max(initial=0):,} rows,"
         of_copies = f"{len(names)} distinct sequences (reverse complements taken as one)"
         others = "" if groups is None else "divide by another --group-column, or by none with --no-group-similar, "
         raise UsageError(
