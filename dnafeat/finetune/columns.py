@@ -69,8 +69,15 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names))
 
 
-def read(files: Sequence[str], options: sources.ReadOptions, label: str) -> Iterator[tuple[pa.RecordBatch, list[Label]]]:
+def read(
+    files: Sequence[str], options: sources.ReadOptions, label: str, also: Sequence[str] = ()
+) -> Iterator[tuple[pa.RecordBatch, list[Label]]]:
     """The entries of tables, file by file.
+
+    Parameters
+    ----------
+    also : sequence of str
+        Further columns that batches have, as text.
 
     Yields
     ------
@@ -83,14 +90,17 @@ def read(files: Sequence[str], options: sources.ReadOptions, label: str) -> Iter
     Raises
     ------
     UsageError
-        A file cannot be read.
+        A file cannot be read, or has none of the further columns.
     """
     options = replace(options, verbatim=(label,))
     for of_lists, some in itertools.groupby(files, lambda file: label in list_columns(file)):
         if of_lists:
-            yield from itertools.chain.from_iterable(_read_lists(file, options, label) for file in some)
+            yield from itertools.chain.from_iterable(_read_lists(file, options, label, also) for file in some)
         else:
-            for batch in sources.read(list(some), options):
+            some = list(some)
+            for file in some if also else ():
+                _check_columns(file, sources.key_columns([file], options), also)
+            for batch in sources.read(some, options):
                 yield batch, [(text.strip() or None) if text else None for text in batch[label].to_pylist()]
 
 
@@ -117,12 +127,21 @@ def _columns(uri: str, left_out: Sequence[str], options: sources.ReadOptions) ->
     return delimited.columns_of(there, uri, options.id_column, options.sequence_column)
 
 
-def _read_lists(uri: str, options: sources.ReadOptions, label: str) -> Iterator[tuple[pa.RecordBatch, list[Label]]]:
+def _check_columns(uri: str, there: Sequence[str], wanted: Sequence[str]) -> None:
+    """Raise UsageError for the first of the wanted columns that a table does not have."""
+    for name in (name for name in wanted if name not in there):
+        raise UsageError(f"{uri} has no column {name!r} for groups: there are {_listed(there)}{did_you_mean(name, there)}")
+
+
+def _read_lists(
+    uri: str, options: sources.ReadOptions, label: str, also: Sequence[str]
+) -> Iterator[tuple[pa.RecordBatch, list[Label]]]:
     found = _columns(uri, [label], options)
-    here = delimited.Columns(sequence_id=found.sequence_id, sequence=found.sequence, keys=())
+    _check_columns(uri, found.keys, also)
+    here = delimited.Columns(sequence_id=found.sequence_id, sequence=found.sequence, keys=tuple(also))
     try:
         cells = _lists(uri, label)
-        for batch in batches(whole(delimited.read_table(uri, "parquet", here, (), storage.name(uri))), uri, schema(())):
+        for batch in batches(whole(delimited.read_table(uri, "parquet", here, also, storage.name(uri))), uri, schema(also)):
             values = list(itertools.islice(cells, len(batch)))
             problems = [known or _problem(value) for known, value in zip(batch["problem"].to_pylist(), values, strict=True)]
             at = batch.schema.get_field_index("problem")

@@ -32,6 +32,14 @@ class FinetuneConfig(Settings, section="training"):
     )
     sequence_column: str | None = option("column of the sequences (default: sequence or seq)", None, section="input")
     label_column: str | None = option("column of the labels (default: label)", None, section="input")
+    group_column: str | None = option(
+        "column whose equal values stay on one side of a split, such as chromosome or locus", None, section="input"
+    )
+    group_similar: bool | None = option(
+        "keep near copies (a quarter or more of their k-mers shared) on one side of a split (default: unless --group-column is given)",
+        None,
+        section="input",
+    )
     iupac: bool = option("accept all IUPAC codes, not only A C G T N", False, section="input", shapes=True)
     task: Task | None = option(
         "what a label is; token: one class per base (default: binary or multiclass, by the labels)",
@@ -57,7 +65,9 @@ class FinetuneConfig(Settings, section="training"):
         "include [CLS] and [SEP] in mean and max (default: only for DNABERT-S)", None, section="encoder", shapes=True
     )
     method: Literal["lora", "full", "probe"] = option(
-        "what is trained; probe: only the head, on a frozen encoder", "lora", shapes=True
+        "what is trained; probe: only the head, on a frozen encoder; with head linear a regression, solved to the end",
+        "lora",
+        shapes=True,
     )
     head: Literal["linear", "pooler", "projector"] = option(
         "pooler: [CLS], dense, tanh, as published; projector: a projection to 512 dimensions, trained", "linear", shapes=True
@@ -105,6 +115,10 @@ class FinetuneConfig(Settings, section="training"):
         "precision of training; auto: bfloat16 on GPUs that support it, float32 elsewhere", "auto"
     )
     seed: int = option("seed of split, order, dropout and fresh weights", 0, shapes=True, ge=0)
+    seeds: int = option(
+        "train with this many seeds, from --seed on, and report mean and spread; further artifacts are OUTPUT.seeds/SEED", 1, ge=1
+    )
+    baselines: bool = option("measure baselines on the same split: majority, 3- to 6-mers, one-hot, frozen vectors", True)
     workers: WorkersConfig = part(WorkersConfig)
 
     def check(self) -> None:

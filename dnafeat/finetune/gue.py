@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -130,9 +131,9 @@ def run(
             say(f"{name}: {error}")
             rows.append(row | {"fault": str(error)})
             continue
-        score = about["metrics"]["test"][task.metric]
         kept = {key: about[key] for key in ("steps", "seconds", "truncated", "notes")}
-        rows.append(row | kept | {"model": about["base"]["model"], "score": None if score is None else round(100 * score, 2)})
+        kept |= {"model": about["base"]["model"], "score": _percent(about["metrics"]["test"][task.metric])}
+        rows.append(row | kept | _beside(about, task.metric))
     text = json.dumps(rows, indent=1).encode()
     storage.write_whole(storage.join(output, "gue.json"), lambda file: file.write(text))
     table = (format_rows(rows) + "\n").encode()
@@ -140,14 +141,64 @@ def run(
     return rows
 
 
+def _percent(score: float | None) -> float | None:
+    return None if score is None else round(100 * score, 2)
+
+
+def _beside(about: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """What stands beside a score: its interval, the baselines' scores, all in percent, and those of all seeds where there are several."""
+    bounds = about.get("intervals", {}).get("test", {}).get(metric)
+    baselines = about.get("baselines") or {}
+    found: dict[str, Any] = {
+        "interval": None if bounds is None else [_percent(bound) for bound in bounds],
+        "baselines": {name: _percent(known["metrics"]["test"][metric]) for name, known in baselines.items()},
+        # Chosen on dev, since the best on test of several would be too good.
+        "kmers": max(
+            (name for name in baselines if name.endswith("-mers")),
+            key=lambda name: baselines[name]["metrics"]["dev"][metric] or -1.0,
+            default=None,
+        ),
+    }
+    if "seeds" in about:
+        found["seeds"] = about["seeds"]
+    return found
+
+
 def format_rows(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The table as Markdown."""
+    """The table as Markdown: scores of the first seed, and of the baselines on the same split.
+
+    The k-mers are those of 3 to 6 bases that do best on dev.
+    """
     lines = [
-        "| task | model | method | head | seed | metric | test, % | DNABERT-2 as published, % |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| task | model | method | head | seed | metric | test, % | DNABERT-2 as published, % | 95 % interval | majority | k-mers | "
+        "one-hot | frozen vectors | all seeds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         cells = [row.get(key, "-") for key in ("task", "model", "method", "head", "seed", "metric")]
-        score = "failed" if "fault" in row else "-" if row["score"] is None else f"{row['score']:.2f}"
-        lines.append("| " + " | ".join(map(str, [*cells, score, f"{row['published']:.2f}"])) + " |")
+        score = "failed" if "fault" in row else _cell(row["score"])
+        known, bounds, kmers = row.get("baselines", {}), row.get("interval"), row.get("kmers")
+        beside = [
+            f"{bounds[0]:.2f} to {bounds[1]:.2f}" if bounds else "-",
+            _cell(known.get("majority")),
+            f"{_cell(known.get(kmers))} ({kmers})" if kmers else "-",
+            _cell(known.get("one-hot")),
+            _cell(known.get("frozen")),
+            _all_seeds(row),
+        ]
+        lines.append("| " + " | ".join(map(str, [*cells, score, f"{row['published']:.2f}", *beside])) + " |")
     return "\n".join(lines)
+
+
+def _cell(score: float | None) -> str:
+    return "-" if score is None else f"{score:.2f}"
+
+
+def _all_seeds(row: Mapping[str, Any]) -> str:
+    """Mean and standard deviation over seeds, with the metric's name where it is another than the row's."""
+    seeds = row.get("seeds")
+    values = [100 * value for value in seeds["scores"]["this run"] if value is not None] if seeds else []
+    if len(values) < 2:
+        return "-"
+    metric = "" if seeds["metric"] == row["metric"] else f"{seeds['metric']} "
+    return f"{metric}{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f} ({len(values)})"

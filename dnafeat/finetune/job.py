@@ -19,17 +19,19 @@ from dnafeat import storage
 from dnafeat.encoder.models.tokenizers import Tokenizer
 from dnafeat.encoder.source import Source
 from dnafeat.errors import UsageError
-from dnafeat.finetune import artifact
+from dnafeat.finetune import artifact, baselines
 from dnafeat.finetune import splits as labelled
 from dnafeat.finetune.config import FinetuneConfig
+from dnafeat.finetune.groups import RowGroups
 from dnafeat.finetune.labels import Labels
 from dnafeat.finetune.metrics import format_table
 from dnafeat.finetune.network import FineTuned, build, head_shape
 from dnafeat.finetune.per_base import token_classes
+from dnafeat.finetune.summary import better_baselines, format_baselines, format_seeds, over_seeds
 from dnafeat.finetune.trainer import Data
 from dnafeat.finetune.worker import FinetuneJob, finetune_worker
 from dnafeat.provenance import digest_of, environment
-from dnafeat.training.artifact import TrainingSummary, base_name, trained_before
+from dnafeat.training.artifact import ABOUT, TrainingSummary, base_name, put, trained_before
 from dnafeat.training.batches import Examples, truncate
 from dnafeat.training.run import train
 from dnafeat.training.worker import Launch, TrainingRun
@@ -45,6 +47,8 @@ class PreparedFinetuning:
     ----------
     digest : str
         Of the data, the base and the settings that shape what is learned: names the run.
+    groups : RowGroups
+        Which rows stand together.
     notes : list of str
         What a person should know of the data.
     settings : dict
@@ -56,6 +60,7 @@ class PreparedFinetuning:
     data: Data
     max_tokens: int
     truncated: Mapping[str, int]
+    groups: RowGroups
     digest: str
     notes: list[str]
     settings: Mapping[str, Any]
@@ -68,7 +73,7 @@ def prepare(config: FinetuneConfig) -> PreparedFinetuning:
     if source.adapter is not None:
         raise UsageError(f"model {config.model} is an adapter: name the model it was made for, which is {found.name}")
     tokenizer, shape = found.fitting_tokenizer(config.kmer or 0), found.config()
-    splits = _splits(config, tokenizer)
+    splits, groups = _splits(config, tokenizer)
     labels = _labels(config, splits)
     settings = config.training(labels.task, shape.hidden_size)
     if labels.task == "token":
@@ -83,7 +88,14 @@ def prepare(config: FinetuneConfig) -> PreparedFinetuning:
     counted = found.special_tokens_pooled if config.special_tokens is None else config.special_tokens
     # Here rather than in a worker: settings that do not fit end in a sentence.
     build(source, config, labels)
-    data = Data(splits=examples, tokenizer=tokenizer, labels=labels, special_tokens=counted, class_weights=weights)
+    data = Data(
+        splits=examples,
+        tokenizer=tokenizer,
+        labels=labels,
+        special_tokens=counted,
+        class_weights=weights,
+        groups=groups.numbers(splits),
+    )
     digest = digest_of(
         {
             **config.shaping(),
@@ -94,7 +106,11 @@ def prepare(config: FinetuneConfig) -> PreparedFinetuning:
             "tokenizer": tokenizer.fingerprint,
         }
     )[:16]
-    notes = [*labelled.format_overlaps(labelled.overlaps(splits))]
+    notes = [
+        *labelled.format_overlaps(labelled.overlaps(splits)),
+        *groups.notes(splits, divided=config.dev is None),
+        *_idle_settings(config, labels),
+    ]
     for name, count in truncated.items():
         if count:
             notes.append(
@@ -107,27 +123,43 @@ def prepare(config: FinetuneConfig) -> PreparedFinetuning:
         data=data,
         max_tokens=max_tokens,
         truncated=truncated,
+        groups=groups,
         digest=digest,
         notes=notes,
         settings=settings,
     )
 
 
-def _splits(config: FinetuneConfig, tokenizer: Tokenizer) -> dict[str, labelled.Split]:
+def _idle_settings(config: FinetuneConfig, labels: Labels) -> list[str]:
+    """A sentence where settings of steps were given for a probe that takes none."""
+    if config.method != "probe" or (config.head != "linear" and labels.task != "token"):
+        return []
+    given = [name for name in ("steps", "eval_steps", "learning_rate") if getattr(config, name) is not None]
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    return [f"a probe is solved as a regression and takes no steps: {flags} change nothing"] if given else []
+
+
+def _splits(config: FinetuneConfig, tokenizer: Tokenizer) -> tuple[dict[str, labelled.Split], RowGroups]:
+    """Read the splits, divide what is not given, and find which rows stand together."""
     named = {"train": config.train, "dev": config.dev, "test": config.test}
     options: dict[str, Any] = {
         "label_column": config.label_column,
         "sequence_column": config.sequence_column,
+        "group_column": config.group_column,
         "iupac": config.iupac,
         "min_bases": tokenizer.min_bases,
     }
     found = {name: labelled.read_split(name, file, **options) for name, file in named.items() if file is not None}
+    together = config.group_column is None if config.group_similar is None else config.group_similar
+    groups = RowGroups.of(found, together=together, column=config.group_column)
     if "dev" not in found:
         shares = {"train": 1.0, "dev": config.dev_share} | ({} if "test" in found else {"test": config.test_share})
         shares["train"] -= sum(share for name, share in shares.items() if name != "train")
-        cut = labelled.random_splits(found.pop("train"), shares, seed=config.seed, stratify=config.task != "token")
+        whole = found.pop("train")
+        names = groups.names(whole)
+        cut = labelled.random_splits(whole, shares, seed=config.seed, stratify=config.task != "token", groups=names)
         found = {**cut, **found}
-    return {name: found[name] for name in named if name in found}
+    return {name: found[name] for name in named if name in found}, groups
 
 
 def _labels(config: FinetuneConfig, splits: Mapping[str, labelled.Split]) -> Labels:
@@ -192,7 +224,7 @@ class FinetuneSummary(TrainingSummary):
 def finetune(
     config: FinetuneConfig, *, show: bool = True, say: Callable[[str], None] = _log.info, launch: Launch = train
 ) -> FinetuneSummary:
-    """Train, or resume, the run that data, base and settings name, and write its artifact.
+    """Train, or resume, the run that data, base and settings name, and write its artifact; with `seeds`, one run after another.
 
     Parameters
     ----------
@@ -206,7 +238,8 @@ def finetune(
     Returns
     -------
     FinetuneSummary
-        Metrics of each split are measured in float32. `already_trained` is whether the artifact was there.
+        Metrics of each split are measured in float32. `already_trained` is whether the artifact was there. With several seeds the
+        summary of the first, with the scores of all under `seeds`.
 
     Raises
     ------
@@ -215,9 +248,30 @@ def finetune(
     EncodingError
         The workers failed more often than they may; the same command resumes from the last checkpoint.
     """
+    first = _finetune(config, show, say, launch)
+    if config.seeds == 1:
+        return first
+    summaries = [first]
+    for seed in range(config.seed + 1, config.seed + config.seeds):
+        output = storage.join(f"{config.output.rstrip('/')}.seeds", str(seed))
+        summaries.append(_finetune(config.replace(seed=seed, seeds=1, output=output), show, say, launch))
+    first["seeds"] = over_seeds(summaries)
+    put(storage.join(storage.absolute(config.output), ABOUT), json.dumps(_kept(first), indent=1).encode())
+    return first
+
+
+def _kept(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What an artifact keeps of a summary."""
+    return {name: value for name, value in summary.items() if name not in ("already_trained", "artifact")}
+
+
+def _finetune(config: FinetuneConfig, show: bool, say: Callable[[str], None], launch: Launch) -> FinetuneSummary:
+    """Train, or resume, one run and write its artifact."""
     prepared = prepare(config)
     output = storage.absolute(config.output)
     if known := trained_before(config.output, prepared.digest, prepared.notes, say):
+        if config.baselines and not known.get("baselines"):
+            known["baselines"] = _baselines(config, prepared)
         return FinetuneSummary(known, artifact=config.output)
     run = TrainingRun(
         name=f"finetune-{prepared.digest}",
@@ -233,8 +287,21 @@ def finetune(
     model: FineTuned = build(prepared.source, config, prepared.data.labels)
     model.load_trainable(trained)
     about = _about(config, prepared, result)
+    if config.baselines:
+        frozen = result.get("frozen")
+        about["baselines"] = _baselines(config, prepared) | ({} if frozen is None else {"frozen": frozen})
+        about["notes"] = [*about["notes"], *better_baselines(about)]
     artifact.write(output, model, prepared.source, about, result)
     return FinetuneSummary(about, already_trained=False, artifact=config.output)
+
+
+def _baselines(config: FinetuneConfig, prepared: PreparedFinetuning) -> dict[str, Any]:
+    """Measure the baselines of letters on a run's splits."""
+    data = prepared.data
+    targets = {
+        name: examples.targets if examples.per_base is None else examples.per_base for name, examples in data.splits.items()
+    }
+    return baselines.measure(data.labels, prepared.splits, targets, data.groups, config.seed)
 
 
 def _about(config: FinetuneConfig, prepared: PreparedFinetuning, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,6 +326,9 @@ def _about(config: FinetuneConfig, prepared: PreparedFinetuning, result: Mapping
             "precision": result["precision"],
         },
         "metrics": result["metrics"],
+        # A run that an earlier release trained to its end has none.
+        "intervals": result.get("intervals", {}),
+        "groups": prepared.groups.describe(prepared.splits),
         "rows": {name: len(split) for name, split in prepared.splits.items()},
         "truncated": dict(prepared.truncated),
         "fingerprints": {name: split.fingerprint for name, split in prepared.splits.items()},
@@ -278,5 +348,9 @@ def format_result(about: Mapping[str, Any], output: str) -> str:
     done = "was trained already" if about["already_trained"] else f"{about['steps']:,} steps in {about['seconds']:.0f} s"
     lines = [f"{output}: {about['method']} on {about['base']['model']}, {done}, best at step {about['best_step']:,}", ""]
     lines += [format_table(about["metrics"]), ""]
+    if table := format_baselines(about):
+        lines += [table, ""]
+    if "seeds" in about:
+        lines += [format_seeds(about["seeds"]), ""]
     lines += about["notes"]
     return "\n".join(lines)

@@ -75,11 +75,12 @@ def better(metric: str, a: float | None, b: float | None) -> bool:
 def format_table(splits: Mapping[str, Mapping[str, float | None]]) -> str:
     """A row for each split and a column for each metric that any has, aligned; shares and correlations in percent, None as `-`."""
     metrics = list(dict.fromkeys(name for values in splits.values() for name in values))
-    rows = [["", *metrics], *([split, *(_cell(name, values.get(name)) for name in metrics)] for split, values in splits.items())]
+    rows = [["", *metrics], *([split, *(cell(name, values.get(name)) for name in metrics)] for split, values in splits.items())]
     return aligned(rows, right=range(1, len(rows[0])))
 
 
-def _cell(metric: str, value: float | None) -> str:
+def cell(metric: str, value: float | None) -> str:
+    """Format a value of a metric: shares and correlations in percent, None as `-`."""
     if value is None:
         return "-"
     if metric in _SHARES:
@@ -113,8 +114,16 @@ def _classes(labels: Labels, truth: np.ndarray, logits: np.ndarray) -> dict[str,
         "mcc": float(matthews_corrcoef(truth, chosen)) if _varies(truth) and _varies(chosen) else None,
         "precision": float(precision),
         "recall": float(recall),
-        **_rankings(there, labels.probabilities(logits)[:, kinds]),
+        **_rankings(there, _against_the_rest(logits)[:, kinds]),
     }
+
+
+def _against_the_rest(logits: np.ndarray) -> np.ndarray:
+    """Log-odds of each class against all others, (n, k): ranked as probabilities, but without the ties that those have near 0 and 1."""
+    none = np.full((len(logits), 1), -np.inf)
+    before = np.hstack([none, np.logaddexp.accumulate(logits[:, :-1], axis=1)])
+    behind = np.hstack([np.logaddexp.accumulate(logits[:, :0:-1], axis=1)[:, ::-1], none])
+    return logits - np.logaddexp(before, behind)
 
 
 def _multilabel(truth: np.ndarray, chosen: np.ndarray, logits: np.ndarray) -> dict[str, float | None]:

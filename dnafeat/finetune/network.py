@@ -56,7 +56,7 @@ class HeadShape:
 
 
 class Head(nn.Module):
-    """Pooled vectors (n, views · hidden_size) float32 to logits (n, width)."""
+    """Pooled vectors (n, size) float32, size being views · hidden_size, to logits (n, width)."""
 
     def __init__(self, shape: HeadShape) -> None:
         super().__init__()
@@ -65,6 +65,7 @@ class Head(nn.Module):
         self.pooler = Pooler(size) if shape.kind == "pooler" else None
         self.projector = Projector(size, shape.dropout) if shape.kind == "projector" else None
         self.dropout = nn.Dropout(shape.dropout)
+        self.size = size
         self.classifier = nn.Linear(PROJECTED_WIDTH if self.projector else size, shape.width)
         for module in (*(self.pooler.children() if self.pooler else ()), self.classifier):
             nn.init.normal_(module.weight, std=0.02)
@@ -93,10 +94,12 @@ class FineTuned(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, content: Tensor) -> Tensor:
         """Logits (rows, width), or with a head for each token (rows, tokens, width)."""
+        return self.head(self.features(input_ids, attention_mask, content))
+
+    def features(self, input_ids: Tensor, attention_mask: Tensor, content: Tensor) -> Tensor:
+        """What the head takes: pooled vectors (rows, views · hidden_size), or for a head for each token (rows, tokens, hidden_size)."""
         hidden = self.encoder(input_ids, attention_mask).last_hidden_state.float()
-        if isinstance(self.head, TokenHead):
-            return self.head(hidden)
-        return self.head(pool(hidden, content, self.head.shape.views))
+        return hidden if isinstance(self.head, TokenHead) else pool(hidden, content, self.head.shape.views)
 
     def trainable(self) -> dict[str, Tensor]:
         """The parameters that training changes, by name."""
@@ -146,6 +149,7 @@ class TokenHead(nn.Module):
 
     def __init__(self, hidden_size: int, width: int, dropout: float) -> None:
         super().__init__()
+        self.size = hidden_size
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(hidden_size, width)
 

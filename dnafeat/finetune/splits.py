@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,8 @@ class Split:
     files : list of str
     rows : list of int
         1-based data rows of `files`.
+    given_groups : list of str or None
+        Of the column of groups, None where a cell is empty; no list at all where no such column was named.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Split:
     ids: list[str]
     files: list[str]
     rows: list[int]
+    given_groups: list[str | None] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -85,6 +89,7 @@ def read_split(
     *,
     label_column: str | None = None,
     sequence_column: str | None = None,
+    group_column: str | None = None,
     iupac: bool = False,
     min_bases: int = 1,
 ) -> Split:
@@ -99,6 +104,8 @@ def read_split(
         lists of texts or whole numbers: the labels that each row has.
     sequence_column : str, optional
         By default `sequence` or `seq`.
+    group_column : str, optional
+        Column whose values are the rows' groups.
     iupac : bool
         Whether the IUPAC codes are allowed besides A C G T N.
     min_bases : int
@@ -115,7 +122,7 @@ def read_split(
     column = labelcolumn.find(files, options, label_column)
     split = Split(name, [], [], [], [], [])
     alphabet = IUPAC if iupac else UNAMBIGUOUS
-    for batch, labels in labelcolumn.read(files, options, column):
+    for batch, labels in labelcolumn.read(files, options, column, (group_column,) if group_column else ()):
         file, rows = batch["file"][0].as_py(), batch["row"].to_pylist()
         letters = batch["sequence"].to_pylist()
         for row, raw, fault in zip(rows, letters, batch["problem"].to_pylist(), strict=True):
@@ -129,13 +136,19 @@ def read_split(
         split.ids.extend(batch["sequence_id"].to_pylist())
         split.files.extend([file] * len(rows))
         split.rows.extend(rows)
+        if group_column:
+            split.given_groups.extend(batch[group_column].to_pylist())
     if not len(split):
         raise UsageError(f"{source} has no rows, and {name} needs some; name another file for {name}")
     return split
 
 
 def random_splits(
-    split: Split, shares: Mapping[str, float] | None = None, seed: int = 0, stratify: bool = True
+    split: Split,
+    shares: Mapping[str, float] | None = None,
+    seed: int = 0,
+    stratify: bool = True,
+    groups: np.ndarray | None = None,
 ) -> dict[str, Split]:
     """Divides rows into parts, each in the order of `split`; equal `groups` stay together.
 
@@ -150,6 +163,8 @@ def random_splits(
         Whether each part gets its share of each label; a group with several labels counts for its most frequent one. The first part
         gets every label at least once, so rare ones may stand there alone. Where labels are on average in fewer than two groups,
         they are no classes: numbers are then divided in ten bins of equally many groups, and texts are not stratified.
+    groups : np.ndarray, shape=(n,), bytes, optional
+        Names of larger groups than those of `split`. One with more rows than the smallest part should have goes to the first part.
 
     Raises
     ------
@@ -160,7 +175,7 @@ def random_splits(
     shown = ", ".join(f"{name} {share:g}" for name, share in parts.items())
     if not all(share > 0 for share in parts.values()) or abs(sum(parts.values()) - 1) > 1e-6:
         raise UsageError(f"shares are {shown}; give numbers above 0 that add up to 1")
-    names, group = np.unique(split.groups, return_inverse=True)
+    names, group = np.unique(split.groups if groups is None else groups, return_inverse=True)
     sizes = np.bincount(group, minlength=len(names))
     strata, label_sets = _strata(split, group, len(names), stratify)
     # A hash and not a random generator's permutation: this must be the same in every version of NumPy.
@@ -174,17 +189,21 @@ def random_splits(
     have = [0] * len(parts)
     side = np.empty(len(names), np.int8)
     unseen = set(itertools.chain.from_iterable(label_sets))
+    most = np.inf if groups is None else min(parts.values()) * len(split)
     for at, size, end in zip(order.tolist(), sizes[order].tolist(), ends[strata[order]].tolist(), strict=True):
         short = [share * end - rows for share, rows in zip(parts.values(), have, strict=True)]
-        part = 0 if unseen and not unseen.isdisjoint(label_sets[at]) else short.index(max(short))
+        part = 0 if size > most or (unseen and not unseen.isdisjoint(label_sets[at])) else short.index(max(short))
         if unseen and part == 0:
             unseen.difference_update(label_sets[at])
         have[part] += size
         side[at] = part
     if 0 in have:
+        of_groups = f"{len(names)} group(s) of similar or related sequences, the largest of {sizes.max(initial=0):,} rows,"
+        of_copies = f"{len(names)} distinct sequences (reverse complements taken as one)"
+        others = "" if groups is None else "divide by another --group-column, or by none with --no-group-similar, "
         raise UsageError(
-            f"{next(iter(split.files), split.name)}: with shares {shown} and {len(names)} distinct sequences "
-            f"(reverse complements taken as one) {list(parts)[have.index(0)]} gets no row; give other shares, or files for dev and test"
+            f"{next(iter(split.files), split.name)}: with shares {shown} and {of_copies if groups is None else of_groups} "
+            f"{list(parts)[have.index(0)]} gets no row; {others}give other shares, or files for dev and test"
         )
     return {name: _part(split, name, np.flatnonzero(side[group] == part)) for part, name in enumerate(parts)}
 
@@ -222,9 +241,9 @@ def _codes(labels: Sequence[Label], texts: Sequence[Label]) -> np.ndarray:
 
 
 def _part(split: Split, name: str, rows: np.ndarray) -> Split:
-    lists = (split.sequences, split.labels, split.ids, split.files, split.rows)
+    lists: tuple[list[Any], ...] = (split.sequences, split.labels, split.ids, split.files, split.rows, split.given_groups)
     at = rows.tolist()
-    return Split(name, *([values[i] for i in at] for values in lists))
+    return Split(name, *([values[i] for i in at] if values else [] for values in lists))
 
 
 @dataclass(frozen=True)

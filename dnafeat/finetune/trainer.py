@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,8 @@ class Data:
     labels: Labels
     special_tokens: bool
     class_weights: np.ndarray | None
+    groups: Mapping[str, np.ndarray]
+    """Number of the group of each sequence, by split: what intervals draw."""
 
     @property
     def per_token(self) -> bool:
@@ -156,7 +158,7 @@ class Trainer(transformers.Trainer):
         """
         logits = self._logits(split, half)
         examples, labels = self.data.splits[split], self.data.labels
-        values: dict[str, float | None] = {"loss": self._loss(logits, examples)}
+        values: dict[str, float | None] = {"loss": self.loss(logits, examples)}
         return values | scores.compute(labels, *self.scored(split, logits)), logits
 
     def scored(self, split: str, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray | list[np.ndarray]]:
@@ -171,7 +173,7 @@ class Trainer(transformers.Trainer):
         ]
         return np.concatenate(bases), examples.per_base
 
-    def _loss(self, logits: np.ndarray, examples: Examples) -> float | None:
+    def loss(self, logits: np.ndarray, examples: Examples) -> float | None:
         """Compute the mean loss over a split, None where it is not finite."""
         weights = self.class_weights
         if self.data.per_token:
@@ -192,38 +194,49 @@ class Trainer(transformers.Trainer):
         )
         return known(float(each.mean()))
 
-    @torch.no_grad()
     def _logits(self, split: str, half: bool) -> np.ndarray:
         """Compute the logits of a split in order: (n, width) float32, per-token tasks: (tokens, width)."""
+        # By the class: accelerate puts its own autocast into the `forward` of the model it trains.
+        return self._answers(FineTuned.forward, split, np.arange(len(self.data.splits[split])), half=half)
+
+    def features(self, split: str, rows: np.ndarray | None = None, *, reverse: bool = False) -> np.ndarray:
+        """Compute what the head takes, in float32 and in the order of `rows`: (rows, features), per-token tasks: (tokens, features).
+
+        Parameters
+        ----------
+        rows : np.ndarray, shape=(rows,), int64, optional
+            Numbers of sequences (default: all).
+        reverse : bool
+            Whether reverse complements are taken, where training draws them.
+        """
+        everything = np.arange(len(self.data.splits[split]))
+        return self._answers(FineTuned.features, split, everything if rows is None else rows, reverse=reverse)
+
+    @torch.no_grad()
+    def _answers(
+        self, ask: Callable[..., Tensor], split: str, rows: np.ndarray, *, half: bool = False, reverse: bool = False
+    ) -> np.ndarray:
+        """Ask the model for some rows, one or more, of a split. Every worker computes a part and gets the whole."""
         examples, collate, model = self.data.splits[split], self.data.collate(split), self.model
         was_training = model.training
         model.eval()
-        order = np.argsort(-examples.lengths, kind="stable")
-        mine: list[tuple[np.ndarray, np.ndarray]] = []
+        order = rows[np.argsort(-examples.lengths[rows], kind="stable")]
+        mine: list[tuple[int, np.ndarray]] = []
         for number, batch in enumerate(_by_tokens(order, examples.lengths)):
             if number % self.args.world_size != self.args.process_index:
                 continue
-            inputs = self._prepare_inputs(collate([(int(i), 1.0, False) for i in batch]))
+            inputs = self._prepare_inputs(collate([(int(i), 1.0, reverse) for i in batch]))
             with torch.autocast(self.args.device.type, torch.bfloat16, enabled=half):
-                # By the class: accelerate puts its own autocast into the `forward` of the model it trains.
-                out = FineTuned.forward(model, inputs["input_ids"], inputs["attention_mask"], inputs["content"]).float().cpu()
-            if self.data.per_token:
-                mine += [(np.array([i]), rows[1 : 1 + examples.lengths[i]].numpy()) for i, rows in zip(batch, out, strict=True)]
-            else:
-                mine.append((batch, out.numpy()))
+                out = ask(model, inputs["input_ids"], inputs["attention_mask"], inputs["content"]).float().cpu().numpy()
+            for i, answer in zip(batch.tolist(), out, strict=True):
+                mine.append((i, answer[1 : 1 + examples.lengths[i]] if self.data.per_token else answer[None]))
         parts = [mine]
         if self.args.world_size > 1:
             parts = [[]] * self.args.world_size
             torch.distributed.all_gather_object(parts, mine)
         model.train(was_training)
-        found = [pair for part in parts for pair in part]
-        if self.data.per_token:
-            by_example = {int(i[0]): rows for i, rows in found}
-            return np.concatenate([by_example[i] for i in range(len(examples))])
-        whole = np.empty((len(examples), self.data.labels.width), np.float32)
-        for batch, rows in found:
-            whole[batch] = rows
-        return whole
+        by_example = dict(pair for part in parts for pair in part)
+        return np.concatenate([by_example[i] for i in rows.tolist()])
 
     def tensors(self) -> dict[str, Tensor]:
         """Copy what is trained to the CPU, by name."""

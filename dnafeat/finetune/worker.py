@@ -14,7 +14,9 @@ from dnafeat.encoder.describe import fast_in_bfloat16, resolve_precision
 from dnafeat.encoder.source import Source
 from dnafeat.finetune import metrics as scores
 from dnafeat.finetune.config import FinetuneConfig
+from dnafeat.finetune.intervals import intervals
 from dnafeat.finetune.network import build
+from dnafeat.finetune.probe import Frozen, is_regression, solve_probe
 from dnafeat.finetune.trainer import Trainer
 from dnafeat.training.callbacks import Reports
 from dnafeat.training.checkpoints import known
@@ -50,9 +52,14 @@ def finetune_worker(attempt: TrainingAttempt) -> Outcome:
     trainer = Trainer(model, arguments, data, job.settings)
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.add_callback(Reports(context))
-    if attempt.resume is None or not trainer.is_over(attempt.resume):
+    solved = job.config.method == "probe" and is_regression(model.head)
+    # Of the encoder before it is trained: a fresh adapter changes nothing yet.
+    frozen = Frozen(trainer, context).baseline() if job.config.baselines and not solved else None
+    if solved:
+        solve_probe(trainer, context)
+    elif attempt.resume is None or not trainer.is_over(attempt.resume):
         trainer.train(resume_from_checkpoint=None if attempt.resume is None else str(attempt.resume))
-    results = _results(trainer)
+    results = _results(trainer) | {"frozen": frozen}
     return Outcome(trainer.progress.best.tensors, results | {"seconds": trainer.progress.elapsed()})
 
 
@@ -99,6 +106,11 @@ def _results(trainer: Trainer) -> dict[str, Any]:
     measured = trainer.finals()
     return {
         "metrics": {split: values for split, (values, _) in measured.items()},
+        "intervals": {
+            split: intervals(labels, *trainer.scored(split, logits), trainer.data.groups[split])
+            for split, (_, logits) in measured.items()
+            if split != "train"
+        },
         "confusion": {
             split: scores.confusion(labels, *trainer.scored(split, logits)).tolist()
             for split, (_, logits) in measured.items()

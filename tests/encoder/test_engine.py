@@ -23,6 +23,7 @@ from letters import IUPAC, other_strand, words
 from safetensors.torch import save_file
 
 from dnafeat.encoder import Encoder, load_model, load_tokenizer
+from dnafeat.encoder.models import products
 from dnafeat.encoder.packing import ROWS
 from dnafeat.encoder.projection import load_projector
 from dnafeat.encoder.results import Vectors
@@ -305,6 +306,14 @@ def test_int8_is_near_is_a_version_of_its_own_and_does_not_know_a_vectors_neighb
         assert np.abs(a - b).max() > 1e-4
     for batch_tokens in (1, 10**6):
         close(load(wider, precision="int8", batch_tokens=batch_tokens).encode(SEQUENCES), found)
+
+
+def test_int8_vectors_do_not_depend_on_instructions_for_int8(wider: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = load(wider, precision="int8").encode(SEQUENCES)
+    monkeypatch.setattr(products, "int8_is_fast", lambda: False)
+    plain = load(wider, precision="int8").encode(SEQUENCES)
+    for column in POOLED:
+        assert np.array_equal(getattr(fast, column), getattr(plain, column)), column
 
 
 @pytest.mark.parametrize("name", ["dnabert", "prokbert"])

@@ -104,7 +104,11 @@ OTHER: dict[str, Any] = {
 
 def test_what_decides_the_result_and_nothing_else_names_the_run() -> None:
     # Files are named by what is in them, a base by its weights, and max_tokens once it is known.
-    others = ("train", "output", "dev", "test", "model", "sequence_column", "label_column", "max_tokens")
+    # Groups act through the splits, whose content is named.
+    others = (
+        *("train", "output", "dev", "test", "model", "sequence_column", "label_column", "max_tokens"),
+        *("group_column", "group_similar", "seeds", "baselines"),
+    )
     machines = (
         "rows_per_worker",
         "precision",
@@ -121,6 +125,7 @@ def test_what_decides_the_result_and_nothing_else_names_the_run() -> None:
     for name, value in OTHER.items():
         assert config(**{name: value}).shaping() != before, name
     assert config(output="b", runner="ray", num_workers=2, rows_per_worker=1, max_failures=0, storage="s").shaping() == before
+    assert config(group_column="c", group_similar=False, seeds=3, baselines=False).shaping() == before
 
 
 def test_a_file_and_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

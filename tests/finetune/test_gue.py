@@ -92,6 +92,37 @@ def test_the_table_has_a_row_for_each_task_and_its_published_score(tmp_path: Pat
     assert mouse.max_tokens is None
 
 
+def test_baselines_an_interval_and_seeds_stand_beside_a_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {
+        "majority": (None, None),
+        "3-mers": (0.31, 0.69),
+        "5-mers": (0.62, 0.6),
+        "one-hot": (0.1, 0.2),
+        "frozen": (0.4, 0.41),
+    }
+    baselines = {name: {"metrics": {"dev": {"mcc": dev}, "test": {"mcc": test}}} for name, (dev, test) in scores.items()}
+    seeds = {"metric": "mcc", "split": "test", "seeds": [0, 1], "scores": {"this run": [0.5, 0.6]}}
+    about = {
+        "steps": 3,
+        "seconds": 1.0,
+        "truncated": {},
+        "notes": [],
+        "base": {"model": "dnafeat-mini"},
+        "metrics": {"test": {"mcc": 0.5}},
+        "intervals": {"test": {"mcc": (0.41, 0.589)}},
+        "baselines": baselines,
+        "seeds": seeds,
+    }
+    monkeypatch.setattr(gue, "finetune", lambda config, say: about)
+    (row,) = gue.run(layout(tmp_path / "data", "mouse_3"), ["mouse_3"], str(tmp_path / "out"), {}, say=str)
+    assert row["interval"] == [41.0, 58.9]
+    assert row["baselines"] == {"majority": None, "3-mers": 69.0, "5-mers": 60.0, "one-hot": 20.0, "frozen": 41.0}
+    head, rule, line = gue.format_rows([row]).splitlines()
+    assert head.count("|") == rule.count("|") == line.count("|")
+    # The k-mers that do best on dev, not those that do on test.
+    assert line.endswith("| 50.00 | 66.47 | 41.00 to 58.90 | - | 60.00 (5-mers) | 20.00 | 41.00 | 55.00 ± 7.07 (2) |")
+
+
 def test_settings_override_the_published_ones(tmp_path: Path, trained: list[FinetuneConfig]) -> None:
     data = layout(tmp_path / "data", "mouse_3")
     gue.run(data, ["mouse_3"], str(tmp_path / "out"), {"method": "lora", "head": "linear", "steps": 7, "seed": 3}, say=print)

@@ -150,7 +150,8 @@ def settings(base: str, files: dict[str, str], output: Path | str, **changes: An
 
 
 def config(*arguments: Any, **changes: Any) -> FinetuneConfig:
-    return FinetuneConfig.make(settings(*arguments, **changes))
+    """Settings of a run without baselines, which take a second."""
+    return FinetuneConfig.make({"baselines": False} | settings(*arguments, **changes))
 
 
 def flags(values: dict[str, Any]) -> list[str]:
@@ -518,6 +519,84 @@ def test_methods_and_heads(
     plain = Encoder.from_pretrained(base)
     moved = np.abs(encoder.encode(["ACGTACGTTTGACC"]).mean - plain.encode(["ACGTACGTTTGACC"]).mean).max()
     assert (moved > 1e-4) == (changes.get("method") != "probe")
+
+
+@pytest.mark.parametrize("task", list(LABELS))
+def test_a_probe_is_solved_to_the_end(
+    base: str, tables: dict[str, dict[str, str]], local: Local, tmp_path: Path, task: str
+) -> None:
+    """No state of its head has a lower penalised loss; what is kept answers as it was measured, and is no worse than steps reach."""
+    output = str(tmp_path / "artifact")
+    chosen = config(base, tables[task], output, task=task, method="probe", pooling=None if task == "token" else "cls+mean")
+    about = local.run(chosen)
+    data = prepare(chosen).data
+    assert about["intervals"].keys() == {"dev", "test"}
+    assert list(history(output, "penalty").values())[:2] == [1e-4, 1e-3]
+    assert (
+        "a probe is solved as a regression and takes no steps: --steps, --eval-steps, --learning-rate change nothing"
+        in about["notes"]
+    )
+    score = {"multilabel": "f1", "regression": "r2"}.get(task, "accuracy")
+    assert about["metrics"]["test"][score] > {"regression": 0.5}.get(task, 0.75)
+    if task == "binary":
+        assert_answers(output, data)
+    steps = local.run(config(base, tables[task], str(tmp_path / "steps"), task=task, method="lora", learning_rate=1e-5, steps=2))
+    assert about["metrics"]["dev"]["loss"] < steps["metrics"]["dev"]["loss"]
+
+
+def test_a_probe_on_both_strands_with_class_weights(
+    base: str, tables: dict[str, dict[str, str]], local: Local, tmp_path: Path
+) -> None:
+    options = {"method": "probe", "reverse_complement": True, "class_weights": True, "metric": "mcc"}
+    about = local.run(config(base, tables["multiclass"], str(tmp_path / "artifact"), task="multiclass", **options))
+    assert about["metrics"]["test"]["mcc"] > 0.3
+
+
+def test_baselines_stand_beside_every_task_and_in_the_summary(
+    base: str, tables: dict[str, dict[str, str]], local: Local, tmp_path: Path
+) -> None:
+    for task in ("multiclass", "regression", "token"):
+        output = str(tmp_path / task)
+        about = local.run(config(base, tables[task], output, task=task, steps=2, baselines=True))
+        letters = ["one-hot"] if task == "token" else ["3-mers", "4-mers", "5-mers", "6-mers", "one-hot"]
+        assert list(about["baselines"]) == ["majority", *letters, "frozen"]
+        assert json.loads((Path(output) / "dnafeat.json").read_text())["baselines"].keys() == about["baselines"].keys()
+        metric = "r2" if task == "regression" else "accuracy"
+        for known in about["baselines"].values():
+            value, (low, high) = known["metrics"]["test"][metric], known["intervals"]["test"][metric]
+            assert low <= value <= high
+        said = finetune.format_result(about, output)
+        assert "test, with 95 % intervals" in said
+        assert "regression on frozen vectors" in said
+        # Two steps teach nothing: that plain letters know more is said.
+        assert any(note.startswith("on test baselines reach this run's") for note in about["notes"])
+        # The artifact that is there keeps them.
+        again = finetune.finetune(config(base, tables[task], output, task=task, steps=2, baselines=True), say=str)
+        assert again["already_trained"]
+        assert again["baselines"].keys() == about["baselines"].keys()
+
+
+def test_several_seeds_are_reported_with_their_spread(
+    base: str, tables: dict[str, dict[str, str]], local: Local, tmp_path: Path
+) -> None:
+    output = tmp_path / "artifact"
+    files = {"train": tables["binary"]["train"]}
+    about = local.run(config(base, files, output, steps=2, seeds=3, seed=4))
+    seeds = about["seeds"]
+    assert (seeds["seeds"], seeds["split"], seeds["metric"]) == ([4, 5, 6], "test", "mcc")
+    values = [
+        json.loads(file.read_text())["metrics"]["test"]["mcc"]
+        for file in (
+            output / "dnafeat.json",
+            tmp_path / "artifact.seeds/5/dnafeat.json",
+            tmp_path / "artifact.seeds/6/dnafeat.json",
+        )
+    ]
+    assert seeds["scores"]["this run"] == values
+    assert json.loads((output / "dnafeat.json").read_text())["seeds"] == seeds
+    assert "mcc on test  mean  sd  seed 4  seed 5  seed 6" in re.sub(" {2,}", "  ", finetune.format_result(about, str(output)))
+    # Seed 4 alone is the same run.
+    assert finetune.finetune(config(base, files, output, steps=2, seed=4), say=str)["already_trained"]
 
 
 def test_one_table_is_divided(base: str, tables: dict[str, dict[str, str]], local: Local, tmp_path: Path) -> None:

@@ -303,3 +303,17 @@ def test_the_table_is_aligned() -> None:
         "dev   0.5124    90.0 %  -3.1 %          -",
         "test  12,346   100.0 %       -  0.0001235",
     ]
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_confident_logits_are_ranked_where_their_probabilities_are_all_one(width: int) -> None:
+    """exp(-40) is lost beside 1, and a network in float32 is that sure soon."""
+    margins = np.array([40.0, 45, 50, 55, 60, 65])
+    truth = np.array([0, 0, 0, 1, 1, 1])
+    logits = np.zeros((6, width))
+    logits[:, 1] = margins
+    labels = Labels("binary" if width == 2 else "multiclass", ("a", "b", "c")[:width])
+    found = compute(labels, logits, truth)
+    assert (found["auroc"], found["auprc"]) == (1.0, 1.0)
+    # Down at the other end, too.
+    assert compute(labels, logits - 2 * margins[:, None] * np.eye(width)[1], truth[::-1])["auroc"] == 1.0

@@ -2,7 +2,7 @@
 
 oneDNN is part of torch and runs float32 products 1.2 to 2.3 times as fast as `torch.matmul`'s MKL on AMD's processors (`dnafeat
 benchmark` measures both), and its int8 products up to four times as fast again. Where it is missing the plain layers stay, and int8 is
-computed in float32 from the same whole numbers, so that a vector does not depend on the processor.
+computed from the same whole numbers in float32, whose sums of them are exact, and scaled afterwards: the product has the same bits.
 
 int8 is symmetric: a weight has a scale for each of its outputs, an activation one for each token. A scale for a whole batch would make
 a vector depend on its batch-mates. Weights take 127 levels of the 255: with more, processors without VNNI instructions, which add products
@@ -21,6 +21,8 @@ from torch.nn import functional as F
 _PACKED_FOR = 1024  # tokens; packed weights serve any number of them
 _ZERO = 128  # of unsigned activations
 _LEVELS, _WEIGHT_LEVELS = 127, 63
+# Inputs whose products float32 adds up without rounding, all of them at their largest.
+_EXACT_INPUTS = 2**24 // (_LEVELS * _WEIGHT_LEVELS)
 
 
 class Product(nn.Module):
@@ -59,7 +61,7 @@ class Int8Product(nn.Module):
             self._weight = torch.ops.onednn.qlinear_prepack(whole.to(torch.int8), [_PACKED_FOR, weight.shape[1]])
             self._zeros = torch.zeros(len(weight), dtype=torch.int64)
         else:
-            self._plain = linear(whole * self._scale[:, None], None)
+            self._blocks = nn.ModuleList(linear(block.contiguous(), None) for block in whole.split(_EXACT_INPUTS, dim=1))
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
@@ -69,12 +71,16 @@ class Int8Product(nn.Module):
         # Truncation after adding a half rounds to the nearest, since all is positive.
         raised = torch.mul(rows, 1 / scale).add_(_ZERO + 0.5)
         if self._fast:
-            whole = raised.to(torch.uint8)
-            y = _whole_product(whole, self._weight, self._scale, self._zeros)
+            y = _whole_product(raised.to(torch.uint8), self._weight, self._scale, self._zeros)
         else:
-            y = self._plain(raised.floor_().sub_(_ZERO))
+            y = self._exact_product(raised.floor_().sub_(_ZERO)).mul_(self._scale)
         y = y.mul_(scale) if self._bias is None else torch.addcmul(self._bias, y, scale, out=y)
         return y.view(*x.shape[:-1], y.shape[1])
+
+    def _exact_product(self, whole: Tensor) -> Tensor:
+        """Sums of products of whole numbers, exact until they are rounded to float32 once."""
+        parts = [block(part.contiguous()) for block, part in zip(self._blocks, whole.split(_EXACT_INPUTS, dim=1), strict=True)]
+        return parts[0] if len(parts) == 1 else torch.stack([part.int() for part in parts]).sum(0).float()
 
 
 def _whole_product(x: Tensor, packed: Tensor, scale: Tensor, zeros: Tensor) -> Tensor:

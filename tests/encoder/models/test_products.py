@@ -91,6 +91,27 @@ def test_int8_is_what_integers_give_with_and_without_instructions_for_it(
     np.testing.assert_allclose(found.flatten(0, -2).numpy(), integers(plain, x), atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.skipif(not int8_is_fast(), reason="this processor has no exact int8 products")
+@pytest.mark.parametrize("packs", [True, False])
+@pytest.mark.parametrize("inputs", [48, 768, 3072, 9000])
+@torch.inference_mode()
+def test_int8_has_the_same_bits_with_and_without_instructions_for_it(
+    inputs: int, packs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of sharp weights, too, and where sums need more than float32's 24 bits."""
+    plain = layer(inputs, 64)
+    plain.weight[0] = 1.0  # its sums go over 2 ** 24
+    plain.weight[1, ::7] *= 50
+    x = some((40,), inputs)
+    x[0] = 1.0
+    x[1, 3] = 1e4
+    x[2] = x[2].abs() + 3
+    fast = Int8Product(plain.weight, plain.bias)(x)
+    monkeypatch.setattr(products, "int8_is_fast", lambda: False)
+    monkeypatch.setattr(products, "packs", lambda: packs)
+    assert torch.equal(Int8Product(plain.weight, plain.bias)(x), fast)
+
+
 @torch.inference_mode()
 def test_int8_has_a_scale_for_each_row_so_that_one_large_row_spoils_no_other() -> None:
     plain, x = layer(64, 32), some((10,), 64)
