@@ -5,10 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import itertools
 
 UNAMBIGUOUS = b"ACGTN"
 IUPAC = b"ACGTNRYSWKMBDHV"
 
+# Bases that follow each other in each block of a GenBank file.
+_BLOCK = 10
+# Letters that two neighbouring words have in common, of all words together, before it cannot be chance.
+_CHANCE = 4
+_OVERLAPPING = 0.9
 _WHITE = b" \t\r\n\v\f"
 _UPPER_U_TO_T = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyzuU", b"ABCDEFGHIJKLMNOPQRSTTVWXYZTT")
 _COMPLEMENT = bytes.maketrans(b"ACGTNRYSWKMBDHV", b"TGCANYRSWMKVHDB")
@@ -48,6 +54,33 @@ def problem(sequence: bytes, *, alphabet: bytes = UNAMBIGUOUS, max_n_share: floa
         if share > max_n_share:
             return f"N makes up {share:.3f} of {len(sequence)} bases, more than the {max_n_share:g} allowed"
     return None
+
+
+def spelled_in_kmers(raw: bytes) -> str | None:
+    """The reason why letters are refused that are written as overlapping k-mers with white space between; None where they are not.
+
+    `ACGTAC CGTACG` are 7 bases and not 12. Words of one length k >= 3, each with k - 1 letters of the word before it, are k-mers; blocks
+    of ten bases, as GenBank writes them, are not. Of repeats such as (CAG)n both may be true: words of fewer than ten letters are then
+    k-mers.
+    """
+    words = raw.upper().split()
+    if len(words) < 2:
+        return None
+    k, joined = len(words[0]), b"".join(words)
+    # Two codons follow each other so by chance in one case of 16.
+    if k < 3 or len(joined) != k * len(words):
+        return None
+    # Where two sequences were put together one pair does not overlap.
+    overlaps = sum(word[1:] == after[:-1] for word, after in itertools.pairwise(words))
+    if overlaps * (k - 1) < _CHANCE or overlaps < _OVERLAPPING * (len(words) - 1):
+        return None
+    if k >= _BLOCK and joined[k - 1 :] == joined[: len(joined) - k + 1]:
+        return None
+    bases = len(joined) - overlaps * (k - 1)
+    return (
+        f"the sequence is written as {len(words)} overlapping {k}-mers, which are {bases} bases and not {len(joined)}: join them, "
+        f"the first letter of each and the whole last one"
+    )
 
 
 def digest(sequence: bytes, salt: bytes = b"") -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +18,9 @@ from typing import IO, Any
 import fsspec
 from fsspec.core import url_to_fs
 
+from dnafeat import packing
 from dnafeat.errors import StoreError, UnreachableError, UsageError, one_line
+from dnafeat.urls import refuse_secrets
 
 try:
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
@@ -34,7 +38,8 @@ _LASTING = (
 )
 
 _COPIED_AT_ONCE = 1 << 20
-_COMPRESSION = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz"}
+# A chain of file systems, such as `simplecache::s3://bucket/file`.
+_CHAIN = re.compile(r"^[a-z0-9+]+::|::[a-z0-9+]+://")
 
 
 def is_local(uri: str) -> bool:
@@ -56,20 +61,34 @@ def name(uri: str) -> str:
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The fsspec filesystem of a URI and the path in it. Raises UsageError for an unknown protocol."""
+    """The fsspec filesystem of a URI and the path in it. Raises UsageError for an unknown protocol, and a URL with a secret in it."""
+    refuse_secrets(uri)
     try:
+        # Of a path that holds `::` fsspec would make a chain of file systems.
+        if is_local(uri):
+            fs = fsspec.filesystem("file")
+            return fs, fs._strip_protocol(uri)
         # A remembered listing would hide what another process has written or removed meanwhile.
-        fs, path = url_to_fs(uri) if is_local(uri) else url_to_fs(uri, use_listings_cache=False)
+        if "::" in uri and not _CHAIN.search(uri):
+            fs = fsspec.filesystem(uri.partition("://")[0], use_listings_cache=False)
+            return fs, fs._strip_protocol(uri)
+        fs, path = url_to_fs(uri, use_listings_cache=False)
         return fs, path
     except STORAGE_ERRORS as error:
         raise UsageError(f"{uri} cannot be opened: {one_line(error)}") from error
 
 
 def open_input(uri: str) -> IO[bytes]:
-    """A file for reading, unpacked on the way when its name ends in .gz, .bz2 or .xz. Raises UsageError when it cannot be read."""
+    """A file for reading, unpacked on the way when it is packed. Raises UsageError when it cannot be read."""
     fs, path = filesystem(uri)
     try:
-        return fs.open(path, "rb", compression=_COMPRESSION.get(PurePosixPath(path).suffix))
+        raw = fs.open(path, "rb")
+        try:
+            # Of a large Parquet file on S3 the end is read first, and its beginning would be read for nothing.
+            return raw if path.lower().endswith(packing.PARQUET) else packing.unpacked(raw, path)
+        except BaseException:
+            raw.close()
+            raise
     except FileNotFoundError:
         raise UsageError(f"{uri} does not exist") from None
     except STORAGE_ERRORS as error:
@@ -77,15 +96,18 @@ def open_input(uri: str) -> IO[bytes]:
 
 
 def expand(pattern: str) -> list[str]:
-    """The files behind a path, folder or glob, sorted by name. Raises UsageError when there is none."""
+    """The files behind a path, folder or glob, sorted by name. Raises UsageError when there is none.
+
+    What is there is taken as it is, before it is taken for a glob.
+    """
     fs, path = filesystem(pattern)
     try:
         if fs.isfile(path):
             found = [path]
-        elif any(mark in path for mark in "*?["):
-            found = sorted(p for p in fs.glob(path) if not fs.isdir(p))
         elif fs.isdir(path):
             found = sorted(fs.find(path))
+        elif any(mark in path for mark in "*?["):
+            found = sorted(p for p in fs.glob(path) if not fs.isdir(p))
         else:
             found = []
     except STORAGE_ERRORS as error:
@@ -95,6 +117,22 @@ def expand(pattern: str) -> list[str]:
             f"{pattern} matches no file" if any(mark in path for mark in "*?[") else f"{pattern} does not exist or holds no file"
         )
     return found if is_local(pattern) else [fs.unstrip_protocol(p) for p in found]
+
+
+def check_regular(uri: str) -> None:
+    """Raise UsageError for a local path that is there and no file: a pipe or device would be waited for, and gives its bytes once."""
+    if not is_local(uri):
+        return
+    try:
+        mode = Path(filesystem(uri)[1]).stat().st_mode
+    except OSError as error:
+        if Path(uri).is_symlink():
+            raise UsageError(f"{uri} is a link to what cannot be read: {one_line(error)}") from error
+        return
+    if stat.S_ISDIR(mode):
+        raise UsageError(f"{uri} is a link to a folder, which is not followed: name the folder itself")
+    if not stat.S_ISREG(mode):
+        raise UsageError(f"{uri} is a pipe or a device and no file: pipe into the command, with - as its input")
 
 
 def size(uri: str) -> int:

@@ -19,7 +19,8 @@ from dnafeat import keys as rule
 from dnafeat import storage
 from dnafeat.errors import UsageError, one_line
 from dnafeat.parquet import PAGED
-from dnafeat.sequence import normalise
+from dnafeat.sequence import normalise, spelled_in_kmers
+from dnafeat.sources import quotes
 from dnafeat.sources.entries import MAX_BYTES, MAX_ENTRIES, RAW_KEPT, Piece
 from dnafeat.text import did_you_mean
 
@@ -27,6 +28,11 @@ DELIMITERS = {"csv": ",", "tsv": "\t"}  # by kind of file; every other table is 
 
 # A row has to fit a block. The file is read again with the next size when one does not; few files have such rows.
 BLOCKS = (1 << 20, 1 << 25, 1 << 30)
+
+_NAMED = {",": "commas (,)", "\t": "tabs", ";": "semicolons (;)", "|": "bars (|)"}
+
+# The names that pandas gives to an index without one, in Parquet and on reading it back from CSV.
+_INDEX = re.compile(r"__index_level_\d+__|Unnamed: \d+(_level_\d+)?")
 
 _EMPTY = "Empty CSV file"  # pyarrow's words
 
@@ -36,6 +42,7 @@ class Columns:
     """The roles of a table's columns; `keys` are all that are neither the id nor the sequence, in the table's order.
 
     Of a Parquet file `groups` are the bytes of its row groups, unpacked. `verbatim` are keys whose cells stay as they are written.
+    `left_out` are indexes that pandas has written.
     """
 
     sequence_id: str | None
@@ -43,13 +50,16 @@ class Columns:
     keys: tuple[str, ...]
     groups: tuple[int, ...] = ()
     verbatim: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def columns(uri: str, kind: str, id_column: str | None, sequence_column: str | None) -> Columns:
     """Read the header of a table. Raises UsageError for columns that are missing, named twice, without a name or of no use."""
     with storage.open_input(uri) as file:
         if kind in DELIMITERS:
-            return columns_of(_csv_schema(file, uri, DELIMITERS[kind]), uri, id_column, sequence_column)
+            found = _csv_schema(file, uri, DELIMITERS[kind])
+            _check_delimiter(found.names, DELIMITERS[kind], uri, sequence_column)
+            return columns_of(found, uri, id_column, sequence_column)
         parquet = pq.ParquetFile(file)
     groups = (parquet.metadata.row_group(i).total_byte_size for i in range(parquet.num_row_groups))
     return replace(columns_of(parquet.schema_arrow, uri, id_column, sequence_column), groups=tuple(groups))
@@ -97,9 +107,37 @@ def columns_of(schema: pa.Schema, uri: str, id_column: str | None, sequence_colu
     row_id = _named([name for name in names if name != sequence], id_column, ("sequence_id", "id"))
     if id_column and row_id is None:
         raise UsageError(f"{uri} has no id column {id_column!r}; name one of {there}{did_you_mean(id_column, names)}")
+    rest = [name for name in names if name not in (row_id, sequence)]
+    left_out = tuple(filter(_INDEX.fullmatch, rest))
     for name in names:
-        _check_type(schema.field(name).type, name, uri, is_sequence=name == sequence)
-    return Columns(sequence_id=row_id, sequence=sequence, keys=tuple(n for n in names if n not in (row_id, sequence)))
+        if name not in left_out:
+            _check_type(schema.field(name).type, name, uri, is_sequence=name == sequence)
+    keys = tuple(name for name in rest if name not in left_out)
+    return Columns(sequence_id=row_id, sequence=sequence, keys=keys, left_out=left_out)
+
+
+def _check_delimiter(names: list[str], delimiter: str, uri: str, sequence_column: str | None) -> None:
+    """Raise UsageError where the header has the sequence column only if it is cut at another delimiter, or has Excel's line before it."""
+    wanted = {sequence_column} if sequence_column else {"sequence", "seq"}
+    kind = {",": "a CSV", "\t": "a TSV"}[delimiter]
+    if names[0].lower().startswith("sep="):
+        raise UsageError(
+            f"{uri} begins with the line {delimiter.join(names)!r}, which is Excel's and no header: take the line out, and separate the "
+            f"columns of {kind} file with {_NAMED[delimiter]}"
+        )
+    if any(name in wanted or (sequence_column is None and name.lower() in wanted) for name in names):
+        return
+    header = delimiter.join(names)
+    for other, title in _NAMED.items():
+        cells = [cell.strip().strip('"') for cell in header.split(other)]
+        if (
+            other != delimiter
+            and len(cells) > 1
+            and any(c in wanted or (not sequence_column and c.lower() in wanted) for c in cells)
+        ):
+            ending = {",": "; rename it to .csv", "\t": "; rename it to .tsv"}.get(other, ", or with tabs, as .tsv")
+            remedy = ending if other in ",\t" else f": save it with commas, as .csv{ending}"
+            raise UsageError(f"{uri} seems to have {title} between its columns, and {kind} file has {_NAMED[delimiter]}{remedy}")
 
 
 def _named(names: list[str], asked: str | None, usual: tuple[str, ...]) -> str | None:
@@ -130,18 +168,21 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _csv_schema(file: IO[bytes], uri: str, delimiter: str) -> pa.Schema:
     start = file.read(BLOCKS[0])
-    if len(start) == BLOCKS[0] and b"\n" not in start:
+    end = max(start.rfind(b"\n"), start.rfind(b"\r")) + 1
+    if len(start) == BLOCKS[0] and not end:
         raise UsageError(f"{uri} has a header line of more than {BLOCKS[0]:,} bytes; is it a table with line ends?")
     # Without the last line: a letter cut in two would not be UTF-8. A header needs its line end to be one.
-    lines = start[: start.rfind(b"\n") + 1] or start + b"\n"
+    lines = start[:end] or start + b"\n"
     try:
         names = _open_csv(io.BytesIO(lines), delimiter, BLOCKS[0])[0].schema.names
+        if any("\n" in name or "\r" in name for name in names) and quotes.holds_rows(lines, delimiter.encode(), len(names), 0):
+            raise quotes.open_quote(uri, 0, names[-1][:30], names[-1].encode())
         return pa.schema([(name, pa.binary()) for name in names])
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise _explained(error, uri) from None
 
 
-def _open_csv(file: IO[bytes], delimiter: str, block: int) -> tuple[pa.csv.CSVStreamingReader, deque[Any]]:
+def _open_csv(file: IO[bytes] | quotes.Watched, delimiter: str, block: int) -> tuple[pa.csv.CSVStreamingReader, deque[Any]]:
     """A reader of binary columns, and the queue in which it leaves the rows whose number of fields is wrong."""
     invalid: deque[Any] = deque()
 
@@ -164,7 +205,7 @@ def _csv_rows(uri: str, delimiter: str, here: Columns, keys: Sequence[str], labe
     for block in BLOCKS:
         try:
             with storage.open_input(uri) as file:
-                for piece in _csv_pieces(*_open_csv(file, delimiter, block), here, keys, label):
+                for piece in _csv_pieces(quotes.Watched(file), uri, delimiter, block, here, keys, label):
                     if piece.row > done:
                         done = piece.row
                         yield piece
@@ -178,27 +219,45 @@ def _csv_rows(uri: str, delimiter: str, here: Columns, keys: Sequence[str], labe
 
 
 def _csv_pieces(
-    reader: pa.csv.CSVStreamingReader, invalid: deque[Any], here: Columns, keys: Sequence[str], label: str
+    file: quotes.Watched, uri: str, delimiter: str, block: int, here: Columns, keys: Sequence[str], label: str
 ) -> Iterator[Piece]:
+    reader, invalid = _open_csv(file, delimiter, block)
+    mark, names = delimiter.encode(), reader.schema.names
+
+    def refused() -> Piece:
+        found = invalid.popleft()
+        text = found.text.encode()
+        if quotes.holds_rows(text, mark, len(names), names.index(here.sequence)):
+            opened = next((part for part in text.split(mark) if part.startswith(b'"') and not part.endswith(b'"')), text)
+            raise quotes.open_quote(uri, found.number - 1, names[0], opened.lstrip(b'"'))
+        return _invalid_row(found, text)
+
     row = 1
+    last: pa.RecordBatch | None = None
     for batch in reader:
         rows: list[int] = []
         skipped: list[Piece] = []
         while len(rows) < batch.num_rows:
             # The reader counts the header as row 1, and may be ahead of this batch.
             if invalid and invalid[0].number - 1 == row:
-                skipped.append(_invalid_row(invalid.popleft()))
+                skipped.append(refused())
             else:
                 rows.append(row)
             row += 1
+        if file.quoted and rows:
+            quotes.check_cells(batch, rows, delimiter, here.sequence, uri)
+            last = batch.slice(len(batch) - 1)
         pieces = _pieces(batch, rows, here, keys, label)
         yield from heapq.merge(pieces, skipped, key=lambda piece: piece.row) if skipped else pieces
-    yield from map(_invalid_row, invalid)
+    if last is not None and not invalid:
+        quotes.check_last(last, row - 1, file, uri)
+    while invalid:
+        yield refused()
 
 
-def _invalid_row(row: Any) -> Piece:
+def _invalid_row(row: Any, text: bytes) -> Piece:
     problem = f"{row.actual_columns} fields in a row where the header has {row.expected_columns}"
-    return Piece(None, row.number - 1, row.text.encode()[:RAW_KEPT], problem)
+    return Piece(None, row.number - 1, text[:RAW_KEPT], problem)
 
 
 def _explained(error: Exception, uri: str) -> UsageError:
@@ -241,6 +300,8 @@ def _pieces(batch: pa.RecordBatch, rows: Sequence[int], here: Columns, keys: Seq
     sequences = _plain(batch, here.sequence).cast(pa.large_binary()).to_pylist()
     for at, (name, row, raw, cells) in enumerate(zip(ids, rows, sequences, given, strict=True)):
         problem = problems.get(at)
+        if problem is None and raw and b" " in raw:
+            problem = spelled_in_kmers(raw)
         if problem is None:
             yield Piece(name, row, normalise(raw or b""), None, False, cells)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -25,7 +25,7 @@ class Piece(NamedTuple):
     letters : bytes
         Normalised; with a `problem`, the first `RAW_KEPT` bytes of what there is.
     problem : str or None
-        Why the entry cannot be read. A piece with a problem is always whole.
+        Why the entry cannot be read. It is the last piece of its entry.
     more : bool
         True when the next piece belongs to the same entry.
     keys : tuple of str or None
@@ -41,10 +41,13 @@ class Piece(NamedTuple):
 
 
 def whole(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Put the parts of each entry together."""
+    """Put the parts of each entry together; one whose last part has a problem is that problem."""
     parts: list[bytes] = []
     for piece in pieces:
-        if piece.more:
+        if piece.problem is not None:
+            parts = []
+            yield piece
+        elif piece.more:
             parts.append(piece.letters)
         elif parts:
             parts.append(piece.letters)
@@ -68,6 +71,8 @@ def tiles(pieces: Iterable[Piece], tile: int, stride: int) -> Iterator[Piece]:
     held, base, start = b"", 0, 0  # letters not yet in every tile they belong to, their coordinate, the next tile's start
     for piece in pieces:
         if piece.problem is not None:
+            # The tiles before the fault stand.
+            held, base, start = b"", 0, 0
             yield piece
             continue
         name, row, keys = piece.sequence_id, piece.row, piece.keys
@@ -92,8 +97,21 @@ def schema(keys: Sequence[str]) -> pa.Schema:
     return pa.schema([*zip(FIXED, types, strict=True), *((key, pa.string()) for key in keys)])
 
 
-def batches(entries: Iterable[Piece], file: str, columns: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Whole entries of one file as batches of at most `MAX_ENTRIES` entries and `MAX_BYTES` letters, but at least one entry."""
+def batches(
+    entries: Iterable[Piece], file: str, columns: pa.Schema, partition: Mapping[str, str | None] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Whole entries of one file as batches of at most `MAX_ENTRIES` entries and `MAX_BYTES` letters, but at least one entry.
+
+    `partition` has the value of keys that are the same for the whole file; they are null in its entries.
+    """
+    for batch in _batches(entries, file, columns):
+        for name, value in (partition or {}).items():
+            at = columns.get_field_index(name)
+            batch = batch.set_column(at, columns.field(at), pa.array([value] * len(batch), columns.field(at).type))
+        yield batch
+
+
+def _batches(entries: Iterable[Piece], file: str, columns: pa.Schema) -> Iterator[pa.RecordBatch]:
     held: list[Piece] = []
     size = 0
     for entry in entries:

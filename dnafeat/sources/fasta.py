@@ -1,28 +1,28 @@
-"""FASTA and FASTQ into entries, in large chunks: memory does not grow with a FASTA record, on one line or on many."""
+"""FASTA into entries, in large chunks: memory does not grow with a record, on one line or on many."""
 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator
 from typing import IO
 
 from dnafeat.errors import UsageError
-from dnafeat.sequence import normalise
+from dnafeat.sequence import normalise, spelled_in_kmers
 from dnafeat.sources.entries import RAW_KEPT, Piece
+from dnafeat.sources.lines import chunks, without_comments
 
 CHUNK = 1 << 20  # bytes, unpacked
 _MAX_HEADER = 1 << 20  # bytes
-_MAX_READ = 1 << 26  # bytes of one FASTQ record
-_BOM = b"\xef\xbb\xbf"
-_COMMENT = re.compile(rb"(?<=\n);[^\n]*")
+_SAMPLE = 1 << 12  # bytes that are enough to recognise k-mers
+_JOINED = "put a line end before the '>'"
 
 
 def read_fasta(file: IO[bytes], uri: str, chunk: int = CHUNK) -> Iterator[Piece]:
     """Records of a FASTA file; one longer than a chunk comes in several pieces.
 
-    The id is the first word of the header, white space after `>` or not. Blank lines and lines that start with `;` are ignored.
-    A header without an id, one that is not UTF-8 and letters before the first header are entries with a problem.
+    The id is the first word of the header, white space before and after `>` or not. Blank lines and lines that start with `;` are
+    ignored; lines end in `\\n`, `\\r\\n` or `\\r`. A header without an id, one that is not UTF-8, letters before the first header, k-mers
+    with blanks between and a `>` behind letters are entries with a problem; in the last case the record behind it is another one.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def read_fasta(file: IO[bytes], uri: str, chunk: int = CHUNK) -> Iterator[Piece]
     stray = seen = False
     line = 0  # newlines before `data`, the one put in front of the file included: every header then follows a newline
     data = b"\n"
-    for block in itertools.chain(_without_comments(file, chunk), (None,)):
+    for block in itertools.chain(without_comments(chunks(file, chunk)), (None,)):
         data += block or b""
         head, *bodies = data.split(b"\n>")
         more = block is not None and not bodies
@@ -51,11 +51,14 @@ def read_fasta(file: IO[bytes], uri: str, chunk: int = CHUNK) -> Iterator[Piece]
         head = head.removesuffix(held)
         if record is not None:
             if record.problem is None:
-                yield record._replace(letters=normalise(head), more=more)
+                record = record._replace(problem=_joined(head, line))
+                raw = record.problem is not None
+                yield record._replace(letters=head[:RAW_KEPT] if raw else normalise(head), more=more and not raw)
         elif not stray and head.strip():
             stray = True
             blank = len(head) - len(head.lstrip())
             yield Piece(None, line + head.count(b"\n", 0, blank), head.strip()[:RAW_KEPT], "letters before the first header line")
+        yield from _behind(head, line)
         line += head.count(b"\n")
         if more:
             data = held
@@ -65,16 +68,17 @@ def read_fasta(file: IO[bytes], uri: str, chunk: int = CHUNK) -> Iterator[Piece]
         for body in bodies:
             line += 1
             header, _, text = body.partition(b"\n")
-            yield _record(header, line, normalise(text))
+            yield _record(header, line, text)
+            yield from _behind(text, line + 1)
             line += body.count(b"\n")
         data = b"\n>" + last
         if len(last) > chunk:
             header, newline, text = last.partition(b"\n")
             if newline:
                 line += 1
-                record = _record(header, line, b"")
+                record = _record(header, line, text[:_SAMPLE])
                 if record.problem is not None:
-                    yield record._replace(letters=normalise(text[:RAW_KEPT]))
+                    yield record
                 data = newline + text
             elif len(last) > _MAX_HEADER:
                 raise UsageError(
@@ -84,84 +88,43 @@ def read_fasta(file: IO[bytes], uri: str, chunk: int = CHUNK) -> Iterator[Piece]
         raise UsageError(f"{uri} has no FASTA record: no line starts with '>'")
 
 
-def _record(header: bytes, line: int, letters: bytes) -> Piece:
+def _record(header: bytes, line: int, text: bytes) -> Piece:
+    """A record with the letters that there are of it; with a problem, the beginning of them as they are."""
+    name, problem = id_of(header)
+    problem = problem or _joined(text, line + 1)
+    if problem is None and b" " in text:
+        problem = spelled_in_kmers(text if len(text) < _SAMPLE else text[:_SAMPLE].rpartition(b" ")[0])
+    if problem is not None:
+        return Piece(name, line, normalise(text[:RAW_KEPT]), problem)
+    return Piece(name, line, normalise(text))
+
+
+def id_of(header: bytes) -> tuple[str | None, str | None]:
+    """The id in a header, and why there is none."""
     try:
-        return Piece(header.split(None, 1)[0].decode(), line, letters)
+        return header.split(None, 1)[0].decode(), None
     except IndexError:
-        return Piece(None, line, letters[:RAW_KEPT], "the header has no id")
+        return None, "the header has no id"
     except UnicodeDecodeError:
-        return Piece(None, line, letters[:RAW_KEPT], "the id in the header is not UTF-8")
+        return None, "the id in the header is not UTF-8"
 
 
-def _without_comments(file: IO[bytes], chunk: int) -> Iterator[bytes]:
-    """Chunks of a file in which lines that start with `;` are empty, so that lines keep their numbers."""
-    edge = b"\n"  # what stands before the chunk
-    inside = False  # a comment goes on into the chunk
-    block = file.read(max(chunk, len(_BOM))).removeprefix(_BOM)
-    while block:
-        last = block[-1:]
-        if inside:
-            _, newline, rest = block.partition(b"\n")
-            block, inside = newline + rest, not newline
-        if b"\n;" in block or (edge == b"\n" and block.startswith(b";")):
-            text = edge + block
-            inside = text.rpartition(b"\n")[2].startswith(b";")
-            block = _COMMENT.sub(b"", text)[1:]
-        edge = last
-        yield block
-        block = file.read(chunk)
+def _joined(text: bytes, line: int) -> str | None:
+    """The problem of a record in whose letters, which begin at a line, a header seems to stand."""
+    at = text.find(b">")
+    if at < 0:
+        return None
+    behind = line + text.count(b"\n", 0, at)
+    return f"a header seems to stand behind the letters of line {behind}: {_JOINED}"
 
 
-def read_fastq(file: IO[bytes], uri: str, chunk: int = CHUNK) -> Iterator[Piece]:
-    """Records of a FASTQ file: four lines each, qualities as long as the letters; blank lines between records are ignored.
-
-    A broken record is an entry with a problem, and reading goes on with the next four lines that fit together. What is between
-    is part of that entry, unless it looks like a header (`@` there and `+` two lines further), which starts another one.
-
-    Raises
-    ------
-    UsageError
-        No good record in the file, or one longer than 64 MiB.
-    """
-    lines: list[bytes] = []
-    broken = good = False
-    line = 1  # the number of lines[0]
-    data = b""
-    start = file.read(max(chunk, len(_BOM))).removeprefix(_BOM)
-    for block in itertools.chain((start,), iter(lambda: file.read(chunk), b""), (None,)):
-        lines = (data + (block or b"")).split(b"\n")
-        rest = lines.pop() if block is not None else b""
-        at = 0
-        while at + 4 <= len(lines) or (block is None and at < len(lines)):
-            four = lines[at : at + 4]
-            problem = _fastq_problem(four)
-            if problem is None:
-                yield _record(four[0][1:], line + at, normalise(four[1]))
-                good, broken = True, False
-                at += 4
-                continue
-            headed = four[0].startswith(b"@") and len(four) > 2 and four[2].startswith(b"+")
-            if four[0].strip() and (headed or not broken):
-                name = _record(four[0][1:], 0, b"").sequence_id if headed else None
-                yield Piece(name, line + at, b"\n".join(four)[:RAW_KEPT], problem)
-                broken = True
-            at += 1
-        line += at
-        data = b"\n".join([*lines[at:], rest])
-        if len(data) > _MAX_READ:
-            raise UsageError(f"{uri}, line {line}, starts a FASTQ record of more than {_MAX_READ:,} bytes; is it a FASTQ file?")
-    if not good:
-        raise UsageError(
-            f"{uri} has no FASTQ record: four lines, the first with '@', the third with '+', qualities as long as the letters"
+def _behind(text: bytes, line: int) -> Iterator[Piece]:
+    """The records whose headers stand behind letters: each is another one, so that it is counted."""
+    first, *others = text.split(b">")
+    for other in others:
+        line += first.count(b"\n")
+        first = other
+        header, _, letters = other.partition(b"\n")
+        yield Piece(
+            id_of(header)[0], line, letters[:RAW_KEPT], f"its header stands behind letters of the record before: {_JOINED}"
         )
-
-
-def _fastq_problem(four: list[bytes]) -> str | None:
-    if not four[0].startswith(b"@"):
-        return "a FASTQ record starts with '@'"
-    if len(four) < 4:
-        return "the file ends inside this FASTQ record"
-    if not four[2].startswith(b"+"):
-        return "the third line of a FASTQ record starts with '+'"
-    letters, qualities = len(four[1].rstrip(b"\r")), len(four[3].rstrip(b"\r"))
-    return None if letters == qualities else f"{letters} letters have {qualities} qualities"

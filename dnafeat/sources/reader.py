@@ -6,9 +6,10 @@ import contextlib
 import functools
 import lzma
 import sys
+import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -16,11 +17,17 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from dnafeat import storage
-from dnafeat.errors import UsageError, one_line
+from dnafeat import packing, storage
+from dnafeat.errors import DnafeatWarning, UsageError, one_line
+from dnafeat.sources import content
+from dnafeat.sources.content import Content
 from dnafeat.sources.delimited import Columns, columns, read_table
 from dnafeat.sources.entries import FIXED, Piece, batches, schema, tiles, whole
-from dnafeat.sources.fasta import read_fasta, read_fastq
+from dnafeat.sources.fasta import read_fasta
+from dnafeat.sources.fastq import read_fastq
+from dnafeat.sources.folders import expand as expand
+from dnafeat.sources.folders import partition
+from dnafeat.text import count
 
 # Names a key column cannot have: the store's own columns, and those of the batches that `read` yields.
 RESERVED = (
@@ -29,17 +36,7 @@ RESERVED = (
     *("cls", "mean", "max", "projected", "bases", "tokens", "windows"),
 )
 
-_KINDS = {
-    "fasta": ("fa", "fasta", "fna", "ffn", "frn", "fas", "fsa", "mpfa"),
-    "fastq": ("fq", "fastq"),
-    "csv": ("csv",),
-    "tsv": ("tsv", "tab", "txt"),
-    "parquet": ("parquet", "pq"),
-}
-_BY_EXTENSION = {extension: kind for kind, extensions in _KINDS.items() for extension in extensions}
-_BY_FIRST_BYTES = {b">": "fasta", b"@": "fastq", b"PAR1": "parquet"}
 _RECORDS = {"fasta": read_fasta, "fastq": read_fastq}
-_PACKED = (".gz", ".bz2", ".xz")
 _UNPACKED = 4  # times the size of a packed file
 _AT_ONCE = 16  # headers that are read at a time
 
@@ -76,21 +73,6 @@ class ReadOptions:
             raise UsageError(f"the id column and the sequence column are both {self.id_column!r}; name two columns")
 
 
-def expand(patterns: Sequence[str]) -> list[str]:
-    """The files behind paths, folders and globs: in the order given, sorted within each, each file once.
-
-    Files whose name starts with `.` or `_` (`_SUCCESS`, `.DS_Store`) count only when they are named themselves.
-    """
-    files: dict[str, None] = {}
-    for pattern in patterns:
-        found = storage.expand(pattern)
-        shown = [uri for uri in found if storage.name(uri)[0] not in "._" or storage.name(uri) == storage.name(pattern)]
-        if not shown:
-            raise UsageError(f"{pattern} has no file but those whose names start with '.' or '_'")
-        files.update(dict.fromkeys(shown))
-    return list(files)
-
-
 def key_columns(files: Sequence[str], options: ReadOptions) -> list[str]:
     """Names of the columns that tables have besides id and sequence, in order of first appearance; reads headers alone.
 
@@ -118,6 +100,10 @@ class Layout:
         What a file is called in the ids of rows without one.
     sizes : dict of str to int
         Bytes of each file as it lies.
+    partitions : dict of str to dict
+        Columns that stand in the names of a file's folders, where there are any.
+    notes : tuple of str
+        What the user should know of the files, a sentence each: files without anything in them, columns left out.
     """
 
     options: ReadOptions
@@ -125,11 +111,18 @@ class Layout:
     tables: dict[str, Columns]
     labels: dict[str, str]
     sizes: dict[str, int]
+    partitions: dict[str, dict[str, str | None]]
+    notes: tuple[str, ...] = ()
 
-    @property
+    @functools.cached_property
     def keys(self) -> list[str]:
         """As `key_columns`."""
-        return _key_columns(self.tables)
+        return _key_columns(self.tables, self.partitions)
+
+    def warn(self) -> None:
+        """Issue the notes as DnafeatWarning."""
+        for note in self.notes:
+            warnings.warn(note, DnafeatWarning, stacklevel=2)
 
     @functools.cached_property
     def unpacked(self) -> int:
@@ -146,15 +139,40 @@ class Portion(NamedTuple):
 
 
 def look(files: Sequence[str], options: ReadOptions) -> Layout:
-    """Read the headers. Raises UsageError for what cannot be read, and as `key_columns`."""
+    """Read the headers. Raises UsageError for what cannot be read, and as `key_columns`.
+
+    Files without anything in them are left out and noted, as long as there are others.
+    """
     files = list(dict.fromkeys(files))
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        kinds = dict(zip(files, pool.map(_kind, files), strict=True))
+        contents = dict(zip(files, pool.map(_content, files), strict=True))
+        blank = [uri for uri, found in contents.items() if found.blank]
+        kinds = {uri: found.kind for uri, found in contents.items() if not found.blank or len(blank) == len(files)}
         tables = [uri for uri, kind in kinds.items() if kind not in _RECORDS]
         columns = dict(zip(tables, pool.map(lambda uri: _table(uri, kinds[uri], options), tables), strict=True))
-        sizes = dict(zip(files, pool.map(storage.size, files), strict=True))
-    _key_columns(columns)
-    return Layout(options, kinds, columns, _labels(files), sizes)
+        sizes = dict(zip(kinds, pool.map(storage.size, kinds), strict=True))
+    partitions = {uri: found for uri in kinds if (found := _partition(uri, columns.get(uri)))} if options.keys else {}
+    layout = Layout(options, kinds, columns, _labels(list(kinds)), sizes, partitions, _notes(blank, files, columns))
+    layout.keys  # noqa: B018 - raises where they cannot be
+    return layout
+
+
+def _partition(uri: str, table: Columns | None) -> dict[str, str | None]:
+    """The columns that a file's folders have and the file itself has not."""
+    own = () if table is None else (table.sequence_id, table.sequence, *table.keys)
+    return {name: value for name, value in partition(uri).items() if name not in own}
+
+
+def _notes(blank: Sequence[str], files: Sequence[str], tables: Mapping[str, Columns]) -> tuple[str, ...]:
+    notes = []
+    if blank and len(blank) < len(files):
+        verb = "is" if len(blank) == 1 else "are"
+        notes.append(f"{count(len(blank), 'file')} of {len(files):,} {verb} empty and left out, such as {blank[0]}")
+    indexed = [uri for uri, table in tables.items() if table.left_out]
+    if indexed:
+        name = tables[indexed[0]].left_out[0]
+        notes.append(f"column {name!r} of {indexed[0]} is an index that pandas wrote, and is left out: --id-column can name it")
+    return tuple(notes)
 
 
 def portions(layout: Layout, size: int) -> list[list[Portion]]:
@@ -163,11 +181,14 @@ def portions(layout: Layout, size: int) -> list[list[Portion]]:
     Small files stand together, and the row groups of a Parquet file apart; a text file cannot be cut.
     """
     parts: list[list[Portion]] = [[]]
+    held = 0
     for uri in layout.kinds:
         for one in _portions_of_file(layout, uri, size):
-            if parts[-1] and sum(other.bytes for other in parts[-1]) + one.bytes > size:
+            if parts[-1] and held + one.bytes > size:
                 parts.append([])
+                held = 0
             parts[-1].append(one)
+            held += one.bytes
     return parts
 
 
@@ -175,7 +196,7 @@ def _portions_of_file(layout: Layout, uri: str, size: int) -> Iterator[Portion]:
     packed, options = layout.sizes[uri], layout.options
     tiled = max(1, options.tile // options.stride) if options.tile and options.stride else 1
     if layout.kinds[uri] != "parquet":
-        yield Portion(uri, packed * tiled * (_UNPACKED if uri.lower().endswith(_PACKED) else 1))
+        yield Portion(uri, packed * tiled * (_UNPACKED if packing.ending(uri) else 1))
         return
     groups = layout.tables[uri].groups
     first = held = 0
@@ -205,12 +226,14 @@ def read(files: Sequence[str], options: ReadOptions) -> Iterator[pa.RecordBatch]
         A file that cannot be read, or is of no known kind.
     """
     layout = look(files, options)
+    layout.warn()
     yield from read_portions(layout, [Portion(uri, 0) for uri in layout.kinds])
 
 
 def read_portions(layout: Layout, some: Sequence[Portion]) -> Iterator[pa.RecordBatch]:
     """The same of some portions of the files."""
     keys, options = layout.keys, layout.options
+    columns = schema(keys)
     for uri, _, groups in some:
         kind = layout.kinds[uri]
         with _reading(uri):
@@ -219,7 +242,7 @@ def read_portions(layout: Layout, some: Sequence[Portion]) -> Iterator[pa.Record
                 _records(uri, kind) if records else read_table(uri, kind, layout.tables[uri], keys, layout.labels[uri], groups)
             )
             entries = whole(pieces) if options.tile is None else tiles(pieces, options.tile, options.stride or options.tile)
-            yield from batches(entries, uri, schema(keys))
+            yield from batches(entries, uri, columns, layout.partitions.get(uri))
 
 
 def _records(uri: str, kind: str) -> Iterator[Piece]:
@@ -233,10 +256,15 @@ def _table(uri: str, kind: str, options: ReadOptions) -> Columns:
         return replace(table, keys=table.keys if options.keys else (), verbatim=options.verbatim)
 
 
-def _key_columns(tables: dict[str, Columns]) -> list[str]:
+def _key_columns(tables: Mapping[str, Columns], partitions: Mapping[str, Mapping[str, str | None]]) -> list[str]:
     first: dict[str, tuple[str, str]] = {}  # by lower-case name: the name and the file it was first seen in
-    for uri, table in tables.items():
-        for key in table.keys:
+    seen: set[tuple[str, ...]] = set()  # most files have the columns of the one before
+    for uri in dict.fromkeys((*tables, *partitions)):
+        names = (*(tables[uri].keys if uri in tables else ()), *partitions.get(uri, ()))
+        if names in seen:
+            continue
+        seen.add(names)
+        for key in dict.fromkeys(names):
             if key.lower() in RESERVED:
                 raise UsageError(f"{uri}: the column name {key!r} is taken by the store's own columns; rename the column")
             known, where = first.setdefault(key.lower(), (key, uri))
@@ -246,23 +274,9 @@ def _key_columns(tables: dict[str, Columns]) -> list[str]:
     return [name for name, _ in first.values()]
 
 
-def _kind(uri: str) -> str:
-    """Choose the reader of a file: by its extension, else by its first bytes."""
-    name = storage.name(uri).lower()
-    for packed in _PACKED:
-        name = name.removesuffix(packed)
-    kind = _BY_EXTENSION.get(PurePosixPath(name).suffix[1:])
-    if kind is not None:
-        return kind
-    with _reading(uri), storage.open_input(uri) as file:
-        start = file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
-    for mark, kind in _BY_FIRST_BYTES.items():
-        if start.startswith(mark):
-            return kind
-    known = "; ".join(f"{kind} ({', '.join('.' + e for e in extensions)})" for kind, extensions in _KINDS.items())
-    raise UsageError(
-        f"{uri} is of no kind that is read here, which are {known}, packed or not ({', '.join(_PACKED)}); rename the file"
-    )
+def _content(uri: str) -> Content:
+    with _reading(uri):
+        return content.look(uri)
 
 
 def _labels(files: Sequence[str]) -> dict[str, str]:

@@ -27,7 +27,8 @@ from dnafeat.errors import UsageError
 from dnafeat.sequence import normalise
 from dnafeat.sources import delimited, entries
 from dnafeat.sources.entries import FIXED, Piece, tiles, whole
-from dnafeat.sources.fasta import read_fasta, read_fastq
+from dnafeat.sources.fasta import read_fasta
+from dnafeat.sources.fastq import read_fastq
 from dnafeat.sources.reader import RESERVED, ReadOptions, expand, key_columns, read
 
 
