@@ -37,10 +37,24 @@ class StoreError(DnafeatError):
     exit_code = 2
 
 
+class MissingFileError(StoreError):
+    """A file is not there. One of a table's snapshot may have been replaced, and deleted since: the table is loaded again."""
+
+
+class DamagedError(StoreError):
+    """A file of the store does not hold what was written: its checksums differ, or it is no whole Parquet file."""
+
+
 class UnreachableError(StoreError):
     """Storage does not answer, answers that it cannot now, or is full. The same command continues when it can."""
 
     exit_code = 6
+
+
+class MassCloseError(DnafeatError):
+    """A run would close more of its source's entries than `--max-closed` allows. Nothing is published."""
+
+    exit_code = 7
 
 
 class EncodingError(DnafeatError):

@@ -1,4 +1,7 @@
-"""Open, read and write Parquet files on any storage, in the one encoding that every reader reads."""
+"""Open, read and write Parquet files on any storage, in the one encoding that every reader reads.
+
+Pages are written with checksums, which are compared on every read; files without them, of older versions or other writers, are read, too.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +12,72 @@ from io import RawIOBase
 from typing import IO, Any
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from dnafeat import storage
+from dnafeat.errors import DamagedError, one_line
 
 PRUNING = ("sequence_digest", "source_name", "from_run")
 """Columns with min/max statistics in a file: those that tell which files and row groups can be left out of a read."""
 
-PAGED: Mapping[str, Any] = {"buffer_size": 1 << 20, "pre_buffer": False}
-"""Options of `opened` that read pages as they are needed and none ahead: slower, and sparing of memory."""
+_CHECKED: Mapping[str, Any] = {"page_checksum_verification": True}
+PAGED: Mapping[str, Any] = {"buffer_size": 1 << 20, "pre_buffer": False, **_CHECKED}
+"""Options of `pyarrow.parquet.ParquetFile` that compare checksums, and read pages as needed and none ahead: slower, sparing of memory."""
+CHECKED = ds.ParquetFragmentScanOptions(pre_buffer=True, **_CHECKED)
+"""Options with which a scan of a dataset compares checksums."""
 
 _ROW_GROUP = 16_384  # rows
+# How object_store's words begin where a server failed; it gives no number.
+_SERVER = "Generic ", "response body", "reading a body"
+
+
+def is_damage(error: BaseException) -> bool:
+    """Return whether an error of reading Parquet is of the file's content, and not of the storage that it lies on."""
+    if isinstance(error, OSError):
+        # What a system or a server refuses has a number or a class of its own.
+        return type(error) is OSError and error.errno is None and not any(words in str(error) for words in _SERVER)
+    return isinstance(error, pa.ArrowException | UnicodeDecodeError) and not isinstance(error, MemoryError | KeyboardInterrupt)
+
+
+@contextlib.contextmanager
+def whole(uri: str) -> Iterator[None]:
+    """Raise DamagedError, which names the file, where its content cannot be read in the block."""
+    try:
+        yield
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        if not is_damage(error):
+            raise
+        raise DamagedError(f"{uri} is damaged: {one_line(error)}; restore it from a copy") from error
 
 
 @contextlib.contextmanager
 def opened(uri: str, **options: Any) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file at a path or URI; `options` are those of `pyarrow.parquet.ParquetFile`, such as `PAGED`."""
+    """Open a Parquet file at a path or URI; `options` are those of `pyarrow.parquet.ParquetFile`, such as `PAGED`.
+
+    Raises DamagedError where it is not what was written.
+    """
     fs, path = storage.filesystem(uri)
-    with fs.open(path, "rb") as file:
-        yield pq.ParquetFile(file, **options)
+    with fs.open(path, "rb") as file, whole(uri):
+        yield pq.ParquetFile(file, **{**_CHECKED, **options})
 
 
 def read(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a Parquet file, or some of its columns, into memory."""
+    """Read a Parquet file, or some of its columns, into memory. Raises DamagedError where it is not what was written."""
     fs, path = storage.filesystem(uri)
-    with fs.open(path, "rb") as file:
-        return pq.read_table(file, columns=None if columns is None else list(columns))
+    with fs.open(path, "rb") as file, whole(uri):
+        return pq.read_table(file, columns=None if columns is None else list(columns), **_CHECKED)
+
+
+def check(uri: str) -> list[str]:
+    """Read a Parquet file to its end, hold nothing of it, and return the names of its columns.
+
+    Raises DamagedError where it is not what was written.
+    """
+    with opened(uri, **PAGED) as file:
+        for _ in file.iter_batches(_ROW_GROUP, use_threads=False):
+            pass
+        return list(file.schema_arrow.names)
 
 
 def write_parquet(uri: str, tables: Iterable[pa.Table], footer: Callable[[], Mapping[str, str]] = dict) -> int:
@@ -45,7 +88,7 @@ def write_parquet(uri: str, tables: Iterable[pa.Table], footer: Callable[[], Map
 def encode_parquet(
     file: IO[bytes] | RawIOBase, tables: Iterable[pa.Table], footer: Callable[[], Mapping[str, str]] = dict
 ) -> None:
-    """Write tables as Parquet: PLAIN float lists under zstd level 1, dictionaries for strings, no Arrow schema blob.
+    """Write tables as Parquet: PLAIN float lists under zstd level 1, dictionaries for strings, page checksums, no Arrow schema blob.
 
     Parameters
     ----------
@@ -67,6 +110,7 @@ def encode_parquet(
         use_dictionary=strings,
         store_schema=False,
         write_statistics=measured or False,
+        write_page_checksum=True,
     )
     # Left from the inside out: whatever is raised, nothing is written any more when the writer is closed.
     with writer, ThreadPoolExecutor(1) as pool:

@@ -19,7 +19,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from dnafeat import packing
-from dnafeat.errors import StoreError, UnreachableError, UsageError, one_line
+from dnafeat.errors import MissingFileError, StoreError, UnreachableError, UsageError, one_line
 from dnafeat.urls import refuse_secrets
 
 try:
@@ -306,6 +306,8 @@ def keeps_old_versions(uri: str) -> bool | None:
 
 def fault(error: BaseException) -> type[StoreError]:
     """The error to raise for a failure of storage: it passes by itself, or what was asked for is wrong."""
+    if isinstance(error, FileNotFoundError):
+        return MissingFileError
     lasting = isinstance(error, _LASTING) and "expired" not in str(error)
     return StoreError if lasting else UnreachableError
 

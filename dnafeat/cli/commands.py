@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dnafeat.cli.command import Command
+from dnafeat.cli.keeping import KEEPING
 
 GROUPS = {
     "try": "Try",
@@ -313,41 +314,7 @@ COMMANDS: tuple[Command, ...] = (
             "publish --store ./store --version production --name promoter-lora",
         ),
     ),
-    Command(
-        name="maintain",
-        group="keep",
-        summary="merge small files of a store and delete what is not needed",
-        settings="dnafeat.cli.config:MaintainConfig",
-        job="dnafeat.cli.stores:maintain",
-        form="dnafeat.store.maintain:format_summary",
-        examples=("maintain --store ./store --dry-run", "maintain --store s3://bucket/store"),
-        about="Safe beside runs and readers.",
-    ),
-    Command(
-        name="rollback",
-        group="keep",
-        summary="withdraw a published run",
-        settings="dnafeat.cli.config:RollbackConfig",
-        job="dnafeat.cli.stores:rollback",
-        form="dnafeat.store.rollback:format_rollback",
-        examples=("rollback 2026-11-21 --store ./store", "rollback 2026-11-21 --store ./store --json"),
-        about="Readers see its source as it was in the run before. A run that is withdrawn already stays so.",
-    ),
-    Command(
-        name="forget",
-        group="keep",
-        summary="erase a subject from a store",
-        settings="dnafeat.cli.config:ForgetConfig",
-        job="dnafeat.cli.stores:forget",
-        form="dnafeat.store.forget:format_summary",
-        examples=(
-            "forget --store ./store --where subject_id=S17",
-            "forget --store ./store --where subject_id=S17 --salt-file salt.txt",
-        ),
-        about="Erases entries, past ones too, rejects, work shards, and vectors that nobody else has. The next maintain deletes the "
-        "replaced files.",
-        reads=("salt_file",),
-    ),
+    *KEEPING,
     Command(
         name="benchmark",
         group="measure",

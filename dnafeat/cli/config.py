@@ -81,6 +81,18 @@ class RollbackConfig(Settings, section="input"):
 
     run_id: str = option("as `dnafeat runs` lists it", positional=True)
     place: StoreConfig = part(StoreConfig)
+    and_later: bool = option("withdraw the later runs of its source under its version, too", False, section="output")
+    dry_run: bool = option("change nothing and report what readers would see", False, section="output")
+    yes: bool = option("do not ask on a terminal; without a terminal nothing is asked", False, section="output")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RejectsConfig(Settings, section="input"):
+    """`dnafeat rejects`."""
+
+    place: StoreConfig = part(StoreConfig)
+    run: str | None = option("entries that this run refused, by its id or number (default: all runs)", None)
+    limit: int = option("most entries to list; 0 counts reasons alone", 20, section="output", ge=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +113,11 @@ class MaintainConfig(Settings, section="input"):
 
     place: StoreConfig = part(StoreConfig)
     dry_run: bool = option("change nothing and report what would be done", False, section="output")
+    drop_damaged: bool = option(
+        "read all files, and take damaged ones out of features, sequences and rejects: the next run of each source makes up for them",
+        False,
+        section="output",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +129,8 @@ class ForgetConfig(Settings, section="input"):
     salt_file: str | None = option(
         "the salt under which keys were hashed: values are hashed likewise, except source_name", None, section="privacy"
     )
+    dry_run: bool = option("change nothing and count what would be erased", False, section="output")
+    yes: bool = option("do not ask on a terminal; without a terminal nothing is asked", False, section="output")
 
 
 @dataclass(frozen=True, kw_only=True)

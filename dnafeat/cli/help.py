@@ -26,6 +26,7 @@ EXIT_CODES = {
     4: "the audit failed; nothing was published",
     5: "workers failed; retry",
     6: "storage cannot be reached or is full; retry",
+    7: "the source lacks most of its entries; nothing was published (--max-closed)",
     130: "interrupted; retry",
 }
 ENVIRONMENT = {

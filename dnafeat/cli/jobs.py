@@ -78,7 +78,11 @@ def predict(config: PredictConfig, *, show: bool, stdout: IO[str]) -> Any:
     with tempfile.TemporaryDirectory(prefix="dnafeat-") as folder:
         table = f"{folder}/predictions.parquet"
         summary = predict(config.replace(output=table), show=show)
-        with storage.reached(config.output), written(config.output, stdout) as place, pq.ParquetFile(table) as parquet:
+        with (
+            storage.reached(config.output),
+            written(config.output, stdout) as place,
+            pq.ParquetFile(table, page_checksum_verification=True) as parquet,
+        ):
             delimiter = {"csv": ",", "tsv": "\t"}.get(kind)
 
             def write(file: IO[bytes]) -> None:

@@ -44,7 +44,8 @@ _LEADING = ("-h", "--help", "--version", "--json", "-q", "--quiet", "-v", "--ver
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 1 refused by --strict, 2 the command or its input is wrong, 3 conflict with other
-    commits, 4 the audit failed, 5 workers failed, 6 storage cannot be reached or is full, 130 interrupted."""
+    commits, 4 the audit failed, 5 workers failed, 6 storage cannot be reached or is full, 7 the source lacks most of its entries, 130
+    interrupted."""
     return guarded(lambda: _run(list(sys.argv[1:] if arguments is None else arguments)))
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import IO, Any
 
+from dnafeat.errors import UsageError
 from dnafeat.text import filled, iso, visible
 
 # Fields of a record that its line does not show: those of Python and, with a leading underscore, of Ray.
@@ -124,6 +125,19 @@ def _on_one_line(value: Any) -> Any:
     if isinstance(value, dict):
         return type(value)({name: _on_one_line(one) for name, one in value.items()})
     return value
+
+
+def agreed(plan: Callable[[], str], question: str) -> None:
+    """Ask on a terminal, below what would be done, whether to go on. Raises UsageError unless the answer is yes.
+
+    Without a terminal nothing is asked, so that scripts go on as they are.
+    """
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    print(visible(filled(plan(), terminal_width(sys.stderr)), keep="\n"), file=sys.stderr)
+    print(f"{question}? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UsageError("not agreed to, so nothing was changed (--yes goes on without a question)")
 
 
 def _document(value: Any) -> Any:

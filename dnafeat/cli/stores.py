@@ -7,7 +7,7 @@ import json
 from typing import IO, Any
 
 from dnafeat.cli import config as settings
-from dnafeat.cli.output import Report
+from dnafeat.cli.output import Report, agreed
 from dnafeat.cli.stdio import STANDARD, format_of, write_delimited, written
 from dnafeat.errors import StoreError, one_line
 from dnafeat.text import human_bytes
@@ -15,7 +15,7 @@ from dnafeat.text import human_bytes
 
 def _selected(selection: settings.SelectionConfig) -> dict[str, Any]:
     """The same as arguments of `Store.read`."""
-    from dnafeat.store.reading import parse_where
+    from dnafeat.store.conditions import parse_where
 
     chosen = selection.to_dict()
     return {**chosen, "columns": list(chosen["columns"]) if chosen["columns"] else None, "where": parse_where(selection.where)}
@@ -38,7 +38,7 @@ def read(config: settings.ReadConfig, *, stdout: IO[str]) -> Report:
         if kind != "parquet":
             rows = write_delimited(file, every, "," if kind == "csv" else "\t")
             return
-        with pq.ParquetWriter(file, first.schema, compression="zstd", compression_level=1) as writer:
+        with pq.ParquetWriter(file, first.schema, compression="zstd", compression_level=1, write_page_checksum=True) as writer:
             for batch in every:
                 writer.write_batch(batch)
                 rows += len(batch)
@@ -97,6 +97,14 @@ def runs(config: settings.StoreConfig) -> list[dict[str, Any]]:
     return Store(config.store).history().listing()
 
 
+def rejects(config: settings.RejectsConfig) -> Any:
+    """`dnafeat rejects`."""
+    from dnafeat import Store
+    from dnafeat.store.refusals import refusals
+
+    return refusals(Store(config.place.store), config.run, config.limit)
+
+
 def diff(config: settings.DiffConfig) -> Any:
     """`dnafeat diff`."""
     from dnafeat import Store
@@ -108,9 +116,16 @@ def diff(config: settings.DiffConfig) -> Any:
 def rollback(config: settings.RollbackConfig) -> Any:
     """`dnafeat rollback`."""
     from dnafeat import Store
-    from dnafeat.store.rollback import rollback
+    from dnafeat.store.rollback import check_last, format_rollback, rollback
 
-    return rollback(Store(config.place.store), config.run_id)
+    store, later = Store(config.place.store), config.and_later
+    if not later:
+        check_last(store, config.run_id)
+    if config.dry_run:
+        return rollback(store, config.run_id, and_later=later, dry_run=True)
+    if not config.yes:
+        agreed(lambda: format_rollback(rollback(store, config.run_id, and_later=later, dry_run=True)), "Withdraw")
+    return rollback(store, config.run_id, and_later=later)
 
 
 def publish(config: settings.PublishConfig) -> Report:
@@ -135,18 +150,24 @@ def maintain(config: settings.MaintainConfig) -> Any:
     from dnafeat import Store
     from dnafeat.store.maintain import maintain
 
-    return maintain(Store(config.place.store), dry_run=config.dry_run)
+    return maintain(Store(config.place.store), dry_run=config.dry_run, drop_damaged=config.drop_damaged)
 
 
 def forget(config: settings.ForgetConfig) -> Any:
     """`dnafeat forget`."""
     from dnafeat import Store
+    from dnafeat.store.erasure import format_summary
     from dnafeat.store.forget import forget, hidden, parse
 
     where = parse(config.where)
     if config.salt_file:
         where = hidden(where, config.salt_file, config.place.store)
-    return forget(Store(config.place.store), where)
+    store = Store(config.place.store)
+    if config.dry_run:
+        return forget(store, where, dry_run=True)
+    if not config.yes:
+        agreed(lambda: format_summary(forget(store, where, dry_run=True)), "Erase for good")
+    return forget(store, where)
 
 
 def lineage(config: settings.LineageConfig) -> dict[str, Any]:

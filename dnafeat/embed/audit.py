@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dnafeat import parquet, storage
-from dnafeat.errors import AuditError
+from dnafeat.errors import AuditError, StoreError
 from dnafeat.store import Store, digests
 from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.data_file import DataFile
@@ -92,7 +92,7 @@ def _files(table: Table, receipts: Sequence[Receipt]) -> list[str]:
         try:
             size = int(fs.size(path))
             names = vectorfiles.read_digests(table, file.path)
-        except (*storage.STORAGE_ERRORS, pa.ArrowException):
+        except (*storage.STORAGE_ERRORS, StoreError, pa.ArrowException):
             faults.append(f"files: {file.path} is gone or cannot be read")
             continue
         if (size, len(names)) != (file.size, file.rows):

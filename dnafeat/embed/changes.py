@@ -54,12 +54,16 @@ class Difference(NamedTuple):
         Rows to close, and rows to open again, by number of the file: row.
     kept : Spill
         Entries that a run in mode merge leaves as they are, by range of digest: sequence_digest.
+    before, gone : int
+        Entries that readers see of the source, and those of them that this ends without another in their place.
     """
 
     fresh: Spill
     closing: Spill
     opening: Spill
     kept: Spill
+    before: int
+    gone: int
 
 
 def compare(
@@ -72,8 +76,9 @@ def compare(
     current = Spill.together(found) if found else Spill(folder, "current", _CURRENT, partitions)
     differ = functools.partial(_compare, intake.keys, mode, max(1, len(paths)), intake.sequences.partitions, str(folder))
     pairs = list(zip(intake.entries.each(), current.each(), strict=True))
-    fresh, *places = zip(*each(differ, pairs, "comparing entries"), strict=True)
-    return Difference(Spill.in_a_row(fresh), *(Spill.together(some) for some in places))
+    fresh, closing, opening, kept, before, gone = zip(*each(differ, pairs, "comparing entries"), strict=True)
+    ended, again, left = (Spill.together(some) for some in (closing, opening, kept))
+    return Difference(Spill.in_a_row(fresh), ended, again, left, sum(before), sum(gone))
 
 
 def write(
@@ -130,6 +135,10 @@ def _compare(keys: Sequence[str], mode: str, files: int, ranges: int, folder: st
     for batch in new.filter(pc.invert(same)).combine_chunks().to_batches(max_chunksize=65_536):
         fresh.add(batch)
     unread = pc.invert(pc.is_in(old["sequence_id"], value_set=new["sequence_id"]))
+    # Readers see what a withdrawn run has closed, and not what it has opened.
+    visible = [*old.filter(pc.invert(old["withdrawn"]))["sequence_id"].chunks, *ended["sequence_id"].chunks]
+    before = pc.unique(pa.chunked_array(visible, pa.string()))
+    gone = 0 if mode == "merge" else pc.sum(pc.invert(pc.is_in(before, value_set=new["sequence_id"]))).as_py() or 0
     stays = pc.and_(unread, pc.invert(old["withdrawn"])) if mode == "merge" else pc.and_(unread, False)
     unchanged = pc.is_in(old["sequence_id"], value_set=new.filter(same)["sequence_id"])
     _add_places(closing, old.filter(pc.invert(pc.or_(stays, unchanged))))
@@ -142,7 +151,7 @@ def _compare(keys: Sequence[str], mode: str, files: int, ranges: int, folder: st
             kept.add(batch, digests.partition(digests.to_numpy(batch["sequence_digest"]), ranges))
     for spill in (fresh, closing, opening, kept):
         spill.close()
-    return Difference(fresh, closing, opening, kept)
+    return Difference(fresh, closing, opening, kept, len(before), gone)
 
 
 def _as_now_spelled(old: pa.Table, ids: pa.ChunkedArray) -> pa.Table:

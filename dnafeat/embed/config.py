@@ -28,6 +28,13 @@ class EmbedConfig(Settings, section="input"):
     mode: Literal["replace", "merge"] = option(
         "replace: close entries that are no longer in the source; merge: keep them", "replace", section="output", shapes=True
     )
+    max_closed: float = option(
+        "refuse a run that would take away a larger share of the source's entries, and a source without any; 1 allows all",
+        0.5,
+        section="output",
+        ge=0,
+        le=1,
+    )
     id_column: str | None = option(
         "column of a table with the names of its entries (default: sequence_id or id, else file name and row)", None, shapes=True
     )

@@ -30,8 +30,9 @@ from dnafeat.errors import UsageError
 from dnafeat.provenance import digest_of
 from dnafeat.sources.reader import ReadOptions, expand, look
 from dnafeat.store import Store
+from dnafeat.store.lineages import vectors_of
 from dnafeat.store.vector_files import Receipt
-from dnafeat.vectors import PROJECTED_WIDTH, VECTORS
+from dnafeat.vectors import PROJECTED_WIDTH
 
 
 def default_source_name(config: EmbedConfig) -> str:
@@ -56,6 +57,8 @@ def embed(config: EmbedConfig, *, show: bool = True) -> RunSummary:
         Source, model, configuration or run id are wrong; nothing but rejects is stored.
     StrictError
         Entries were refused and the configuration is strict; nothing but the rejects is stored.
+    MassCloseError
+        The source lacks more of its entries than `max_closed` allows; nothing is published.
     StoreError, ConflictError
         The store cannot be read or written, or was being written by too many others. The same command continues.
     """
@@ -79,6 +82,7 @@ def embed(config: EmbedConfig, *, show: bool = True) -> RunSummary:
         task="embed",
         config_digest=digest_of({**config.shaping(), "source_name": name, "version": version.digest}),
         mode=config.mode,
+        max_closed=config.max_closed,
         strict=config.strict,
         clock=clock,
         started=started,
@@ -192,7 +196,7 @@ def _discretion(config: EmbedConfig) -> Discretion:
 def _check_vectors(store: Store, version: FeatureVersion, config: EmbedConfig) -> None:
     """Raises UsageError where the store has the version with other vectors: a version's rows all have the same."""
     known = store.lineage(version.digest)
-    kept = known.get("vectors", list(VECTORS)) if known else list(config.vectors)
+    kept = vectors_of(known) if known else list(config.vectors)
     if set(kept) != set(config.vectors):
         raise UsageError(
             f"version {version.digest} of {store.uri} keeps {', '.join(kept)}, and this run would keep {', '.join(config.vectors)}: "

@@ -28,11 +28,12 @@ from dnafeat.cluster.spread import Each, here
 from dnafeat.embed import changes
 from dnafeat.embed.intake import Intake
 from dnafeat.embed.plan import not_stored
-from dnafeat.errors import ConflictError, ForgottenError, UsageError
+from dnafeat.errors import ConflictError, ForgottenError, MassCloseError, UsageError
 from dnafeat.spill import Spill
 from dnafeat.store import Store, digests
 from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.data_file import Change, DataFile
+from dnafeat.store.retry import looking_again
 from dnafeat.store.rewriting import forgotten
 from dnafeat.store.schema import arrow_schema
 from dnafeat.store.table import Table
@@ -186,8 +187,36 @@ class Publication:
                 storage.remove(storage.join(table.uri, file.path))
             raise
 
+    def check_closed(self, before: int, gone: int, intake: Intake, most: float, about: str = "") -> None:
+        """Raise MassCloseError where a run would end more than the share `most` of its source's entries, or all with none read.
+
+        Parameters
+        ----------
+        before, gone : int
+            Entries that readers see, and those that the run would end without another in their place.
+        intake : Intake
+        most : float
+            1 allows everything.
+        about : str
+            A word before the number of those that are gone, such as `at least`.
+        """
+        if most >= 1 or not gone or (intake.entries.rows and gone <= most * before):
+            return
+        accepted = f"{intake.entries.rows:,} accepted" + (f" and {intake.rejects.rows:,} refused" if intake.rejects.rows else "")
+        raise MassCloseError(
+            f"source {self.source_name} would lose {about}{gone:,} of its {before:,} entries, with {accepted}, and a run may take away "
+            f"a share of {most:g} at the most: nothing is published; look whether the source is whole, and give --max-closed 1 if the "
+            f"entries are to go"
+        )
+
     def commit_sequences(
-        self, intake: Intake, vectors: CommittedVectors, folder: Path | str, mode: str = "replace", each: Each = here
+        self,
+        intake: Intake,
+        vectors: CommittedVectors,
+        folder: Path | str,
+        mode: str = "replace",
+        each: Each = here,
+        max_closed: float = 1.0,
     ) -> tuple[int, int, int]:
         """Bring the source's rows in `sequences` up to what was read, and take a run number.
 
@@ -201,8 +230,12 @@ class Publication:
         """
         table = self.store.sequences
         self._check_forgotten(table.reload())
-        self.store.features.reload()
-        self._check_stored(vectors, [intake.sequences], each)
+
+        def check() -> None:
+            self.store.features.reload()
+            self._check_stored(vectors, [intake.sequences], each)
+
+        looking_again(check)
         opened = closed = 0
         kept: Spill | None = None
 
@@ -214,6 +247,7 @@ class Publication:
             paths = table.paths([("source_name", "=", self.source_name)])
             difference = changes.compare(self.store, self.source_name, intake, paths, folder, mode, each)
             kept = difference.kept
+            self.check_closed(difference.before, difference.gone, intake, max_closed)
             self.store.features.reload()
             if kept is not None:
                 self._check_kept(kept, vectors.version, each)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from dnafeat.text import human_bytes
 
 _TOLD = 5  # keys in a line
+_REASONS = 3  # of refused entries that a summary shows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +16,8 @@ class RunSummary:
 
     Of the sequences it encoded, `windowed` took several windows and `truncated` were encoded without their end. `stages` are the seconds
     that reading, planning, encoding, audit and publishing took; the rest of `seconds` is the beginning. `runner` is where it encoded
-    (local, ray, or empty where nothing had to be), and `runner_reason` why there. `missing` counts, of each key, the entries without it.
+    (local, ray, or empty where nothing had to be), and `runner_reason` why there. `missing` counts, of each key, the entries without it;
+    `reject_reasons` refused entries by reason, the most frequent first, with … for numbers and names.
     """
 
     run_id: str
@@ -45,6 +47,7 @@ class RunSummary:
     runner: str = ""
     runner_reason: str = ""
     missing: dict[str, int] = field(default_factory=dict)
+    reject_reasons: dict[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return describe_run(self)
@@ -57,6 +60,8 @@ def describe_run(summary: RunSummary) -> str:
         head = f"run {s.run_id} is published already, from the same source and configuration: nothing to do"
     elif s.encoded:
         head = f"run {s.run_id}: {s.encoded:,} sequences encoded in {s.seconds:.1f} s"
+    elif not s.distinct:
+        head = f"run {s.run_id}: no entry to encode ({s.seconds:.1f} s)"
     else:
         head = f"run {s.run_id}: nothing to encode, every vector is there already ({s.seconds:.1f} s)"
     lines = [head, ""]
@@ -77,7 +82,11 @@ def describe_run(summary: RunSummary) -> str:
     if s.windowed or s.truncated:
         lines.append(f"  long     {s.windowed:,} sequences in several windows, {s.truncated:,} truncated")
     if s.rejected:
-        lines.append(f"  rejects  table rejects of the store, run_id {s.run_id}")
+        for reason, number in list(s.reject_reasons.items())[:_REASONS]:
+            lines.append(f"  rejects  {number:,}: {reason}")
+        lines.append(
+            f"  rejects  table rejects of the store, run_id {s.run_id}: dnafeat rejects --store {s.store} --run {s.run_id}"
+        )
     lines.append(f"  version  {s.feature_version} in {s.store}")
     lines += ["", f"next: dnafeat read --store {s.store} --version {s.feature_version} --output vectors.parquet"]
     return "\n".join(lines)

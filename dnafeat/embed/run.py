@@ -28,10 +28,12 @@ from dnafeat.embed.report import RunSummary
 from dnafeat.embed.salvage import Salvage
 from dnafeat.embed.workspace import Workspace
 from dnafeat.encoder.version import FeatureVersion
-from dnafeat.errors import AuditError, DnafeatError, EncodingError, StoreError, StrictError, UsageError
+from dnafeat.errors import AuditError, DnafeatError, EncodingError, MassCloseError, StoreError, StrictError, UsageError
 from dnafeat.provenance import environment
 from dnafeat.settings import Settings
 from dnafeat.store import Store
+from dnafeat.store.refusals import reasons_of
+from dnafeat.store.retry import looking_again
 from dnafeat.store.schema import arrow_schema
 from dnafeat.store.vector_files import Receipt
 
@@ -61,6 +63,8 @@ class RunSpec:
         Of every setting that shapes the result.
     mode : str
         `replace` or `merge`.
+    max_closed : float
+        Share of the source's entries that the run may end without another in their place.
     parent : str | None
         Version that has the vectors this one lacks.
     strict : bool
@@ -83,6 +87,7 @@ class RunSpec:
     task: str
     config_digest: str
     mode: str = "replace"
+    max_closed: float = 1.0
     parent: str | None = None
     strict: bool = False
     checked: bool = False
@@ -157,7 +162,7 @@ def carry_out(spec: RunSpec, entries: EntrySource, vectors: VectorSource) -> Run
 
     Raises
     ------
-    UsageError, StrictError
+    UsageError, StrictError, MassCloseError
         The entries cannot be taken as they are; nothing but rejects is stored.
     EncodingError, AuditError, StoreError, ConflictError
         Nothing is published. The same command continues.
@@ -210,9 +215,8 @@ class _Steps:
             return _as_before(before, spec, intake.fingerprint)
         with self.stage("planning"):
             self.refuse_bad(intake)
-            planned = store.features.reload().version()
-            salvage = Salvage(store, digest, spec.vectors)
-            wanted = plan.subtract(intake, store, digest, workspace.spills, salvage, workspace.each)
+            self.refuse_mass_close(intake)
+            planned, salvage, wanted = looking_again(lambda: self.planned(intake))
         with self.stage("encoding"):
             encoded = vectors.encode(wanted, workspace, self.job)
             intake = self.without_refused(intake, encoded)
@@ -228,7 +232,9 @@ class _Steps:
             committed = publication.commit_features([receipt.file for receipt in receipts], digest, planned)
             publication.commit_rejects(intake.rejects)
             self.job.count("dnafeat_rejected", intake.rejects.rows)
-            number, opened, closed = publication.commit_sequences(intake, committed, workspace.spills, spec.mode, workspace.each)
+            number, opened, closed = publication.commit_sequences(
+                intake, committed, workspace.spills, spec.mode, workspace.each, spec.max_closed
+            )
         summary = RunSummary(
             run_id=spec.run_id,
             run_number=number,
@@ -249,6 +255,7 @@ class _Steps:
             runner=encoded.runner,
             runner_reason=encoded.runner_reason,
             missing=intake.missing,
+            reject_reasons=reasons_of(intake.rejects.batches()),
             **encoded.counts(new),
         )
         row = _run_row(summary, spec) | {"source_fingerprint": intake.fingerprint}
@@ -257,6 +264,13 @@ class _Steps:
             return _as_before(cast(dict, store.published_run(spec.run_id)), spec, intake.fingerprint)
         self.report(summary)
         return summary
+
+    def planned(self, intake: Intake) -> tuple[int, Salvage, plan.Work]:
+        """The version of `features` that was looked at, what dead runs have left, and the work."""
+        store, digest, workspace = self.spec.store, self.spec.version.digest, self.workspace
+        version = store.features.reload().version()
+        salvage = Salvage(store, digest, self.spec.vectors)
+        return version, salvage, plan.subtract(intake, store, digest, workspace.spills, salvage, workspace.each)
 
     def report(self, summary: RunSummary) -> None:
         """Set the gauges of the run's stages and log that it is published."""
@@ -308,6 +322,18 @@ class _Steps:
                 f"rejects, run {self.spec.run_id}): the first is {first['sequence_id']!r} at {first['file']}:{first['row']}: "
                 f"{first['reason']}"
             )
+
+    def refuse_mass_close(self, intake: Intake) -> None:
+        """End the run, with its rejects stored, where even by their number the entries are too few; their ids are compared later."""
+        if self.spec.mode == "merge" or self.spec.max_closed >= 1:
+            return
+        before = self.spec.store.count_current(self.spec.source_name)
+        try:
+            about = "at least " if intake.entries.rows else ""
+            self.publication.check_closed(before, before - intake.entries.rows, intake, self.spec.max_closed, about)
+        except MassCloseError:
+            self.publication.commit_rejects(intake.rejects)
+            raise
 
 
 def _run_row(summary: RunSummary, spec: RunSpec) -> dict[str, object]:

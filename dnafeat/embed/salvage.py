@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dnafeat import storage
+from dnafeat.errors import StoreError
 from dnafeat.store import Store
 from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.retention import ABANDONED_AFTER
@@ -125,7 +126,7 @@ class Salvage:
         if self._read is None or self._read[0] != path:
             try:
                 names = vectorfiles.read_digests(self._table, path)
-            except storage.STORAGE_ERRORS:
+            except (*storage.STORAGE_ERRORS, StoreError):
                 return None
             self._read = path, names if (names[1:] > names[:-1]).all() else None
         return self._read[1]

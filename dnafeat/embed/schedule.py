@@ -11,6 +11,7 @@ from dnafeat.embed.job import embed
 from dnafeat.embed.report import RunSummary, describe_run
 from dnafeat.errors import ForgottenError
 from dnafeat.store import Store
+from dnafeat.store.channels import move
 
 _log = logging.getLogger(__name__)
 
@@ -68,18 +69,13 @@ def nightly(config: NightlyConfig, *, show: bool = True, say: Callable[[str], No
             if reading == _READINGS - 1:
                 raise
             say(f"{error}; reading it again")
-    store = Store(config.embed.store)
-    lacking = store.lacking(config.channel, summary.feature_version)
-    before = store.channels().get(config.channel)
-    moved = not lacking and before != summary.feature_version
-    if moved:
-        store.point(config.channel, summary.feature_version)
+    done = move(Store(config.embed.store), config.channel, summary.feature_version)
     return Night(
         **asdict(summary),
         channel=config.channel,
-        channel_version=summary.feature_version if moved else before,
-        channel_moved=moved,
-        channel_waits_for=tuple(lacking),
+        channel_version=done.version,
+        channel_moved=done.moved,
+        channel_waits_for=done.waits_for,
     )
 
 
@@ -93,4 +89,6 @@ def describe_channel(night: Night) -> str:
             f"channel {night.channel} stays at version {night.channel_version}, which also has {missing}: run those under the new version, "
             f"or move it with `dnafeat publish`"
         )
+    if night.channel_version != night.feature_version:
+        return f"channel {night.channel} stays at version {night.channel_version}: the run was withdrawn meanwhile"
     return f"channel {night.channel} points at this version already"

@@ -22,7 +22,7 @@ from dnafeat.cluster.board import TOKENISING, Board
 from dnafeat.cluster.observe import Job
 from dnafeat.encoder.models.tokenizers import Tokenizer
 from dnafeat.encoder.windows import ARRAYS, Cutting, Windows, cut
-from dnafeat.errors import EncodingError, one_line
+from dnafeat.errors import DamagedError, EncodingError, one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ def reached(uri: str, how: str) -> Iterator[None]:
     """Raise EncodingError, which names the place, where the block cannot reach its storage; s3fs and botocore have tried again by then."""
     try:
         yield
-    except (OSError, pa.ArrowException, *storage.SERVER_ERRORS) as error:
+    except (OSError, pa.ArrowException, DamagedError, *storage.SERVER_ERRORS) as error:
         raise EncodingError(f"{uri} cannot be {how}: {one_line(error)}") from error
 
 

@@ -273,7 +273,7 @@ def _answers(config: PredictConfig, predictor: Predictor, distinct: Spill, work:
 
 
 def _write(file: IO[bytes], answers: Answers, intake: Intake, files: Sequence[str]) -> None:
-    with pq.ParquetWriter(file, answers.schema, compression="zstd") as writer:
+    with pq.ParquetWriter(file, answers.schema, compression="zstd", write_page_checksum=True) as writer:
         for rows in _in_order(intake, files):
             columns = [rows["sequence_id"], *answers.columns(rows["sequence_digest"])]
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=answers.schema))

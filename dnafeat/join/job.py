@@ -45,9 +45,9 @@ from dnafeat.spill import Spill
 from dnafeat.store import Store, digests, reading
 from dnafeat.store.lookup import Lookup
 from dnafeat.store.replaced import ABOUT
+from dnafeat.store.retry import looking_again
 from dnafeat.store.schema import arrow_schema
 from dnafeat.text import did_you_mean
-from dnafeat.vectors import VECTORS
 
 # Grows when keys are spelled, or rows ordered, otherwise than before: the same inputs then give another result.
 _KEY_RULE = 2
@@ -74,7 +74,7 @@ def join(config: JoinConfig, *, show: bool = True) -> JoinSummary:
         Storage or a worker failed, or another job wrote the output meanwhile. The same command continues.
     """
     with storage.reached(config.output):
-        return _Join(config, show)()
+        return looking_again(lambda: _Join(config, show)())
 
 
 class _Join:
@@ -334,7 +334,7 @@ def dna_side(config: JoinConfig, salt: bytes | None) -> DnaSide:
     version = history.resolve(inputs.version)
     state = history.state(version, inputs.as_of, inputs.source)
     ids = {row["run_number"]: row["run_id"] for row in history.listing()}
-    columns = reading.chosen((inputs.vector,), version, history.lineage(version).get("vectors", list(VECTORS)))
+    columns = reading.chosen((inputs.vector,), version, history.vectors(version))
     # Loaded after `runs`, both tables hold at least what the published runs name.
     store.features.reload().version()
     store.sequences.reload().version()

@@ -31,10 +31,11 @@ from dnafeat.keys import named, ranks
 from dnafeat.parquet import write_parquet
 from dnafeat.spill import Spill
 from dnafeat.store import digests
+from dnafeat.store.conditions import stood
 from dnafeat.store.data_file import DataFile, plain
 from dnafeat.store.digests import id_partition
 from dnafeat.store.matrices import one_array
-from dnafeat.store.reading import Entries, Reading, stood
+from dnafeat.store.reading import Entries, Reading
 
 # Bytes of vectors that are read at a time.
 _READ_BYTES = 8 * 2**20

@@ -80,7 +80,7 @@ class _Layout:
 def read_parquet(path: Path, uri: str, config: PartnerConfig) -> Iterator[Item | Problem]:
     """A Parquet file: an id column, and a column of lists (nested: tokens; flat with a column `shape`: of that shape) or of numbers."""
     # With its own default, pyarrow keeps every column chunk it has read until the file is closed.
-    parquet = pq.ParquetFile(path, pre_buffer=False)
+    parquet = pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
     layout = _layout(parquet.schema_arrow, config)
     total = sum(parquet.metadata.row_group(i).total_byte_size for i in range(parquet.num_row_groups))
     size = max(1, min(_BATCH_ROWS, _BATCH_BYTES * parquet.metadata.num_rows // max(total, 1)))

@@ -29,14 +29,14 @@ from dnafeat.project.config import FitProjectorConfig
 from dnafeat.sources.lists import read_list
 from dnafeat.spill import Spill
 from dnafeat.statistics import Moments
-from dnafeat.store import Store, digests, reading
+from dnafeat.store import Store, conditions, digests, reading
 from dnafeat.store.digests import netstring
 from dnafeat.store.history import History
 from dnafeat.store.lookup import Lookup
 from dnafeat.store.matrices import matrix
 from dnafeat.store.schema import arrow_schema
 from dnafeat.text import did_you_mean
-from dnafeat.vectors import VECTORS, parts
+from dnafeat.vectors import parts
 
 _DIGESTS = pa.schema([("sequence_digest", pa.string())])
 _RANGES = 1024
@@ -47,7 +47,7 @@ _BATCH_ROWS = 131_072
 
 def find_lookup(store: Store, history: History, version: str, view: str) -> Lookup:
     """Find a version's vectors. Raises StoreError where it does not have those of a view."""
-    reading.chosen(parts(view), version, history.lineage(version).get("vectors", list(VECTORS)))
+    reading.chosen(parts(view), version, history.vectors(version))
     store.features.reload().version()
     return Lookup(store.features, version, history.parent(version))
 
@@ -123,10 +123,12 @@ def find_training(store: Store, config: FitProjectorConfig, view: str, folder: s
     own = arrow_schema("sequences").names
     keys = [name for name in sequences.schema().names if name not in own]
     salt = None if config.salt_file is None else keyhash.read_salt(config.salt_file, store.uri)
-    where = reading.parse_where(config.where)
+    where = conditions.parse_where(config.where)
     if salt is not None:
         where = {column: list(keyhash.pseudonyms(map(spelled_text, values), salt)) for column, values in where.items()}
-    named = reading.conditions(where, keys, store.uri)
+    named = conditions.conditions(where, keys, store.uri)
+    for column, values in where.items():
+        conditions.warn_of_unknown(sequences, state, column, values, pa.chunked_array([], pa.string()))
     wanted = _listed(config, salt)
     if config.train_by not in (*keys, "sequence_id"):
         raise UsageError(
@@ -137,7 +139,7 @@ def find_training(store: Store, config: FitProjectorConfig, view: str, folder: s
     seen, total = np.zeros(0 if wanted is None else len(wanted), bool), np.zeros(4, np.uint64)
     columns = list(dict.fromkeys(["source_name", "sequence_id", "sequence_digest", config.train_by]))
     for source, number in state.items():
-        rows = reading.stood(source, number)
+        rows = conditions.stood(source, number)
         for batch in sequences.batches(
             columns, rows if named is None else rows & named, [("source_name", "=", source)], _BATCH_ROWS
         ):

@@ -26,6 +26,7 @@ from dnafeat.project import statistics as fitting
 from dnafeat.project.config import FitProjectorConfig
 from dnafeat.project.entries import Training, find_lookup, find_training
 from dnafeat.store import Store
+from dnafeat.store.retry import looking_again
 from dnafeat.vectors import describe_projection, parts
 
 
@@ -73,8 +74,12 @@ def fit_projector(config: FitProjectorConfig, *, show: bool = True) -> FitSummar
     """
     began = time.monotonic()
     with _spread(config, show) as (each, folder):
-        made = _Fit(config, each, folder)
-        projection = made.projection()
+
+        def fitted_once() -> tuple[_Fit, Projection]:
+            fit = _Fit(config, each, folder)
+            return fit, fit.projection()
+
+        made, projection = looking_again(fitted_once)
     with storage.reached(config.output):
         projection.save(storage.absolute(config.output))
     fitted = projection.about.get("fitted") if made.training else None

@@ -40,19 +40,22 @@ from dnafeat.embed.workspace import Workspace
 from dnafeat.encoder.projection import Projection, load_projector
 from dnafeat.encoder.rounding import rounded
 from dnafeat.encoder.version import FeatureVersion
-from dnafeat.errors import UsageError
+from dnafeat.errors import StoreError, UsageError
 from dnafeat.parquet import write_parquet
 from dnafeat.project.config import ProjectConfig
 from dnafeat.provenance import digest_of
 from dnafeat.spill import Spill
 from dnafeat.store import Store, digests
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.conditions import stood
 from dnafeat.store.digests import id_partition
 from dnafeat.store.history import DEFAULT_CHANNEL, History
+from dnafeat.store.lineages import vectors_of
 from dnafeat.store.lookup import Lookup
 from dnafeat.store.matrices import as_lists, matrix
 from dnafeat.store.names import split
-from dnafeat.store.reading import chosen, stood
+from dnafeat.store.reading import chosen
+from dnafeat.store.retry import looking_again
 from dnafeat.store.schema import arrow_schema
 from dnafeat.store.table import Table
 from dnafeat.store.vector_files import Receipt
@@ -158,7 +161,7 @@ def project(config: ProjectConfig, *, show: bool = True) -> Projected:
 def child_version(lineage: dict[str, Any], projection: Projection, asked: str) -> FeatureVersion:
     """The version that the encoding of another has with another projection. `asked` is what the projector was called."""
     parent = FeatureVersion.of_lineage(lineage)
-    held = lineage.get("vectors", VECTORS)
+    held = vectors_of(lineage)
     vectors = [name for name in VECTORS if name in held or name == "projected"]
     names = {**parent.names, "projector": asked, "projection": projection.lineage(), "vectors": vectors}
     return replace(parent, projector_sha256=projection.fingerprint(), projector_input=projection.view, names=names)
@@ -168,19 +171,26 @@ def _planned(store: Store, history: History, config: ProjectConfig) -> tuple[str
     """The version that is projected, what it becomes, and the projection. Raises UsageError or StoreError where that cannot be."""
     origin = _origin(history, config.version)
     lineage = history.lineage(origin)
-    projection = load_projector(config.projector, lineage["architecture"]["hidden_size"])
+    try:
+        width = int(lineage["architecture"]["hidden_size"])
+        FeatureVersion.of_lineage(lineage)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"version {origin} of {store.uri} has no lineage that can be read, so nothing can be projected from it"
+        ) from error
+    projection = load_projector(config.projector, width)
     version = child_version(lineage, projection, config.projector)
     if version.digest == origin:
         # The channel may point at the child by now, and the command is the same as before.
         if (own := history.parent(origin)) is None:
             raise UsageError(f"version {origin} of {store.uri} is made with {projection.name} already: give another projector")
         origin = own
-    chosen(parts(projection.view), origin, lineage.get("vectors", list(VECTORS)))
+    chosen(parts(projection.view), origin, vectors_of(lineage))
     store.takes_parent(version.digest, history.parent(origin) or origin)
     if config.name is not None:
         split(config.name)
     known = history.lineage(version.digest)
-    kept, own_kept = known.get("vectors", list(VECTORS)) if known else version.names["vectors"], version.names["vectors"]
+    kept, own_kept = vectors_of(known) if known else version.names["vectors"], version.names["vectors"]
     if "projected" not in kept or not set(kept) <= set(own_kept):
         raise UsageError(
             f"version {version.digest} of {store.uri} is there and keeps {', '.join(kept)}, and from {origin} it would have "
@@ -261,12 +271,15 @@ class _Projecting:
         shards = plan.cut_shards(wanted.missing, rows, workspace.work, workspace.each)
         check = plan.cut_check(shards, wanted.sample, workspace.work)
         self.projection.keep(self.spec.store.uri)
-        # At one snapshot, which has what the published runs name.
-        self.lookup.features.reload().version()
         held = [name for name in version.names["vectors"] if name != "projected"]
-        make = _Rows(self.lookup, self.projection, version.rounding, self.spec.run_id)
-        write = functools.partial(_project_shard, make, held, version.digest)
-        done = workspace.each(write, [*shards, check], "projecting")
+
+        def projected() -> list[list[str]]:
+            # At one snapshot, which has what the published runs name.
+            self.lookup.features.reload().version()
+            make = _Rows(self.lookup, self.projection, version.rounding, self.spec.run_id)
+            return workspace.each(functools.partial(_project_shard, make, held, version.digest), [*shards, check], "projecting")
+
+        done = looking_again(projected)
         return Encoded([Receipt.from_json(text) for some in done for text in some], checked(check.uri), by_encoder=False)
 
 

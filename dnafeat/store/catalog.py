@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePath
 
@@ -16,13 +15,15 @@ import pyarrow.dataset as ds
 from dnafeat import storage
 from dnafeat.errors import StoreError
 from dnafeat.store import digests
+from dnafeat.store.conditions import Where, listed, stood
 from dnafeat.store.data_file import Change
 from dnafeat.store.history import LISTED, AsOf, History
+from dnafeat.store.lineages import described, parsed
 from dnafeat.store.names import Names
-from dnafeat.store.reading import Reading, Where, check_selection, chosen, load_entries, stood
+from dnafeat.store.reading import Reading, check_selection, chosen, load_entries
+from dnafeat.store.retry import looking_again
 from dnafeat.store.schema import TABLES, arrow_schema
 from dnafeat.store.table import Table
-from dnafeat.vectors import VECTORS, projection_name
 
 
 class Store:
@@ -53,7 +54,8 @@ class Store:
             version = event["feature_version"]
             called = [", ".join(names) for names in (history.names.names_of(version), history.names.pointing_at(version))]
             sources = f"{len(history.state(version)):,}"
-            lines.append("| " + " | ".join([f"`{version}`", *called, json.loads(event["lineage"])["model"], sources]) + " |")
+            model = described(parsed(event, self.uri))["model"]
+            lines.append("| " + " | ".join([f"`{version}`", *called, model, sources]) + " |")
         return "\n".join(lines)
 
     def create(self) -> None:
@@ -84,23 +86,25 @@ class Store:
         (rows of `read`), `recorded_at`, `lineage` (JSON).
         """
         history = self.history()
-        self.sequences.reload()
+
+        def counted() -> dict[str, int]:
+            self.sequences.reload()
+            return {version: self.count_entries(history.state(version)) for version in history.versions()}
+
+        counts = looking_again(counted)
         rows = []
         for event in history.created():
-            version, lineage = event["feature_version"], json.loads(event["lineage"])
+            version = event["feature_version"]
             state = history.state(version)
             rows.append(
                 {
                     "feature_version": version,
                     "names": history.names.names_of(version),
-                    "model": lineage["model"],
-                    "adapter": lineage["adapter"],
-                    "precision": lineage["precision"],
-                    "projection": projection_name(lineage),
+                    **described(parsed(event, self.uri)),
                     "parent": history.parent(version),
                     "channels": history.names.pointing_at(version),
                     "sources": sorted(state),
-                    "sequences": self.count_entries(state),
+                    "sequences": counts[version],
                     "recorded_at": event["recorded_at"],
                     "lineage": event["lineage"],
                 }
@@ -238,6 +242,20 @@ class Store:
     ) -> Reading:
         """Resolve a read without reading vectors: the version, and its entries with ids and keys."""
         check_selection(version, source, where)
+        # Iterators, too, have to last for more than one look.
+        where = None if where is None else {name: listed(values) for name, values in where.items()}
+        columns = listed(columns)
+        return looking_again(lambda: self._resolved(version, columns, source, as_of, where, run))
+
+    def _resolved(
+        self,
+        version: str | None,
+        columns: Sequence[str] | None,
+        source: str | None,
+        as_of: AsOf | None,
+        where: Where | None,
+        run: str | int | None,
+    ) -> Reading:
         history = self.history()
         if run is not None:
             for name, value in (("version", version), ("source", source), ("as_of", as_of)):
@@ -247,13 +265,14 @@ class Store:
             version, source, as_of = row["feature_version"], row["source_name"], row["run_number"]
         digest = history.resolve(version)
         state = history.state(digest, as_of, source)
-        names = chosen(columns, digest, history.lineage(digest).get("vectors", list(VECTORS)))
-        # Loaded after `runs`, both tables hold at least what the published runs name.
-        self.features.reload()
+        names = chosen(columns, digest, history.vectors(digest))
+        # Loaded after `runs`, both tables hold at least what the published runs name. And `features` first: an erasure takes the names
+        # out of `sequences` before it takes out the vectors, so that all that is named has its vectors.
+        self.features.reload().version()
         self.sequences.reload()
         whole = history.state(digest, as_of)
         entries = load_entries(self.sequences, state, whole, where)
-        return Reading(self.features, digest, state, names, entries, parent=history.parent(digest))
+        return Reading(self.features, digest, state, names, entries, parent=history.parent(digest), sequences=self.sequences)
 
     # -- what the tables say -------------------------------------------------------------------------------------------
 
@@ -263,6 +282,16 @@ class Store:
             self.sequences.batches(["from_run"], stood(*at), [("source_name", "=", at[0])], 131_072) for at in state.items()
         )
         return sum(len(batch) for some in batches for batch in some)
+
+    def count_current(self, source: str) -> int:
+        """Count the entries of a source that readers see, under whichever version; 0 where it has no published run."""
+        last = self.history().last_number(source)
+
+        def counted() -> int:
+            self.sequences.reload()
+            return self.count_entries({source: last})
+
+        return looking_again(counted) if last else 0
 
     def entry_digests(self, state: Mapping[str, int]) -> Iterator[np.ndarray]:
         """The `sequence_digest` of each of these entries, in arrays of dtype S35."""
@@ -292,16 +321,21 @@ class Store:
         lineage: str | None = None,
         run_id: str | None = None,
         parent: str | None = None,
+        unless: Callable[[], bool] | None = None,
     ) -> str | None:
         """Append an event to `versions`, and return the name it has there.
 
         A version is created once only, a run of one number withdrawn once only, and a name given once only. One that is created with a
-        parent and was there without gets the parent by an event of its own. Raises StoreError where that cannot be its parent.
+        parent and was there without gets the parent by an event of its own. Where `unless` returns True nothing is recorded: it is asked
+        before each attempt, and what it has read of `versions` is what is committed from. Raises StoreError where the version cannot have
+        that parent, or the store cannot be written.
         """
         table, given = self._versions, name
 
         def change() -> Change | None:
             nonlocal given
+            if unless is not None and unless():
+                return None
             if event in ("name", "channel"):
                 assert name is not None
                 # Asked of the very snapshot that is committed from, so that no two versions get one name.
@@ -328,7 +362,8 @@ class Store:
             rows = pa.Table.from_pylist([{**row, **details}], schema=arrow_schema("versions"))
             return Change(added=[table.write(rows, stem=kind)])
 
-        table.settle(f"dnafeat/{uuid.uuid4().hex}", change)
+        with storage.reached(self.uri):
+            table.settle(f"dnafeat/{uuid.uuid4().hex}", change)
         return given
 
     def takes_parent(self, version: str, parent: str) -> bool:

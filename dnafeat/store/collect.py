@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dnafeat.errors import DamagedError
 from dnafeat.spill import Spill
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
@@ -40,7 +41,20 @@ class Unnamed:
 
 
 def find_unnamed(upkeep: Upkeep) -> Unnamed:
-    """Look through all digests of `features`, and then of `sequences`, a range at a time."""
+    """Look through all digests of `features`, and then of `sequences`, a range at a time.
+
+    Nothing is collected where a file is damaged that might name a vector, and none is collected of a damaged file.
+    """
+    try:
+        return _found(upkeep)
+    except DamagedError as error:
+        upkeep.damage.note(error)
+        # Some vectors may be unnamed, and a merged file would be a new one.
+        return Unnamed(waiting={file.path for file, _ in upkeep.files["features"]})
+
+
+def _found(upkeep: Upkeep) -> Unnamed:
+    damaged: set[str] = set()
     features, sequences = upkeep.tables["features"].reload(), upkeep.tables["sequences"]
     files = upkeep.files["features"] = features.files()
     entries = sum(file.rows for file, _ in upkeep.files["sequences"])
@@ -48,7 +62,12 @@ def find_unnamed(upkeep: Upkeep) -> Unnamed:
     with tempfile.TemporaryDirectory(prefix="dnafeat-") as folder:
         stored = Spill(Path(folder), "stored", pa.schema([("digest", pa.string()), ("file", pa.int64())]), partitions)
         for number, (file, _) in enumerate(files):
-            own = vectorfiles.read_digests(features, file.path)
+            try:
+                own = vectorfiles.read_digests(features, file.path)
+            except DamagedError as error:
+                upkeep.damage.note(error)
+                damaged.add(file.path)
+                continue
             columns = [digests.to_arrow(own), pa.array(np.full(len(own), number))]
             batch = pa.RecordBatch.from_arrays(columns, schema=stored.schema)
             stored.add(batch, digests.partition(own, partitions))
@@ -68,7 +87,9 @@ def find_unnamed(upkeep: Upkeep) -> Unnamed:
             at, starts = np.unique(number[gone], return_index=True)
             for one_file, part in zip(at, np.split(own[gone], starts[1:]), strict=False):
                 found.setdefault(int(one_file), []).append(part)
-    return _old_enough(upkeep, {number: np.unique(np.concatenate(parts)) for number, parts in found.items()})
+    unnamed = _old_enough(upkeep, {number: np.unique(np.concatenate(parts)) for number, parts in found.items()})
+    unnamed.waiting |= damaged
+    return unnamed
 
 
 def _old_enough(upkeep: Upkeep, found: dict[int, np.ndarray]) -> Unnamed:
@@ -119,7 +140,12 @@ def collect(upkeep: Upkeep, unnamed: Unnamed) -> int:
     if not unnamed.digests:
         return 0
     if not upkeep.dry_run:
-        rows, paths = take_vectors(upkeep.store, lambda file: unnamed.digests.get(file.path, NONE), forgotten=unnamed.forgotten)
+        rows, paths = take_vectors(
+            upkeep.store,
+            lambda file: unnamed.digests.get(file.path, NONE),
+            forgotten=unnamed.forgotten,
+            damage=upkeep.damage,
+        )
         upkeep.replaced["features"] |= paths
         upkeep.files["features"] = upkeep.tables["features"].reload().files()
         return rows

@@ -19,6 +19,7 @@ from dnafeat.store import digests
 from dnafeat.store.catalog import Store
 from dnafeat.store.lookup import Lookup
 from dnafeat.store.matrices import matrix
+from dnafeat.store.retry import looking_again
 from dnafeat.text import fitted
 from dnafeat.vectors import VECTORS
 
@@ -85,12 +86,16 @@ def diff(store: Store, one: str, other: str) -> Drift:
     StoreError
         A version is not there, or vectors that it names are missing or not finite.
     """
+    return looking_again(lambda: _diff(store, one, other))
+
+
+def _diff(store: Store, one: str, other: str) -> Drift:
     history = store.history()
     versions = [history.resolve(name) for name in (one, other)]
     states = [history.state(version) for version in versions]
-    stored = [history.lineage(version).get("vectors", list(VECTORS)) for version in versions]
-    # Loaded after `runs`, both tables hold at least what the published runs name.
-    store.features.reload()
+    stored = [history.vectors(version) for version in versions]
+    # Loaded after `runs`, both tables hold at least what the published runs name; `features` first, since an erasure comes to it last.
+    store.features.reload().version()
     store.sequences.reload()
     lookups = [Lookup(store.features, version, history.parent(version)) for version in versions]
     comparison = _Comparison(store, lookups, [name for name in VECTORS if all(name in names for names in stored)])

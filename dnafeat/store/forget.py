@@ -45,10 +45,8 @@ until the log entry expires (after 30 days, by Delta's default).
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -56,53 +54,24 @@ import pyarrow.compute as pc
 
 from dnafeat import pseudonyms as keyhash
 from dnafeat import storage
-from dnafeat.errors import UsageError
+from dnafeat.errors import DamagedError, UsageError
 from dnafeat.keys import forms, spelled
 from dnafeat.store import digests
+from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.catalog import Store
+from dnafeat.store.conditions import Where, parse_where
+from dnafeat.store.damage import Damage, Rows, way_out
 from dnafeat.store.data_file import Change, DataFile
-from dnafeat.store.reading import Where, parse_where
-from dnafeat.store.rewriting import BATCH_ROWS, EVERY, NONE, Draft, patiently, raised, settle, take_vectors
+from dnafeat.store.erasure import ErasureSummary, texts_of, words
+from dnafeat.store.erasure import notes_of as _notes
+from dnafeat.store.retry import looking_again
+from dnafeat.store.rewriting import BATCH_ROWS, EVERY, NONE, Draft, raised, settle, take_vectors
 from dnafeat.store.schema import arrow_schema
 from dnafeat.store.table import Table
 from dnafeat.store.unfinished import UNREADABLE, take_uncommitted, take_work
 from dnafeat.text import did_you_mean
 
 _OWN = ("source_name", "sequence_id", "sequence_digest")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ErasureSummary:
-    """The result of an erasure.
-
-    Attributes
-    ----------
-    store : str
-    where : Mapping[str, str]
-    entries : int
-        Rows of `sequences`, past ones counted.
-    rejects : int
-    vectors : int
-        Rows of `features`, over all versions.
-    work : int
-        Sequences in work shards.
-    uncommitted : int
-        Files that no commit had named.
-    notes : list of str
-        What is left to do, a sentence each.
-    """
-
-    store: str
-    where: Mapping[str, str]
-    entries: int
-    rejects: int
-    vectors: int
-    work: int
-    uncommitted: int
-    notes: list[str]
-
-    def __repr__(self) -> str:
-        return format_summary(self)
 
 
 def parse(conditions: Sequence[str]) -> dict[str, str]:
@@ -133,7 +102,7 @@ def hidden(where: Mapping[str, str], salt_file: str, store: str) -> dict[str, li
     return found
 
 
-def forget(store: Store, where: Where) -> ErasureSummary:
+def forget(store: Store, where: Where, *, dry_run: bool = False) -> ErasureSummary:
     """Erase the entries that meet all conditions, and what belongs to them alone. It may be called again whenever it ended.
 
     Of the refused entries those go that have the name of such an entry, and those in which the value of a condition stands as a whole
@@ -148,11 +117,15 @@ def forget(store: Store, where: Where) -> ErasureSummary:
     where : Mapping[str, str | Sequence[str]]
         Values of `source_name`, `sequence_id`, `sequence_digest` or any key; of several for a column any. Keys are compared as
         `dnafeat.keys` spells them, so that `S1` finds `S1 `.
+    dry_run : bool
+        Whether to change nothing, and only count what would be erased.
 
     Raises
     ------
     UsageError
         No condition, or a column that `sequences` does not have.
+    DamagedError
+        Files are damaged and could not be searched. All else is erased.
     StoreError, ConflictError
         The store cannot be read or written, or too many others were writing it. The same command continues.
     """
@@ -169,15 +142,25 @@ def forget(store: Store, where: Where) -> ErasureSummary:
             )
     shown = {column: value if isinstance(value, str) else value[0] for column, value in where.items()}
     wanted = {column: [value] if isinstance(value, str) else list(value) for column, value in where.items()}
+    if dry_run:
+        with storage.reached(store.uri):
+            return looking_again(lambda: _counted(store, wanted, shown))
     for table in (store.rejects, store.sequences):
         _count(table)
+    damage = Damage()
     with storage.reached(store.uri):
-        pairs, alone = patiently(lambda: _gather(store, wanted))
-        rejects, uncommitted = _take_rows(store.rejects, lambda rows: _refused(rows, wanted, pairs))
+        pairs, alone = looking_again(lambda: _gather(store, wanted, damage))
+        rejects, uncommitted = _take_rows(store.rejects, lambda rows: _refused(rows, wanted, pairs), damage)
         work = take_work(store, alone)
         uncommitted += take_uncommitted(store, alone)
-        entries, more = _take_rows(store.sequences, lambda rows: _matches(rows, wanted))
-        vectors, _ = take_vectors(store, _within(alone), forgotten=True)
+        entries, more = _take_rows(store.sequences, lambda rows: _matches(rows, wanted), damage)
+        vectors, _ = take_vectors(store, _within(alone), forgotten=True, damage=damage)
+        notes = _notes(store, wanted, damage)
+        if damage:
+            raise DamagedError(
+                f"{entries:,} entries, {rejects:,} refused entries and {vectors:,} vectors were erased from {store.uri}, but "
+                f"{len(damage.files):,} files could not be searched: {damage.listing()}: {way_out(store.uri)}"
+            )
         return ErasureSummary(
             store=store.uri,
             where=shown,
@@ -186,33 +169,68 @@ def forget(store: Store, where: Where) -> ErasureSummary:
             vectors=vectors,
             work=work,
             uncommitted=uncommitted + more,
-            notes=_notes(store, wanted),
+            notes=notes,
         )
 
 
 # -- steps -----------------------------------------------------------------------------------------------------------------
 
 
+def _counted(store: Store, where: Mapping[str, Sequence[str]], shown: Mapping[str, str]) -> ErasureSummary:
+    """What would be erased."""
+    damage = Damage()
+    store.features.reload().version()
+    pairs, alone = _gather(store, where, damage)
+    columns = list(where)
+    entries = damage.spared(
+        store.sequences,
+        columns,
+        lambda: store.sequences.batches(columns, EVERY, [], BATCH_ROWS),
+        lambda every: sum(int(_matches(rows, where).sum()) for rows in every),
+    )
+    rejects = sum(
+        int(_refused(rows, where, pairs).sum()) for rows in damage.pieces(store.rejects.reload(), arrow_schema("rejects").names)
+    )
+    vectors, inside = 0, _within(alone)
+    for file, _ in store.features.files():
+        if len(wanted := inside(file)):
+            with damage.noted():
+                vectors += int(np.isin(vectorfiles.read_digests(store.features, file.path), wanted).sum())
+    notes = [f"{len(damage.files):,} files cannot be searched: {damage.listing()}"] if damage else []
+    counts = {"entries": entries, "rejects": rejects, "vectors": vectors, "work": 0, "uncommitted": 0}
+    return ErasureSummary(store=store.uri, where=shown, **counts, notes=notes, dry_run=True)
+
+
 def _count(table: Table) -> None:
     settle(table, lambda _: Change(transactions=raised(table)))
 
 
-def _gather(store: Store, where: Mapping[str, Sequence[str]]) -> tuple[set[tuple[str, str]], np.ndarray]:
+def _gather(store: Store, where: Mapping[str, Sequence[str]], damage: Damage) -> tuple[set[tuple[str, str]], np.ndarray]:
     """The entries that meet the conditions: (source_name, sequence_id) pairs, and the sorted digests that no other entry names."""
     columns = list(dict.fromkeys((*_OWN, *where)))
-    pairs: set[tuple[str, str]] = set()
-    names = [NONE]
-    for batch in store.sequences.reload().batches(columns, EVERY, [], BATCH_ROWS):
-        mine = batch.filter(pa.array(_matches(batch, where)))
-        pairs.update(zip(mine["source_name"].to_pylist(), mine["sequence_id"].to_pylist(), strict=True))
-        names.append(np.unique(digests.to_numpy(mine["sequence_digest"])))
-    wanted = np.unique(np.concatenate(names))
-    others = np.zeros(len(wanted), bool)
-    if len(wanted):
-        for batch in store.sequences.batches(columns, EVERY, [], BATCH_ROWS):
-            rest = batch.filter(pa.array(~_matches(batch, where)))
+    table = store.sequences.reload()
+
+    def mine(every: Rows) -> tuple[set[tuple[str, str]], np.ndarray]:
+        pairs: set[tuple[str, str]] = set()
+        names = [NONE]
+        for rows in every:
+            own = rows.filter(pa.array(_matches(rows, where)))
+            pairs.update(zip(own["source_name"].to_pylist(), own["sequence_id"].to_pylist(), strict=True))
+            names.append(np.unique(digests.to_numpy(own["sequence_digest"])))
+        return pairs, np.unique(np.concatenate(names))
+
+    def shared(every: Rows) -> np.ndarray:
+        others = np.zeros(len(wanted), bool)
+        for rows in every:
+            rest = rows.filter(pa.array(~_matches(rows, where)))
             others[digests.present(wanted, digests.to_numpy(rest["sequence_digest"]))] = True
-    return pairs, wanted[~others]
+        return others
+
+    def scan() -> Rows:
+        return table.batches(columns, EVERY, [], BATCH_ROWS)
+
+    pairs, wanted = damage.spared(table, columns, scan, mine)
+    return pairs, wanted[~damage.spared(table, columns, scan, shared)] if len(wanted) else wanted
 
 
 def _matches(rows: pa.Table | pa.RecordBatch, where: Mapping[str, Sequence[str]]) -> np.ndarray:
@@ -231,30 +249,16 @@ def _refused(rows: pa.Table, where: Mapping[str, Sequence[str]], pairs: set[tupl
     both = zip(rows["source_name"].to_pylist(), rows["sequence_id"].to_pylist(), strict=True)
     by_name = np.fromiter((pair in pairs for pair in both), bool, len(rows))
     source = {column: value for column, value in where.items() if column == "source_name"}
-    values = _texts({column: value for column, value in where.items() if column != "source_name"})
+    values = texts_of({column: value for column, value in where.items() if column != "source_name"})
     by_value = np.zeros(len(rows), bool) if values else np.ones(len(rows), bool)
     for column in ("file", "sequence_id", "reason", "text"):
         for value in values:
-            by_value |= _words(rows[column], value)
+            by_value |= words(rows[column], value)
     return by_name | (_matches(rows, source) & by_value)
 
 
-def _texts(where: Mapping[str, Sequence[str]]) -> list[str]:
-    """The values of some conditions, as they were given and as they are spelled."""
-    return list(dict.fromkeys(text for values in where.values() for value in values for text in (value, *forms(value))))
-
-
-def _words(column: pa.ChunkedArray, value: str) -> np.ndarray:
-    """Find texts that hold a value as a whole word, that is, not between letters or digits: (rows,) bool."""
-    found = pc.fill_null(pc.match_substring(column, value), False).to_numpy().copy()
-    word = re.compile(rf"(?<![^\W_]){re.escape(value)}(?![^\W_])")
-    for at in np.flatnonzero(found):
-        found[at] = word.search(column[int(at)].as_py()) is not None
-    return found
-
-
-def _take_rows(table: Table, goes: Callable[[pa.Table], np.ndarray]) -> tuple[int, int]:
-    """Erase rows of an unpartitioned table, and of the files that a run is about to add to it.
+def _take_rows(table: Table, goes: Callable[[pa.Table], np.ndarray], damage: Damage) -> tuple[int, int]:
+    """Erase rows of an unpartitioned table, and of the files that a run is about to add to it. Damaged files stay as they are.
 
     Returns
     -------
@@ -269,11 +273,15 @@ def _take_rows(table: Table, goes: Callable[[pa.Table], np.ndarray]) -> tuple[in
         removed: list[str] = []
         for path in table.paths():
             gone, kept, runs = 0, 0, set()
-            for piece in table.pieces(path):
-                stays = pa.array(~goes(piece))
-                gone, kept = gone + len(stays) - stays.true_count, kept + stays.true_count
-                if table.name == "rejects":
-                    runs |= set(piece["run_id"].unique().to_pylist())
+            try:
+                for piece in table.pieces(path):
+                    stays = pa.array(~goes(piece))
+                    gone, kept = gone + len(stays) - stays.true_count, kept + stays.true_count
+                    if table.name == "rejects":
+                        runs |= set(piece["run_id"].unique().to_pylist())
+            except DamagedError as error:
+                damage.note(error)
+                continue
             if not gone:
                 continue
             rows, removed = rows + gone, [*removed, path]
@@ -302,7 +310,7 @@ def _kept(table: Table, path: str, goes: Callable[[pa.Table], np.ndarray]) -> It
 
 def _holds(table: Table, path: str, goes: Callable[[pa.Table], np.ndarray]) -> bool:
     try:
-        return any(goes(piece).any() for piece in table.pieces(path))
+        return any(goes(piece).any() for piece in table.pieces(path, committed=False))
     except UNREADABLE:
         return False
 
@@ -317,44 +325,3 @@ def _within(sorted_digests: np.ndarray) -> Callable[[DataFile], np.ndarray]:
         return sorted_digests[start:end]
 
     return inside
-
-
-# -- what is said ----------------------------------------------------------------------------------------------------------
-
-
-def _notes(store: Store, where: Mapping[str, Sequence[str]]) -> list[str]:
-    notes = [
-        f"the replaced files are deleted by the next `dnafeat maintain --store {store.uri}`",
-        "the sources themselves must no longer hold it: the next run would bring it back",
-    ]
-    searched = {"runs": ["run_id", "source_name", "config"], "versions": ["name", "lineage", "run_id"]}
-    for name, columns in searched.items():
-        count = 0
-        for batch in Table(store.uri, name).batches(columns, EVERY, [], BATCH_ROWS):
-            hits = [_words(pa.chunked_array([batch[column]]), value) for column in columns for value in _texts(where)]
-            count += int(np.any(hits, axis=0).sum())
-        if count:
-            notes.append(f"{count} rows of table {name} name it as part of a source, file or run; such names are kept")
-    keeps = storage.keeps_old_versions(store.uri)
-    if keeps:
-        notes.append(
-            "the bucket keeps old versions of objects: the bytes stay until a lifecycle rule of the bucket deletes those"
-        )
-    elif keeps is None:
-        notes.append("the bucket does not tell whether it keeps old versions of objects; if it does, the bytes stay in those")
-    return notes
-
-
-def format_summary(summary: ErasureSummary) -> str:
-    """Describe an erasure and what is left to do, in a few lines."""
-    s = summary
-    conditions = " and ".join(f"{column}={value}" for column, value in s.where.items())
-    lines = [
-        f"forgotten: {s.entries:,} entries with {conditions}" if s.entries else f"no entry with {conditions} in {s.store}",
-        "",
-    ]
-    lines.append(f"  rejects   {s.rejects:,} refused entries")
-    lines.append(f"  features  {s.vectors:,} vectors that no other entry names")
-    if s.work or s.uncommitted:
-        lines.append(f"  unfinished runs  {s.work:,} sequences of their work, {s.uncommitted:,} of their files")
-    return "\n".join([*lines, "", *(f"note: {note}" for note in s.notes)])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from numbers import Integral
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from dnafeat.errors import StoreError
+from dnafeat.store.lineages import parsed, vectors_of
 from dnafeat.store.names import Names
 from dnafeat.text import did_you_mean
 
@@ -68,8 +68,12 @@ class History:
         return list(first.values())
 
     def lineage(self, version: str) -> dict[str, Any]:
-        """The lineage of a version as it was recorded with it; empty where the store has no such version."""
-        return next((json.loads(event["lineage"]) for event in self._of("created") if event["feature_version"] == version), {})
+        """The lineage of a version as it was recorded with it; empty where the store has no such version or it cannot be read."""
+        return next((parsed(event, self.uri) for event in self._of("created") if event["feature_version"] == version), {})
+
+    def vectors(self, version: str) -> list[str]:
+        """The vectors that a version stores."""
+        return vectors_of(self.lineage(version))
 
     def parent(self, version: str) -> str | None:
         """The version whose `cls`, `mean` and `max` a version reads where its own rows have none; None where it has no parent."""
@@ -141,9 +145,14 @@ class History:
             raise StoreError(f"{whose} of {self.uri} had no published run as of {asked}: the first is {described(runs[0])}")
         return then
 
-    def filled_by(self, version: str) -> dict[str, dict[str, Any]]:
-        """The last published run of each source of a version, with the columns `LISTED`; empty where there is none."""
-        return {row["source_name"]: row for row in self._runs if row["feature_version"] == version}
+    def filled_by(self, version: str, without: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+        """The last published run of each source of a version, with the columns `LISTED`; empty where there is none.
+
+        Runs with an id of `without` do not count.
+        """
+        return {
+            row["source_name"]: row for row in self._runs if row["feature_version"] == version and row["run_id"] not in without
+        }
 
     def run(self, asked: str | int) -> dict[str, Any]:
         """A published run by its id or number: `LISTED`. Raises StoreError where there is none, or it was withdrawn."""
@@ -200,15 +209,19 @@ class History:
         published = {row["run_number"] for row in self._runs}
         rows = {}
         for event in self._of("withdrawn"):
-            row = json.loads(event["lineage"])
-            if row["run_number"] not in published:
+            row = parsed(event, self.uri)
+            if row.keys() >= {*LISTED, "started_at"} and row["run_number"] not in published:
                 times = {name: datetime.fromisoformat(row[name]) for name in ("started_at", "finished_at")}
                 rows[row["run_number"]] = {**row, **times, "withdrawn_at": event["recorded_at"]}
         return [rows[number] for number in sorted(rows)]
 
+    def last_number(self, source: str) -> int:
+        """The number of a source's last published run, of whichever version; 0 where there is none."""
+        return max((row["run_number"] for row in self._runs if row["source_name"] == source), default=0)
+
     def undone(self, source: str) -> list[int]:
         """Numbers of a source's withdrawn runs since its last published one: what they did to its entries is not part of its state."""
-        last = max((row["run_number"] for row in self._runs if row["source_name"] == source), default=0)
+        last = self.last_number(source)
         return [row["run_number"] for row in self.withdrawn() if row["source_name"] == source and row["run_number"] > last]
 
     def listing(self) -> list[dict[str, Any]]:

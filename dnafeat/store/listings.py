@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dnafeat.store.history import second
+from dnafeat.store.lineages import loaded
 from dnafeat.text import fitted
 
 
@@ -16,7 +16,7 @@ def format_versions(rows: list[dict], width: int | None = None) -> str:
     for row in rows:
         model = row["model"] + (f" + {row['adapter']}" if row["adapter"] else "")
         called = [",".join(row[kind]) or "-" for kind in ("names", "channels")]
-        rounding = json.loads(row["lineage"]).get("rounding")
+        rounding = (loaded(row["lineage"]) or {}).get("rounding")
         precision = row["precision"] + (f", rounded to {rounding}" if rounding else "")
         projection = row["projection"] + (f" of {row['parent']}" if row["parent"] else "")
         table.append([row["feature_version"], f"{row['sequences']:,}", precision, *called, model, projection])

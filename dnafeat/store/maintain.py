@@ -19,6 +19,8 @@ Refused entries of a run that is not published are not merged: when it is sent a
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -27,10 +29,14 @@ from deltalake.exceptions import DeltaError
 from dnafeat import storage
 from dnafeat.errors import StoreError, one_line
 from dnafeat.store.catalog import Store
-from dnafeat.store.collect import collect, find_unnamed
+from dnafeat.store.collect import Unnamed, collect, find_unnamed
+from dnafeat.store.damage import damaged_paths, way_out
+from dnafeat.store.data_file import Change
 from dnafeat.store.merge import merge
-from dnafeat.store.rewriting import patiently
-from dnafeat.store.schema import TABLES
+from dnafeat.store.retry import looking_again
+from dnafeat.store.rewriting import Draft, raised, settle
+from dnafeat.store.schema import DROPPABLE, TABLES
+from dnafeat.store.table import Table
 from dnafeat.store.upkeep import Upkeep
 from dnafeat.store.vacuum import abort_uploads, remove_abandoned, vacuum, write_checkpoints
 from dnafeat.text import human_bytes
@@ -56,6 +62,10 @@ class MaintenanceSummary:
         Files and uploads that nothing had named for a week, deleted.
     checkpoints : int
         Tables whose log got one.
+    damaged : tuple of str
+        Files that cannot be read and stay as they are.
+    dropped : tuple of str
+        Damaged files that were taken out of their tables.
     """
 
     store: str
@@ -68,12 +78,16 @@ class MaintenanceSummary:
     abandoned_files: int
     abandoned_uploads: int
     checkpoints: int
+    damaged: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return format_summary(self)
 
 
-def maintain(store: Store, *, dry_run: bool = False, now: datetime | None = None) -> MaintenanceSummary:
+def maintain(
+    store: Store, *, dry_run: bool = False, now: datetime | None = None, drop_damaged: bool = False
+) -> MaintenanceSummary:
     """Collects, merges and deletes.
 
     Memory is bounded by one merged file and by the digests of vectors that are collected; the digests of all entries and vectors are
@@ -86,6 +100,9 @@ def maintain(store: Store, *, dry_run: bool = False, now: datetime | None = None
         Whether to change nothing and only say what would be done.
     now : datetime | None
         The time that ages are counted to; None: now, by the clock of the storage.
+    drop_damaged : bool
+        Whether to read all files first, and to take damaged ones out of `features`, `sequences` and `rejects`. The next run of a source
+        brings back what they held of it as it is then.
 
     Raises
     ------
@@ -94,15 +111,39 @@ def maintain(store: Store, *, dry_run: bool = False, now: datetime | None = None
     """
     try:
         with storage.reached(store.uri):
-            return _maintained(Upkeep(store, dry_run, now))
+            upkeep = Upkeep(store, dry_run, now)
+            return _maintained(upkeep, _drop(upkeep) if drop_damaged else [])
     except DeltaError as error:
         raise StoreError(f"{store.uri} cannot be maintained: {one_line(error)}; send the same command again") from error
 
 
-def _maintained(upkeep: Upkeep) -> MaintenanceSummary:
+def _drop(upkeep: Upkeep) -> list[str]:
+    """Take damaged files out of the tables that a run fills again, and return them."""
+    dropped: list[str] = []
+    for name in DROPPABLE:
+        table = upkeep.tables[name]
+        paths = looking_again(functools.partial(damaged_paths, table))
+        if paths and not upkeep.dry_run:
+
+            def change(_: Draft, table: Table = table, paths: Sequence[str] = tuple(paths)) -> Change | None:
+                there = sorted(set(paths) & set(table.paths()))
+                # They may hold an erased subject, so that they are deleted at once.
+                return Change(removed=there, transactions=raised(table)) if there else None
+
+            settle(table, change)
+            upkeep.files[name] = table.reload().files()
+        dropped += [storage.join(table.uri, path) for path in paths]
+    return dropped
+
+
+def _maintained(upkeep: Upkeep, dropped: Sequence[str]) -> MaintenanceSummary:
     """Take the steps in their order; each reads the state that the ones before it have left."""
     before = {name: {file.path: file.size for file, _ in files} for name, files in upkeep.files.items()}
-    unnamed = patiently(lambda: find_unnamed(upkeep))
+    if any(path.startswith(f"{upkeep.store.uri}/sequences/") for path in dropped):
+        # The next runs name again what these files did, and its vectors need not be made again.
+        unnamed = Unnamed(waiting={file.path for file, _ in upkeep.files["features"]})
+    else:
+        unnamed = looking_again(lambda: find_unnamed(upkeep))
     collected = collect(upkeep, unnamed)
     merge(upkeep, unnamed.waiting)
     abandoned = remove_abandoned(upkeep)
@@ -122,6 +163,8 @@ def _maintained(upkeep: Upkeep) -> MaintenanceSummary:
         abandoned_files=abandoned,
         abandoned_uploads=uploads,
         checkpoints=checkpoints,
+        damaged=tuple(upkeep.damage.files),
+        dropped=tuple(dropped),
     )
 
 
@@ -136,4 +179,9 @@ def format_summary(summary: MaintenanceSummary) -> str:
         lines.append(f"  uploads    {s.abandoned_uploads:,} unfinished ones ended")
     if s.checkpoints:
         lines.append(f"  logs       {s.checkpoints:,} checkpoints")
+    if s.dropped:
+        lines.append(f"  dropped    {len(s.dropped):,} damaged files, which the next run of each source makes up for")
+    lines += [f"  damaged    {file}" for file in s.damaged]
+    if s.damaged:
+        lines += ["", f"note: damaged files stay as they are; {way_out(s.store)}"]
     return "\n".join(lines)

@@ -55,11 +55,13 @@ def _of_published_runs(upkeep: Upkeep, files: Sequence[DataFile]) -> list[DataFi
     small = [file for file in files if _is_small(file.size, file.rows, _TARGET_ROWS["rejects"])]
     if len(small) < _FEWEST:
         return []
-    published = set(upkeep.tables["runs"].reload().read(["run_id"])["run_id"].to_pylist())
+    published: set[str] = set()
+    with upkeep.damage.noted():
+        published = set(upkeep.tables["runs"].reload().read(["run_id"])["run_id"].to_pylist())
     found = []
     for file in small:
         # Another maintenance has merged a file that is gone.
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), upkeep.damage.noted():
             if published.issuperset(vectorfiles.read_columns(table, file.path, ["run_id"])["run_id"].unique().to_pylist()):
                 found.append(file)
     return found
@@ -69,7 +71,10 @@ def _merge(upkeep: Upkeep, name: str, groups: Iterable[list[DataFile]]) -> None:
     table = upkeep.tables[name]
     for group in groups:
         paths = {file.path for file in group}
-        if upkeep.dry_run or _replace(table, group):
+        done = upkeep.dry_run
+        with upkeep.damage.noted():
+            done = done or _replace(table, group)
+        if done:
             upkeep.replaced[name] |= paths
             kept = [one for one in upkeep.files[name] if one[0].path not in paths]
             upkeep.files[name] = [*kept, (group[0], upkeep.now)]

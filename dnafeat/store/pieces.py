@@ -10,11 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from dnafeat import parquet, storage
+from dnafeat.errors import MissingFileError
 from dnafeat.store import digests
 from dnafeat.store.data_file import DataFile
 from dnafeat.store.lookup import Assembly
 from dnafeat.store.matrices import end_to_end, fixed
 from dnafeat.store.reading import Entries, Reading, is_vector, stored
+from dnafeat.store.retry import looking_again
 
 _AT_ONCE = 8  # files whose digests are read at a time
 
@@ -37,6 +39,18 @@ def pieces(reading: Reading) -> list[VectorPiece]:
 
     Raises StoreError unless each entry has its vectors once.
     """
+
+    def newest() -> list[VectorPiece]:
+        reading.features.reload().version()
+        return _found(reading)
+
+    try:
+        return _found(reading)
+    except MissingFileError:
+        return looking_again(newest)
+
+
+def _found(reading: Reading) -> list[VectorPiece]:
     lookup, distinct = reading.lookup(), reading.entries.distinct
     # Of each sequence the number of the parent's row group that has it, where vectors of the parent are wanted.
     of_parent = np.full(len(distinct), -1)
@@ -104,5 +118,8 @@ def read_piece(piece: VectorPiece, entries: Entries, columns: Sequence[str], *, 
 
 def _group(uri: str, number: int, columns: Sequence[str], threads: bool) -> pa.RecordBatch:
     """A row group's columns, without those that its file does not have."""
-    with storage.reached(uri), parquet.opened(uri, pre_buffer=True) as file:
-        return file.read_row_group(number, columns=list(columns), use_threads=threads).combine_chunks().to_batches()[0]
+    try:
+        with storage.reached(uri), parquet.opened(uri, pre_buffer=True) as file:
+            return file.read_row_group(number, columns=list(columns), use_threads=threads).combine_chunks().to_batches()[0]
+    except MissingFileError as error:
+        raise MissingFileError(f"{uri} was replaced and deleted, as after an erasure: make the stream again") from error

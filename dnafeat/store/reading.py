@@ -13,18 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from dnafeat.errors import StoreError, UsageError
-from dnafeat.keys import forms, spelled
+from dnafeat.errors import MissingFileError, StoreError
 from dnafeat.store import digests
+from dnafeat.store.conditions import Where, conditions, stood, warn_of_unknown
 from dnafeat.store.lookup import Lookup
 from dnafeat.store.matrices import copy_rows, end_to_end, fixed, one_array, widths
+from dnafeat.store.retry import READINGS
 from dnafeat.store.schema import arrow_schema
 from dnafeat.store.table import Table
 from dnafeat.text import did_you_mean
 from dnafeat.vectors import VECTORS, VIEWS
-
-Where = Mapping[str, str | Sequence[str]]
-"""Columns of entries, and the value or values that each may have."""
 
 OWN = ("sequence_digest", "bases", "tokens", "windows", "run_id")
 """Columns of `features` that can be read beside vectors."""
@@ -70,7 +68,11 @@ class Entries:
 
     def sequences(self, some: np.ndarray) -> int:
         """How many sequences those entries have that `some`, (entries,) bool, says."""
-        return int(some[self._first].sum())
+        return len(self.of(some))
+
+    def of(self, some: np.ndarray) -> np.ndarray:
+        """The sequences of those entries that `some`, (entries,) bool, says: (sequences,) of dtype S35, sorted."""
+        return self.distinct[np.logical_or.reduceat(some, self._first)] if len(self.distinct) else self.distinct
 
     def take(self, at: np.ndarray) -> pa.Table:
         """Some of them: sequence_id, then the rest without the digest."""
@@ -96,6 +98,8 @@ class Reading:
         Rows of a piece, of which one at a time is in memory; None where speed counts for more.
     parent : str | None
         The version that has the vectors which rows of this one lack.
+    sequences : Table | None
+        Where entries are looked for again whose vectors are not there: those of an erased subject are left out. None: they are damage.
     """
 
     features: Table
@@ -105,6 +109,7 @@ class Reading:
     entries: Entries
     piece_rows: int | None = None
     parent: str | None = None
+    sequences: Table | None = None
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """`Store.scan`."""
@@ -140,7 +145,9 @@ class Reading:
         columns = {name: left[name] for name in left.column_names}
         for name in self.columns:
             if name in whole:
-                columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(whole[name].reshape(-1)), whole[name].shape[1])
+                # Fewer than there were entries, where a subject was erased meanwhile.
+                rows_read = whole[name][:filled]
+                columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(rows_read.reshape(-1)), rows_read.shape[1])
             else:
                 columns[name] = pa.chunked_array([piece[name] for piece in plain])
         return pa.table(columns)
@@ -158,17 +165,31 @@ class Reading:
         return where
 
     def _found(self) -> Iterator[tuple[np.ndarray, pa.RecordBatch, np.ndarray]]:
-        """Places of entries, a batch of `features`, and the row in it of each. Raises StoreError unless each sequence is met once."""
+        """Places of entries, a batch of `features`, and the row in it of each. Raises StoreError unless each sequence is met once.
+
+        Where files are deleted meanwhile, the newest snapshot has the same rows in others, and what was not met yet is read from there.
+        """
         seen = np.zeros(len(self.entries), bool)
-        for batch in self._rows():
-            at, rows = self.entries.matching(digests.to_numpy(batch["sequence_digest"]))
-            if not len(at):
-                continue
-            self.note(seen, at)
-            # Many entries may share a sequence.
-            size = self.piece_rows or _BATCH_ROWS
-            for i in range(0, len(at), size):
-                yield at[i : i + size], batch, rows[i : i + size]
+        for reading in range(READINGS):
+            before = seen.copy()
+            try:
+                for batch in self._rows(~before):
+                    at, rows = self.entries.matching(digests.to_numpy(batch["sequence_digest"]))
+                    new = ~before[at]
+                    at, rows = at[new], rows[new]
+                    if not len(at):
+                        continue
+                    self.note(seen, at)
+                    # Many entries may share a sequence.
+                    size = self.piece_rows or _BATCH_ROWS
+                    for i in range(0, len(at), size):
+                        yield at[i : i + size], batch, rows[i : i + size]
+                break
+            except MissingFileError:
+                if reading == READINGS - 1:
+                    raise
+                self.features.reload().version()
+                seen |= self.erased(~seen)
         self.check_all(seen)
 
     def note(self, seen: np.ndarray, at: np.ndarray) -> None:
@@ -179,14 +200,32 @@ class Reading:
         seen[at] = True
 
     def check_all(self, seen: np.ndarray) -> None:
-        """Raise StoreError unless all entries were seen."""
-        if lacking := self.entries.sequences(~seen):
+        """Raise StoreError unless all entries were seen, but for those that were erased meanwhile."""
+        if not seen.all() and (lacking := self.entries.sequences(~seen & ~self.erased(~seen))):
             raise self._damaged(f"lacks the vectors of {lacking}")
 
-    def _rows(self) -> Iterator[pa.RecordBatch]:
-        """Rows of `features`, all that are wanted among them."""
+    def erased(self, some: np.ndarray) -> np.ndarray:
+        """Those of some entries, (entries,) bool, that do not stand in the newest snapshot of `sequences`."""
+        gone = np.zeros(len(some), bool)
+        if self.sequences is None or not some.any():
+            return gone
+        at = np.flatnonzero(some)
+        names = ["source_name", _ID, "sequence_digest"]
+        mine = self.entries.table.select(names).take(pa.array(at))
+        here = ds.field("sequence_digest").isin(mine["sequence_digest"].unique())
+        found = self.sequences.reload()
+        standing = {
+            tuple(row.values())
+            for source, number in self.state.items()
+            for row in found.read(names, stood(source, number) & here, [("source_name", "=", source)]).to_pylist()
+        }
+        gone[at] = [tuple(row.values()) not in standing for row in mine.to_pylist()]
+        return gone
+
+    def _rows(self, wanted: np.ndarray) -> Iterator[pa.RecordBatch]:
+        """Rows of `features`, among them all of the entries `wanted`, (entries,) bool."""
         if (lookup := self.lookup()) is not None:
-            return self._looked_up(lookup)
+            return self._looked_up(lookup, wanted)
         if self.piece_rows is None:
             return self.features.batches(self.stored(), self.where(), self._pruned_by(), _BATCH_ROWS)
         ends = [
@@ -200,9 +239,10 @@ class Reading:
         needed = self.parent is not None and any(name in VIEWS for name in self.stored())
         return Lookup(self.features, self.version, self.parent) if needed else None
 
-    def _looked_up(self, lookup: Lookup) -> Iterator[pa.RecordBatch]:
+    def _looked_up(self, lookup: Lookup, wanted: np.ndarray) -> Iterator[pa.RecordBatch]:
         # In the order of digests: rows of two versions meet where both are in memory.
-        for _, batch in lookup.in_chunks(self.entries.distinct, self.stored()):
+        names = self.entries.distinct if wanted.all() else self.entries.of(wanted)
+        for _, batch in lookup.in_chunks(names, self.stored()):
             yield batch
 
     def _damaged(self, fault: str) -> StoreError:
@@ -273,23 +313,6 @@ def chosen(columns: Sequence[str] | None, version: str, held: Sequence[str]) -> 
     return tuple(dict.fromkeys(columns))
 
 
-def parse_where(conditions: Sequence[str]) -> dict[str, list[str]]:
-    """`COLUMN=VALUE` texts as conditions: one column's values are alternatives. Raises UsageError for a text that is none."""
-    where: dict[str, list[str]] = {}
-    for text in conditions:
-        column, equals, value = text.partition("=")
-        if not (column and equals and value):
-            raise UsageError(f"--where {text!r} is not COLUMN=VALUE: write for instance --where subject_id=S17")
-        where.setdefault(column, []).append(value)
-    return where
-
-
-def stood(source: str, number: int) -> pc.Expression:
-    """The filter for the rows of `sequences` that a source had as of a run number."""
-    where = (ds.field("source_name") == source) & (ds.field("from_run") <= number)
-    return where & (ds.field("until_run").is_null() | (ds.field("until_run") > number))
-
-
 def load_entries(sequences: Table, state: Mapping[str, int], whole: Mapping[str, int], where: Where | None) -> Entries:
     """The entries of a state that meet all conditions.
 
@@ -316,6 +339,8 @@ def load_entries(sequences: Table, state: Mapping[str, int], whole: Mapping[str,
         rows = stood(source, number) if chosen_by is None else stood(source, number) & chosen_by
         parts.append(sequences.read(columns, rows, [("source_name", "=", source)]))
     table = pa.concat_tables(parts)
+    for column, values in (where or {}).items():
+        warn_of_unknown(sequences, state, column, [values] if isinstance(values, str) else values, table[column])
     unseen = {key for key in keys if table[key].null_count == len(table)}
     unseen -= keys_with_values(sequences, whole, sorted(unseen))
     return Entries(table.drop_columns(sorted(unseen)))
@@ -330,28 +355,6 @@ def _with_values(sequences: Table, keys: set[str], source: str, number: int) -> 
         if found == keys:
             break
     return found
-
-
-def conditions(where: Where, keys: Sequence[str], store: str) -> pc.Expression | None:
-    """The filter for entries that meet all conditions; None without any.
-
-    Raises StoreError for a condition that names no key, or a value that is no text.
-    """
-    expression = None
-    for column, values in where.items():
-        if column not in (*keys, _ID):
-            there = [_ID, *keys]
-            hint = did_you_mean(column, there)
-            raise StoreError(f"{store} has no key {column!r} to choose entries by: there are {', '.join(there)}{hint}")
-        several = isinstance(values, Iterable) and not isinstance(values, str | bytes)
-        wanted: list[Any] = list(values) if several else [values]
-        if strange := [value for value in wanted if not isinstance(value, str)]:
-            hint = "leave it out" if strange[0] is None else f"ask for {str(strange[0])!r}"
-            raise StoreError(f"key {column!r} is text and {strange[0]!r} is not: {hint}")
-        # Stores that older releases have filled hold keys that are not spelled by the rule.
-        one = spelled(ds.field(column)).isin(pa.array([form for value in wanted for form in forms(value)], pa.string()))
-        expression = one if expression is None else expression & one
-    return expression
 
 
 def keys_with_values(sequences: Table, state: Mapping[str, int], keys: Sequence[str]) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -9,6 +10,10 @@ from typing import TypeVar
 
 from deltalake.exceptions import DeltaError
 
+from dnafeat.errors import MissingFileError
+
+# How often a snapshot is loaded anew because files of it are gone: `maintain` deletes replaced ones at once after an erasure.
+READINGS = 5
 _ATTEMPTS = 6  # at a call whose reply breaks off
 _BROKEN_OFF = "response body", "reading a body"  # words of object_store's and of its HTTP library's
 
@@ -35,3 +40,11 @@ def again(call: Callable[[], T]) -> T:
                 raise
             back_off(attempt)
     return call()
+
+
+def looking_again(read: Callable[[], T]) -> T:
+    """Return what `read` returns, which loads the snapshots it reads, and call it again where files of them are deleted meanwhile."""
+    for _ in range(READINGS - 1):
+        with contextlib.suppress(FileNotFoundError, MissingFileError):
+            return read()
+    return read()

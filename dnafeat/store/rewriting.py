@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import uuid
 from collections.abc import Callable
-from typing import TypeVar
 
 import numpy as np
 import pyarrow.compute as pc
 
 from dnafeat import storage
-from dnafeat.errors import StoreError
+from dnafeat.errors import DamagedError, StoreError
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.catalog import Store
+from dnafeat.store.damage import Damage, Rows
 from dnafeat.store.data_file import Change, DataFile
+from dnafeat.store.retry import READINGS
 from dnafeat.store.table import Refused, Table
 
 # The application id under which `sequences` and `rejects` count how often something was forgotten.
 FORGOTTEN = "dnafeat/forgotten"
 
-T = TypeVar("T")
 Draft = Callable[[DataFile], DataFile]
 BATCH_ROWS = 131_072
 EVERY = pc.scalar(True)
 NONE = np.empty(0, digests.DTYPE)
 # How the names of files begin that are written to take the place of committed ones.
 DRAFTS = ("kept-", "sorted-")
-# How often a snapshot is loaded anew because files of it are gone: `maintain` deletes replaced ones at once after a forget.
-_READINGS = 3
-
-
-def patiently(read: Callable[[], T]) -> T:
-    """Return what `read` returns, which loads a snapshot, and call it again where files are deleted meanwhile."""
-    for _ in range(_READINGS):
-        with contextlib.suppress(OSError, StoreError):
-            return read()
-    return read()
 
 
 def settle(table: Table, change: Callable[[Draft], Change | None]) -> int | None:
@@ -59,9 +48,11 @@ def settle(table: Table, change: Callable[[Draft], Change | None]) -> int | None
         added = set()
         try:
             wanted = change(draft)
+        except DamagedError:
+            raise
         except (OSError, StoreError) as error:
             failures += 1
-            if failures > _READINGS:
+            if failures == READINGS:
                 raise
             raise Refused from error
         # From here on it is not known whether they were committed.
@@ -80,16 +71,24 @@ def raised(table: Table) -> dict[str, int]:
     return {FORGOTTEN: forgotten(table) + 1}
 
 
-def named(sequences: Table, wanted: np.ndarray) -> np.ndarray:
+def named(sequences: Table, wanted: np.ndarray, damage: Damage) -> np.ndarray:
     """Find the sorted digests `wanted`, (n,) of dtype S35, that any row of `sequences` has at its snapshot: (n,) bool."""
-    there = np.zeros(len(wanted), bool)
-    if len(wanted):
-        for batch in sequences.batches(["sequence_digest"], EVERY, [], BATCH_ROWS):
+
+    def found(rows: Rows) -> np.ndarray:
+        there = np.zeros(len(wanted), bool)
+        for batch in rows:
             there[digests.present(wanted, digests.to_numpy(batch["sequence_digest"]))] = True
-    return there
+        return there
+
+    if not len(wanted):
+        return np.zeros(0, bool)
+    columns = ["sequence_digest"]
+    return damage.spared(sequences, columns, lambda: sequences.batches(columns, EVERY, [], BATCH_ROWS), found)
 
 
-def take_vectors(store: Store, candidates: Callable[[DataFile], np.ndarray], *, forgotten: bool) -> tuple[int, set[str]]:
+def take_vectors(
+    store: Store, candidates: Callable[[DataFile], np.ndarray], *, forgotten: bool, damage: Damage
+) -> tuple[int, set[str]]:
     """Remove vectors that no entry names from `features`, by rewriting their files.
 
     The names are looked up after `features` was loaded, and the commit is made from that: a run that names a digest meanwhile seals its
@@ -103,6 +102,8 @@ def take_vectors(store: Store, candidates: Callable[[DataFile], np.ndarray], *, 
         From a file of `features` to the sorted digests, (n,) of dtype S35, whose rows may go from it.
     forgotten : bool
         Whether the replaced files are to be deleted by the next `maintain`, and not after a week.
+    damage : Damage
+        Takes files that cannot be read; they are left as they are.
 
     Returns
     -------
@@ -122,14 +123,16 @@ def take_vectors(store: Store, candidates: Callable[[DataFile], np.ndarray], *, 
         for file, _ in table.files():
             wanted = candidates(file)
             if file.path not in held:
-                own = vectorfiles.read_digests(table, file.path) if len(wanted) else NONE
-                held[file.path] = wanted[digests.present(wanted, own)]
+                held[file.path] = NONE
+                with damage.noted():
+                    own = vectorfiles.read_digests(table, file.path) if len(wanted) else NONE
+                    held[file.path] = wanted[digests.present(wanted, own)]
             if len(held[file.path]):
                 hits[file.path] = file, held[file.path]
         if not hits:
             return None
         everything = np.unique(np.concatenate([mine for _, mine in hits.values()]))
-        kept = everything[named(store.sequences.reload(), everything)]
+        kept = everything[named(store.sequences.reload(), everything, damage)]
         for path, (file, mine) in hits.items():
             gone = np.setdiff1d(mine, kept)
             if not len(gone):
@@ -137,7 +140,11 @@ def take_vectors(store: Store, candidates: Callable[[DataFile], np.ndarray], *, 
             key = path, gone.tobytes()
             new = rewritten.get(key)
             if key not in rewritten or (new is not None and new.path in no_more):
-                new = without(table, file, gone)
+                try:
+                    new = without(table, file, gone)
+                except DamagedError as error:
+                    damage.note(error)
+                    continue
                 rewritten[key] = draft(new) if new is not None else None
             rows, removed = rows + len(gone), removed | {path}
             added += [new] if new is not None else []

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import pyarrow.compute as pc
 
+from dnafeat import storage
 from dnafeat.errors import StoreError
 from dnafeat.store.catalog import Store
 from dnafeat.store.data_file import Change, plain
-from dnafeat.store.history import described
+from dnafeat.store.history import History, described
 from dnafeat.store.table import Table
 from dnafeat.text import did_you_mean
 
@@ -28,7 +29,13 @@ class Rollback:
     run : Mapping[str, Any]
         The withdrawn run's row as it stood in `runs`.
     done : bool
-        False: it had been withdrawn before.
+        False: it had been withdrawn before, or nothing was to be done.
+    later : list of str
+        Ids of later runs of its source and version, newest first, that were withdrawn with it.
+    others : dict of str to str
+        Other versions that its source fills, each with the run that their readers see: what the withdrawn run brought, they may have, too.
+    dry_run : bool
+        Whether nothing was changed, and the rest says what readers would see.
     now : Mapping[str, Any] | None
         The run that readers of its source and version see now; None where there is none.
     sources, channels : list of str
@@ -43,12 +50,15 @@ class Rollback:
     sources: list[str]
     channels: list[str]
     children: list[str]
+    later: list[str] = field(default_factory=list)
+    others: dict[str, str] = field(default_factory=dict)
+    dry_run: bool = False
 
     def __repr__(self) -> str:
         return format_rollback(self)
 
 
-def rollback(store: Store, run_id: str) -> Rollback:
+def rollback(store: Store, run_id: str, *, and_later: bool = False, dry_run: bool = False) -> Rollback:
     """Withdraw a published run.
 
     What it left in `sequences` and `features` stays there, and no published run names it: the next run of the source puts it right,
@@ -57,32 +67,81 @@ def rollback(store: Store, run_id: str) -> Rollback:
     First the row is recorded in `versions`, then it is taken out of `runs`. In between the run is published still, and the same call
     goes on there; a run that is withdrawn already is therefore no error.
 
+    Parameters
+    ----------
+    store : Store
+    run_id : str
+    and_later : bool
+        Whether to withdraw the later runs of its source under its version, too, the newest first. Without, a run that is not the last is
+        withdrawn alone: readers of the newest state see no difference, since later runs have kept what it brought (`later_runs`).
+    dry_run : bool
+        Whether to change nothing, and only find what readers would see.
+
     Raises
     ------
     StoreError
-        No run of that id has ever been published.
+        No run of that id has ever been published, or the store cannot be read or written.
     """
     run = store.published_run(run_id)
-    if run is not None:
-        # Readers of `runs` need not know of withdrawals: what is not published is not there.
-        lineage = json.dumps({name: value.isoformat() if isinstance(value, datetime) else value for name, value in run.items()})
-        store.record_version(run["feature_version"], event="withdrawn", lineage=lineage, run_id=run_id)
-        _take_out(store.runs, run)
     history = store.history()
     before = [row for row in history.withdrawn() if row["run_id"] == run_id]
     if run is None and not before:
         hint = did_you_mean(run_id, [row["run_id"] for row in history.listing()])
         raise StoreError(f"{store.uri} has published no run {run_id!r}: `dnafeat runs` lists those there are{hint}")
     gone = run or before[-1]
-    left = history.filled_by(gone["feature_version"])
+    later = later_runs(history, gone) if and_later else []
+    leaving = [*later, *([run_id] if run is not None else [])]
+    if not dry_run:
+        for one in leaving:
+            _withdraw(store, one)
+        history = store.history()
+    version, source = gone["feature_version"], gone["source_name"]
+    left = history.filled_by(version, without=leaving)
+    seen = {other: history.filled_by(other).get(source) for other in history.versions() if other != version}
     return Rollback(
         run=gone,
-        done=run is not None,
-        now=left.get(gone["source_name"]),
+        done=bool(leaving) and not dry_run,
+        now=left.get(source),
         sources=sorted(left),
-        channels=history.names.pointing_at(gone["feature_version"]),
-        children=history.children(gone["feature_version"]),
+        channels=history.names.pointing_at(version),
+        children=history.children(version),
+        later=later,
+        others={other: row["run_id"] for other, row in seen.items() if row is not None},
+        dry_run=dry_run,
     )
+
+
+def later_runs(history: History, run: Mapping[str, Any]) -> list[str]:
+    """Ids of the published runs of a run's source and version that came after it, newest first."""
+    same = [row for row in history.listing() if row["withdrawn_at"] is None and row["run_number"] > run["run_number"]]
+    return [
+        row["run_id"]
+        for row in same
+        if (row["source_name"], row["feature_version"]) == (run["source_name"], run["feature_version"])
+    ]
+
+
+def check_last(store: Store, run_id: str) -> None:
+    """Raise StoreError for a published run whose entries later runs of its source and version have kept."""
+    run = store.published_run(run_id)
+    if run is None or not (later := later_runs(store.history(), run)):
+        return
+    shown = ", ".join(later[:5]) + (f" and {len(later) - 5:,} more" if len(later) > 5 else "")
+    raise StoreError(
+        f"run {run_id} is not the last of source {run['source_name']} under version {run['feature_version']}: {shown} came later, and "
+        f"readers would go on seeing what it brought; withdraw those, too, with --and-later"
+    )
+
+
+def _withdraw(store: Store, run_id: str) -> None:
+    run = store.published_run(run_id)
+    if run is None:
+        return
+    # Readers of `runs` need not know of withdrawals: what is not published is not there.
+    lineage = json.dumps({name: value.isoformat() if isinstance(value, datetime) else value for name, value in run.items()})
+    store.record_version(run["feature_version"], event="withdrawn", lineage=lineage, run_id=run_id)
+    with storage.reached(store.uri):
+        _take_out(store.runs, run)
 
 
 def _take_out(table: Table, run: Mapping[str, Any]) -> None:
@@ -107,7 +166,13 @@ def format_rollback(done: Rollback) -> str:
     """Describe a withdrawal and what readers see now, in a few lines."""
     run = done.run
     source, version = run["source_name"], run["feature_version"]
-    lines = [f"run {run['run_id']} (number {run['run_number']}) is withdrawn" + ("" if done.done else " already: nothing to do")]
+    ids = f"run {run['run_id']} (number {run['run_number']})"
+    if done.later:
+        ids += f" and {len(done.later):,} later ones ({', '.join(done.later)})"
+    if done.dry_run:
+        lines = [f"{ids} would be withdrawn (nothing was changed)"]
+    else:
+        lines = [f"{ids} {'are' if done.later else 'is'} withdrawn" + ("" if done.done else " already: nothing to do")]
     if done.now:
         lines.append(f"  readers of source {source} under version {version} see {described(done.now)}")
     elif done.sources:
@@ -121,4 +186,6 @@ def format_rollback(done: Rollback) -> str:
         lines.append(
             f"  version {child}, which reads its vectors from this one, has what it has: withdraw its runs for themselves"
         )
+    for other, one in done.others.items():
+        lines.append(f"  readers of source {source} under version {other} see run {one}, as before")
     return "\n".join(lines)

@@ -14,6 +14,8 @@ import pyarrow as pa
 from deltalake import Schema
 
 TABLES = ("features", "sequences", "versions", "rejects", "runs")
+DROPPABLE = ("features", "sequences", "rejects")
+"""Tables whose damaged files can go: the next run of a source makes anew what they held of it, but for the past and for rejects."""
 
 # The newest contract of each table. An older number stays readable: columns it lacks come back as nulls.
 _CURRENT = dict.fromkeys(TABLES, 1)

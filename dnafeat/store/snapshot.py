@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -20,11 +20,12 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from dnafeat import parquet, storage
-from dnafeat.errors import StoreError, one_line
+from dnafeat.errors import DamagedError, StoreError, one_line
 from dnafeat.store.data_file import DataFile
 from dnafeat.store.retry import again
-from dnafeat.store.schema import arrow_schema
+from dnafeat.store.schema import DROPPABLE, arrow_schema
 
+_DROP = "--drop-damaged"
 _COMPARED: dict[str, Callable[[Any, Any], pc.Expression]] = {"=": operator.eq, ">=": operator.ge, "<=": operator.le}
 
 
@@ -112,9 +113,12 @@ class TableSnapshot:
         where: pc.Expression | None = None,
         pruned_by: Sequence[tuple[str, str, Any]] | None = None,
     ) -> pa.Table:
-        """Rows of the snapshot. Raises StoreError when a file of it is gone or cannot be read."""
-        with self._readable():
-            return again(lambda: self.dataset(pruned_by).to_table(columns=columns, filter=where))
+        """Rows of the snapshot. Raises StoreError when a file of it is gone, damaged or cannot be read."""
+        with self._readable(pruned_by):
+            dataset = self.dataset(pruned_by)
+            table = again(lambda: dataset.to_table(columns=columns, filter=where, fragment_scan_options=parquet.CHECKED))
+            self._check_names(dataset, where)
+            return table
 
     def batches(
         self,
@@ -130,13 +134,15 @@ class TableSnapshot:
             """What was not given yet: a scan has one order, so that one begun anew is taken up where the last broke off."""
             seen = 0
             # Arrow's own readahead holds a third more of a million vectors in memory, and is no faster.
-            ahead = {"batch_readahead": 8, "fragment_readahead": 2}
-            for batch in self.dataset(pruned_by).to_batches(columns=columns, filter=where, batch_size=rows, **ahead):
+            ahead = {"batch_readahead": 8, "fragment_readahead": 2, "fragment_scan_options": parquet.CHECKED}
+            dataset = self.dataset(pruned_by)
+            for batch in dataset.to_batches(columns=columns, filter=where, batch_size=rows, **ahead):
                 first, seen = max(given - seen, 0), seen + len(batch)
                 if first < len(batch):
                     yield batch.slice(first)
+            self._check_names(dataset, where)
 
-        with self._readable():
+        with self._readable(pruned_by):
             scan = rest()
 
             def following() -> pa.RecordBatch | None:
@@ -165,7 +171,7 @@ class TableSnapshot:
         for no more than some fifty.
         """
         where = functools.reduce(operator.and_, (_COMPARED[how](ds.field(name), value) for name, how, value in pruned_by))
-        with self._readable():
+        with self._readable(pruned_by):
             dataset = self.dataset(pruned_by)
             for fragment in dataset.get_fragments(where):
                 found = fragment.subset(where, schema=dataset.schema).row_groups
@@ -174,6 +180,7 @@ class TableSnapshot:
                     continue
                 with fragment.open() as opened:
                     file = pq.ParquetFile(opened, **parquet.PAGED)
+                    self.check_columns(file.schema_arrow.names, fragment.path)
                     there = [name for name in columns if name in file.schema_arrow.names]
                     for batch in file.iter_batches(rows, row_groups=groups, columns=there, use_threads=False):
                         arrays = [
@@ -183,11 +190,58 @@ class TableSnapshot:
                         yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
 
     @contextlib.contextmanager
-    def _readable(self) -> Iterator[None]:
+    def _readable(self, pruned_by: Sequence[tuple[str, str, Any]] | None = None) -> Iterator[None]:
+        try:
+            with self._remedied():
+                yield
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+            if parquet.is_damage(error):
+                with self._remedied():
+                    self._check(pruned_by)
+            if not isinstance(error, OSError | pa.ArrowInvalid | UnicodeDecodeError):
+                raise
+            raise storage.fault(error)(f"{self.uri} cannot be read: {one_line(error)}") from error
+
+    @contextlib.contextmanager
+    def _remedied(self) -> Iterator[None]:
+        """Add to the error of a damaged file what can be done without a copy of it."""
         try:
             yield
-        except (OSError, pa.ArrowInvalid) as error:
-            raise storage.fault(error)(f"{self.uri} cannot be read: {one_line(error)}") from error
+        except DamagedError as error:
+            if self.name not in DROPPABLE or _DROP in str(error):
+                raise
+            store = self.uri.rpartition("/")[0]
+            raise DamagedError(f"{error}, or take it out with `dnafeat maintain --store {store} {_DROP}`") from error
+
+    def check_file(self, path: str) -> None:
+        """Read a file of the table to its end. Raises DamagedError where it is not what was written."""
+        self.check_columns(parquet.check(storage.join(self.uri, path)), path)
+
+    def _check_names(self, dataset: ds.Dataset, where: pc.Expression | None) -> None:
+        """Raise DamagedError where a file that was scanned has other columns than the table: their names have no checksum.
+
+        The scan has read the footers, and the fragments keep them.
+        """
+        known = set(dataset.schema.names)
+        for fragment in dataset.get_fragments(where) if where is not None else dataset.get_fragments():
+            self.check_columns(fragment.physical_schema.names, fragment.path, known)
+
+    def check_columns(self, names: Sequence[str], path: str, known: Collection[str] = ()) -> None:
+        """Raise DamagedError where a file has columns that the table, whose columns may be given as `known`, has not."""
+        if strange := set(names).difference(known or self.schema().names):
+            raise DamagedError(
+                f"{storage.join(self.uri, path)} is damaged: it has a column {min(strange)!r} that its table lacks; restore it from a copy"
+            )
+
+    def _check(self, pruned_by: Sequence[tuple[str, str, Any]] | None) -> None:
+        """Raise DamagedError for the first damaged file. Arrow does not say in which one it met what it cannot read."""
+        dataset = self.dataset(pruned_by)
+        for path, fragment in zip(self.paths(pruned_by), dataset.get_fragments(), strict=True):
+            self.check_file(path)
+            # Or Arrow cannot make of it what the table's schema says.
+            with parquet.whole(storage.join(self.uri, path)):
+                for _ in fragment.to_batches(schema=dataset.schema, fragment_scan_options=parquet.CHECKED):
+                    pass
 
     def paths(self, pruned_by: Sequence[tuple[str, str, Any]] | None = None) -> list[str]:
         """Files of the snapshot, relative to the table's folder."""
@@ -213,10 +267,12 @@ class TableSnapshot:
         """One file of an unpartitioned table, in the table's present schema: columns it lacks come back as nulls."""
         return pa.concat_tables([self.schema().empty_table(), *self.pieces(path)])
 
-    def pieces(self, path: str) -> Iterator[pa.Table]:
-        """The same a row group at a time."""
+    def pieces(self, path: str, *, committed: bool = True) -> Iterator[pa.Table]:
+        """The same a row group at a time; a file that is not `committed` yet may have columns that a newer snapshot has."""
         schema = self.schema()
-        with self._readable(), parquet.opened(storage.join(self.uri, path)) as file:
+        with self._readable([]), parquet.opened(storage.join(self.uri, path)) as file:
+            if committed:
+                self.check_columns(file.schema_arrow.names, path)
             for i in range(file.num_row_groups):
                 table = file.read_row_group(i)
                 there = set(table.column_names)

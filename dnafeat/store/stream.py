@@ -21,10 +21,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from dnafeat.errors import UsageError
 from dnafeat.store.catalog import Store
+from dnafeat.store.conditions import Where
 from dnafeat.store.history import AsOf
 from dnafeat.store.matrices import matrix
 from dnafeat.store.pieces import pieces, read_piece
-from dnafeat.store.reading import Where, is_vector
+from dnafeat.store.reading import is_vector
 
 
 class VectorStream(IterableDataset):
@@ -104,7 +105,7 @@ class VectorStream(IterableDataset):
         self._share = (rank, world_size)
         self._uri, self.version = store.uri, reading.version
         self._entries, self._columns, self._pieces = reading.entries, reading.columns, pieces(reading)
-        self.rows = len(reading.entries)
+        self.rows = sum(piece.rows for piece in self._pieces)
         identity = [
             reading.version,
             self.rows,

@@ -15,10 +15,10 @@ from deltalake.schema import PrimitiveType
 from deltalake.transaction import AddAction, RemoveAction
 
 from dnafeat import storage
-from dnafeat.errors import ConflictError, ForgottenError, StoreError, one_line
+from dnafeat.errors import ConflictError, ForgottenError, MissingFileError, StoreError, one_line
 from dnafeat.parquet import write_parquet
 from dnafeat.store.data_file import Change, DataFile, plain
-from dnafeat.store.retry import again, back_off, broken_off
+from dnafeat.store.retry import READINGS, again, back_off, broken_off
 from dnafeat.store.schema import delta_schema
 from dnafeat.store.snapshot import TableSnapshot
 
@@ -152,9 +152,9 @@ class Table(TableSnapshot):
     def settle(self, app: str, change: Callable[[], Change | None]) -> int | None:
         """Commit what `change` makes of the newest snapshot, once, beside other writers.
 
-        `change` is called again after each conflict, and what it returns is committed from the snapshot it looked at or
-        not at all; it may itself raise Refused to be asked again. The commit leaves `app` in the log, so that one whose reply was lost
-        is recognised and not made twice.
+        `change` is called again after each conflict, and where files of its snapshot are replaced and deleted; what it returns is
+        committed from the snapshot it looked at or not at all. It may itself raise Refused to be asked again. The commit leaves `app` in
+        the log, so that one whose reply was lost is recognised and not made twice.
 
         Parameters
         ----------
@@ -175,6 +175,7 @@ class Table(TableSnapshot):
         ForgottenError
             A file to be added was taken out before it was part of the table: the log has it as removed, and it may be deleted already.
         """
+        missing = 0
         for attempt in range(_ATTEMPTS):
             self.reload()
             number = self.transaction(app)
@@ -188,6 +189,10 @@ class Table(TableSnapshot):
                 transactions = {app: wanted.number, **wanted.transactions}
                 self.commit(wanted.added, removed=wanted.removed, transactions=transactions, rows_change=wanted.rows_change)
                 return wanted.number
+            except (FileNotFoundError, MissingFileError):
+                missing += 1
+                if missing == READINGS:
+                    raise
             except Refused:
                 back_off(attempt, first=0.02, longest=_LONGEST_WAIT)
         raise ConflictError(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pyarrow as pa
 
 from dnafeat import parquet, storage
-from dnafeat.errors import StoreError
+from dnafeat.errors import DamagedError, StoreError
 from dnafeat.parquet import write_parquet
 from dnafeat.spill import SUFFIX
 from dnafeat.store import digests
@@ -15,6 +17,8 @@ from dnafeat.store.catalog import Store
 from dnafeat.store.data_file import Change, DataFile
 from dnafeat.store.rewriting import DRAFTS, Draft, raised, settle, without
 
+# Names of work shards (`plan`).
+_SHARD = re.compile(r"shard-[0-9]+\.parquet|check\.parquet")
 # What reading a file raises that is gone, or that dnafeat has not written.
 UNREADABLE = (*storage.STORAGE_ERRORS, pa.ArrowException, KeyError, StoreError)
 
@@ -68,6 +72,11 @@ def take_work(store: Store, gone: np.ndarray) -> int:
         try:
             shard = parquet.read(uri)
             stays = ~np.isin(digests.to_numpy(shard["sequence_digest"]), gone)
+        except DamagedError:
+            # Nobody can say whose it holds, and its run can cut it anew.
+            if _SHARD.fullmatch(storage.name(listed.path)):
+                storage.remove(uri)
+            continue
         except UNREADABLE:
             # Its run has ended meanwhile, or it is none of ours.
             continue

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 from dnafeat import storage
 from dnafeat.store.catalog import Store
+from dnafeat.store.damage import Damage
 from dnafeat.store.data_file import DataFile
 from dnafeat.store.retention import ABANDONED_AFTER, RETENTION
 from dnafeat.store.schema import TABLES
@@ -32,6 +33,8 @@ class Upkeep:
         Files below the store as they were at the start, by path.
     replaced : dict of str to set of str
         Of each table the files that the steps so far have replaced.
+    damage : Damage
+        Files that the steps so far could not read, and left as they are.
     """
 
     def __init__(self, store: Store, dry_run: bool, now: datetime | None) -> None:
@@ -43,6 +46,7 @@ class Upkeep:
         self.retention = max(0, math.ceil((RETENTION - (self.now - clock)) / timedelta(hours=1)))
         self.listed = {one.path: one for one in storage.listing(store.uri)}
         self.replaced: dict[str, set[str]] = {name: set() for name in TABLES}
+        self.damage = Damage()
 
     def is_old(self, file: storage.Listed) -> bool:
         """Return whether a file is old enough to be abandoned, if no commit names it."""

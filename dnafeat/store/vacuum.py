@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import warnings
 
@@ -11,8 +10,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from deltalake.exceptions import CommitFailedError
 
 from dnafeat import storage
-from dnafeat.errors import DnafeatWarning, one_line
+from dnafeat.errors import DamagedError, DnafeatWarning, one_line
 from dnafeat.store.data_file import Change
+from dnafeat.store.lineages import loaded
 from dnafeat.store.retention import ABANDONED_AFTER
 from dnafeat.store.retry import again, back_off
 from dnafeat.store.rewriting import Draft, forgotten, settle
@@ -99,9 +99,15 @@ def _old_projectors(upkeep: Upkeep) -> set[str]:
     old = {path for path, one in upkeep.listed.items() if path.startswith("projectors/") and upkeep.is_old(one)}
     if not old:
         return old
-    lineages = upkeep.tables["versions"].reload().read(["lineage"])["lineage"].to_pylist()
-    known = {json.loads(text).get("projector_sha256") for text in lineages if text}
-    return {path for path in old if storage.name(path).partition(".")[0] not in known}
+    try:
+        lineages = upkeep.tables["versions"].reload().read(["lineage"])["lineage"].to_pylist()
+    except DamagedError as error:
+        upkeep.damage.note(error)
+        return set()
+    found = [loaded(text) for text in lineages if text is not None]
+    # A lineage that cannot be read may name any of them.
+    known = {lineage.get("projector_sha256") for lineage in found if lineage is not None}
+    return set() if None in found else {path for path in old if storage.name(path).partition(".")[0] not in known}
 
 
 def abort_uploads(upkeep: Upkeep) -> int:

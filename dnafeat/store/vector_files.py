@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dnafeat import parquet, storage
+from dnafeat.errors import StoreError
 from dnafeat.store import digests
 from dnafeat.store.data_file import DataFile
 from dnafeat.store.schema import arrow_schema
@@ -175,7 +176,7 @@ def read_receipt(table: Table, path: str, size: int, version: str) -> Receipt | 
         at = metadata.schema.to_arrow_schema().get_field_index("sequence_digest")
         first = metadata.row_group(0).column(at).statistics.min
         last = metadata.row_group(metadata.num_row_groups - 1).column(at).statistics.max
-    except (*storage.STORAGE_ERRORS, pa.ArrowException, KeyError, AttributeError, TypeError):
+    except (*storage.STORAGE_ERRORS, StoreError, pa.ArrowException, KeyError, AttributeError, TypeError):
         return None
     own = {f.name for f in fields(Receipt)}
     file = DataFile(
@@ -233,6 +234,7 @@ def rewrite(
     parts = []
     for one in files:
         rows = parquet.read(storage.join(table.uri, one.path))
+        table.check_columns(rows.column_names, one.path)
         stays = keep(one, digests.to_numpy(rows["sequence_digest"]))
         if stays.any():
             parts.append(rows if stays.all() else rows.filter(pa.array(stays)))

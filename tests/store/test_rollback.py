@@ -354,3 +354,65 @@ def test_withdrawals_and_publications_at_the_same_time(store_uri: str, tmp_path:
     for run in ready:
         assert rows(store.read(source=run.source)) == expected(THIRD, KEYS, source=run.source)
     assert {row["run_id"]: bool(row["withdrawn_at"]) for row in store.history().listing()}["worse"]
+
+
+# runs that are not the last
+
+
+@pytest.fixture
+def nights(tmp_path: Path) -> str:
+    """Three runs of a source, of which the second brings an entry that the third keeps, and runs of another source and version."""
+    uri = str(tmp_path / "store")
+    fill(uri, FIRST, tmp_path, run_id="mon")
+    fill(uri, FIRST, tmp_path, version=B, run_id="mon-b")
+    fill(uri, [*FIRST, Entry("wrong", "TTTT")], tmp_path, run_id="tue")
+    fill(uri, [*FIRST, Entry("wrong", "TTTT")], tmp_path, run_id="wed")
+    fill(uri, FIRST, tmp_path, source="other", run_id="thu")
+    return uri
+
+
+def test_the_command_refuses_a_run_whose_entries_later_runs_have_kept(nights: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = rows(Store(nights).read(A.digest))
+    assert main(["rollback", "--store", nights, "tue"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert all(words in said for words in ("run tue is not the last", "wed came later", "--and-later"))
+    assert rows(Store(nights).read(A.digest)) == before
+    # Later runs of another source or version do not count.
+    assert main(["rollback", "--store", nights, "mon-b"]) == 0
+    assert main(["rollback", "--store", nights, "wed"]) == 0
+    assert main(["rollback", "--store", nights, "tue"]) == 0
+    assert rows(Store(nights).read(A.digest, source="cohort")) == expected(FIRST, KEYS)
+
+
+def test_later_runs_go_with_it_where_that_is_asked_for(nights: str, capsys: pytest.CaptureFixture[str]) -> None:
+    versions = {table.name: table.version() for table in Store(nights).tables()}
+    assert main(["rollback", "--store", nights, "tue", "--and-later", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("run tue (number 3) and 1 later ones (wed) would be withdrawn (nothing was changed)\n")
+    assert "see run mon, number 1" in told
+    assert f"under version {B.digest} see run mon-b, as before" in told
+    assert {table.name: table.version() for table in Store(nights).tables()} == versions
+    assert main(["rollback", "--store", nights, "tue", "--and-later"]) == 0
+    assert capsys.readouterr().out == told.replace("would be withdrawn (nothing was changed)", "are withdrawn")
+    store = Store(nights)
+    assert rows(store.read(A.digest, source="cohort")) == expected(FIRST, KEYS)
+    assert [row["run_id"] for row in store.history().withdrawn()] == ["tue", "wed"]
+    assert outside(nights) == inside(store)
+    assert main(["rollback", "--store", nights, "tue", "--and-later"]) == 0
+    assert "already: nothing to do" in capsys.readouterr().out
+
+
+def test_later_runs_are_withdrawn_first_so_that_no_reader_sees_them_without_it(
+    nights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen = rolling._take_out, []
+
+    def take_out(table: Table, run: Any) -> None:
+        real(table, run)
+        seen.append((run["run_id"], len(Store(nights).read(A.digest, source="cohort"))))
+
+    monkeypatch.setattr(rolling, "_take_out", take_out)
+    done = rollback(Store(nights), "tue", and_later=True)
+    assert seen == [("wed", 4), ("tue", 3)]
+    assert (done.done, done.later, (done.now or {})["run_id"]) == (True, ["wed"], "mon")
