@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from dnafeat import packing, storage
 from dnafeat.errors import UsageError
@@ -88,6 +88,24 @@ def look(uri: str) -> Content:
     raise UsageError(
         f"{uri} is of no kind that is read here, which are {known}, packed or not ({', '.join(packing.ENDINGS)}); rename the file"
     )
+
+
+def open_text(uri: str) -> IO[bytes]:
+    """Open a text file as `storage.open_input` does. Raises UsageError as `check_text`."""
+    with storage.open_input(uri) as file:
+        check_text(file.read(_HEAD), uri)
+    return storage.open_input(uri)
+
+
+def unique_ids(file: str, other: str) -> str:
+    """What to do about an id that stands in two places, by the kind of their files."""
+    kinds = {look(uri).kind for uri in (file, other)}
+    if not kinds & {"fasta", "fastq"}:
+        return "make ids unique in the source, or name another column with --id-column"
+    mark = "@" if kinds == {"fastq"} else ">"
+    if file == other:
+        return f"the id is the first word after '{mark}', so make first words unique"
+    return f"embed the files as two sources, each with a --source-name, or make the first words after '{mark}' unique"
 
 
 def check_text(start: bytes, uri: str) -> None:

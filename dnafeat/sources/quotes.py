@@ -45,7 +45,7 @@ class Watched:
             data, self._held = data[:at], data[at:]
         if not self.quoted:
             self.quoted = b'"' in data
-        if _BOM in data:
+        if _BOM[:1] in data and _BOM in data:
             edge = self.tail[-1:]
             data = re.sub(rb"(?<=[\r\n])(?:\xef\xbb\xbf)+", b"", edge + data)[1:]
         self.tail = (self.tail + data[-_KEPT:])[-_KEPT:]
