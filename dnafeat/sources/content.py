@@ -22,7 +22,7 @@ _TITLES = {"fasta": "FASTA", "fastq": "FASTQ", "csv": "CSV", "tsv": "TSV"}
 _HEAD = 1 << 16  # bytes, unpacked
 
 _AGAIN = "download it again, signed in, and look at it before"
-# What people have in place of a table or sequences, and what to do: first bytes, in lower case where they are text.
+# What people have in place of a table or sequences, and what to do: first bytes, in upper or lower case.
 _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (rb"PK\x03\x04", "a zip archive or an Excel workbook", "unpack it, or save the sheet as CSV"),
     (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel or Word file", "save it as CSV"),
@@ -50,7 +50,7 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (rb"<\?xml|<error", "XML, such as the error of a server", _AGAIN),
     (rb"[\[{]\s*[\"{\[\]}]", "JSON", "write it as CSV, TSV or Parquet, such as with read_json of pandas"),
 )
-_OTHER = tuple((re.compile(pattern, re.DOTALL), what, remedy) for pattern, what, remedy in _OTHERS)
+_OTHER = tuple((re.compile(pattern, re.DOTALL | re.IGNORECASE), what, remedy) for pattern, what, remedy in _OTHERS)
 _TAR = slice(257, 262)
 _UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -112,7 +112,7 @@ def check_text(start: bytes, uri: str) -> None:
     """Raise UsageError where a file begins as neither sequences nor a table do: another encoding, a page, an archive."""
     if (encoding := _encoding(start)) is not None:
         raise UsageError(f"{uri} is {encoding} text, and so its header line is not UTF-8; save the file as UTF-8")
-    text = start[:_SHOWN].lstrip(_BLANKS).lower()
+    text = start[:_SHOWN].lstrip(_BLANKS)
     for pattern, what, remedy in _OTHER:
         if pattern.match(text):
             raise UsageError(f"{uri} is {what}, which is not read here: {remedy}")
