@@ -22,9 +22,10 @@ from deltalake import DeltaTable, write_deltalake
 from files import parquet, write
 
 from dnafeat import storage
+from dnafeat.embed import intake
 from dnafeat.errors import DnafeatWarning, UsageError
 from dnafeat.sequence import spelled_in_kmers
-from dnafeat.sources import reader
+from dnafeat.sources import entries, reader
 from dnafeat.sources.content import unique_ids
 from dnafeat.sources.entries import whole
 from dnafeat.sources.fasta import read_fasta
@@ -465,3 +466,24 @@ def test_advice_on_doubled_ids_fits_the_file(tmp_path: Path) -> None:
     assert "first word after '>'" in unique_ids(fasta, fasta)
     assert "--id-column" in unique_ids(table, table)
     assert "--id-column" not in unique_ids(one, one) + unique_ids(fasta, two)
+
+
+def test_small_batches_are_put_together_and_large_ones_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entries, "MAX_ENTRIES", 5)
+    names = [["a"], ["b", "c"], ["d"], ["e", "f", "g", "h", "i"], ["j"]]
+    batches = [pa.record_batch({"id": pa.array(some)}) for some in names]
+    found = list(entries.gathered(batches))
+    assert [batch["id"].to_pylist() for batch in found] == [["a", "b", "c", "d"], names[3], ["j"]]
+    assert found[1] is batches[3]
+    assert list(entries.gathered([])) == []
+
+
+def test_many_small_files_cost_few_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [write(tmp_path / "in" / f"{i:03}.fa", b">r%d\n%b\n" % (i, A[i % 9 :])) for i in range(200)]
+    layout = look(files, ReadOptions())
+    taken = []
+    applied = intake.Discretion.applied
+    monkeypatch.setattr(intake.Discretion, "applied", lambda self, batch: taken.append(len(batch)) or applied(self, batch))
+    found = intake.take_in(layout, intake.Checks(), tmp_path / "out", by_id=False)
+    assert (taken, found.read) == ([200], 200)
+    assert found.entries.table()["file"].to_pylist() == files
