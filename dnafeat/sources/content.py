@@ -39,11 +39,15 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (rb"@(hd|sq|rg|pg|co)\t\w\w:", "SAM", "write it as FASTQ, with samtools fastq"),
     (rb"\x1a\x41\x27\x43|\x43\x27\x41\x1a", "a .2bit file", "write it as FASTA, with twoBitToFa"),
     (
-        rb"\x89hdf|sqlite format 3|%pdf|\{\\rtf|bcf\x02|orc\b|obj\x01|arrow1",
+        rb"\x89hdf|sqlite format 3|%pdf|\{\\rtf|bcf\x02|orc[\x00-\x1f]|obj\x01|arrow1\x00",
         "no text",
         "write it as FASTA, FASTQ, CSV, TSV or Parquet",
     ),
-    (rb"##fileformat=vcf|##gff-version|track |browser ", "a file of variants or regions", "give the sequences themselves"),
+    (
+        rb"##fileformat=vcf|##gff-version|track (?:name|type|db)=|browser (?:position|hide|dense) ",
+        "a file of variants or regions",
+        "give the sequences themselves",
+    ),
     (rb"locus {7}|id {3}\S", "a GenBank or EMBL file", "write it as FASTA"),
     (rb"version https://git-lfs", "a Git LFS pointer and not the file itself", "fetch it with git lfs pull"),
     (rb"<!doctype html|<html|<head|<body", "an HTML page, such as a page to sign in or of an error", _AGAIN),

@@ -73,6 +73,10 @@ def _files(pattern: str) -> list[str]:
     if tables:
         found = [uri for uri in found if not any(uri.startswith(f"{table}/") for table in tables)]
         found = sorted([*found, *(file for table in tables for file in _version(table))])
+    if is_glob and local and "**" not in path and (folders := sum(map(fs.isdir, fs.glob(path)))):
+        _warn(
+            f"{pattern} matches {count(folders, 'folder')}, whose files are left out: name folders without a glob, or use ** in it"
+        )
     shown = [uri for uri in found if not any(map(_hidden, uri.removeprefix(root).split("/")))]
     if not shown:
         raise UsageError(f"{pattern} has no file but those whose names start with '.' or '_'")

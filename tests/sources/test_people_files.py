@@ -394,6 +394,13 @@ def test_hidden_folders_are_left_out_and_noted(tmp_path: Path) -> None:
     assert [row["_c"] for row in rows(*expand([str(tmp_path / "table")]))] == ["1"] * 3
 
 
+def test_folders_that_a_glob_matches_are_noted(tmp_path: Path) -> None:
+    write(tmp_path / "a.fa", FASTA)
+    write(tmp_path / "more" / "b.fa", FASTA)
+    with pytest.warns(DnafeatWarning, match="matches 1 folder, whose files are left out"):
+        assert expand([f"{tmp_path}/*"]) == [f"{tmp_path}/a.fa"]
+
+
 @pytest.mark.parametrize(
     "name", ["chr1::5.csv", "dir[1]/in.csv", "d::e/in.csv", "a*b.csv", "a?b.csv", "100%.csv", "a#b.csv", "*/x.csv"]
 )
