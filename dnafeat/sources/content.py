@@ -107,9 +107,8 @@ def unique_ids(file: str, other: str) -> str:
     if not kinds & {"fasta", "fastq"}:
         return "make ids unique in the source, or name another column with --id-column"
     mark = "@" if kinds == {"fastq"} else ">"
-    if file == other:
-        return f"the id is the first word after '{mark}', so make first words unique"
-    return f"embed the files as two sources, each with a --source-name, or make the first words after '{mark}' unique"
+    advice = f"make ids unique in the source, where they are the first words after '{mark}'"
+    return advice if file == other else f"{advice}, or embed the files as two sources, each with a --source-name"
 
 
 def check_text(start: bytes, uri: str) -> None:

@@ -468,9 +468,9 @@ def test_the_keys_of_many_files_are_looked_up_once(tmp_path: Path, monkeypatch: 
 
 def test_advice_on_doubled_ids_fits_the_file(tmp_path: Path) -> None:
     one, two = write(tmp_path / "s_R1.fq", FASTQ), write(tmp_path / "s_R2.fq", FASTQ)
-    assert unique_ids(one, two).startswith("embed the files as two sources")
+    assert "or embed the files as two sources, each with a --source-name" in unique_ids(one, two)
     fasta, table = write(tmp_path / "a.fa", FASTA), write(tmp_path / "a.csv", CSV)
-    assert "first word after '>'" in unique_ids(fasta, fasta)
+    assert unique_ids(fasta, fasta).endswith("the first words after '>'")
     assert "--id-column" in unique_ids(table, table)
     assert "--id-column" not in unique_ids(one, one) + unique_ids(fasta, two)
 
