@@ -14,7 +14,7 @@ from dnafeat.errors import UsageError
 _BOM = b"\xef\xbb\xbf"
 _KEPT = 256  # bytes of the end of a file
 _LINE_END = re.compile(rb"\r\n|\r|\n")
-_LETTERS = re.compile(rb"\s*\"?[ACGTUNacgtun]{4,}\"?\s*")
+_LETTERS = re.compile(rb"\s*\"?[ACGTUNRYSWKMBDHV][ACGTUNRYSWKMBDHV ]{3,}\"?\s*", re.IGNORECASE)
 # Letters that are a sequence in whatever column they stand.
 _LONG = re.compile(rb"\s*\"?[ACGTUNacgtun]{20,}\"?\s*")
 _SHOWN = 30

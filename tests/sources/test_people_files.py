@@ -269,6 +269,9 @@ def test_quotes_that_are_closed_are_read_as_before(tmp_path: Path) -> None:
         ("a", b"ACGT", "Main St, 5\nBerlin, Germany"),
         *(("b", b"GG", '5" end'), ("c", b"TT", '3" end'), ("d", b"AA", "x\n\ny")),
     ]
+    for letters in ("acgtRYK", "GCTAAA CTAAAG", "uuaacg"):
+        text = f'id,sequence,note\na,{letters},"x\nb,{letters},y\nc,{letters},"z\n'
+        assert "row 1, column 'note': the quote before 'x' is not closed" in sentence(write(tmp_path / "c.csv", text))
     assert "the quote before 'ACGT' is not closed" in sentence(write(tmp_path / "b.csv", b'sequence\n"ACGT\nCCCC\n'))
 
 
