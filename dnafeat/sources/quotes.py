@@ -48,6 +48,9 @@ class Watched:
         if _BOM[:1] in data and _BOM in data:
             edge = self.tail[-1:]
             data = re.sub(rb"(?<=[\r\n])(?:\xef\xbb\xbf)+", b"", edge + data)[1:]
+            if not data:
+                # Nothing would be taken for the end of the file.
+                return self.read(size)
         self.tail = (self.tail + data[-_KEPT:])[-_KEPT:]
         return data
 

@@ -31,6 +31,7 @@ from dnafeat.sources.entries import whole
 from dnafeat.sources.fasta import read_fasta
 from dnafeat.sources.fastq import read_fastq
 from dnafeat.sources.lists import read_list
+from dnafeat.sources.quotes import Watched
 from dnafeat.sources.reader import ReadOptions, expand, look, portions, read
 
 A, B, C = b"GCTAAAGACAATTACATAAC", b"CTTAAGGGTTAAGTAAGTGT", b"TGGCATTTTTATTACACTCA"
@@ -122,6 +123,9 @@ def test_records_of_many_lines_in_fastq_are_counted_one_by_one(tmp_path: Path) -
 def test_a_mark_inside_a_table_belongs_to_no_id(tmp_path: Path) -> None:
     text = b"\xef\xbb\xbfid,sequence\na,%b\n\xef\xbb\xbfb,%b\nc,%b\n" % (A, B, C)
     assert good(write(tmp_path / "a.csv", text)) == [("a", A), ("b", B), ("c", C)]
+    for size in (3, 4, 5, 7):
+        watched = Watched(io.BytesIO(text))
+        assert b"".join(iter(lambda size=size, of=watched: of.read(size), b"")) == text.replace(codecs.BOM_UTF8, b"")
 
 
 # What a file is
