@@ -45,7 +45,7 @@ def unpacked(raw: IO[bytes], name: str) -> IO[bytes]:
     Raises
     ------
     OSError
-        The name says that the file is packed, and it is not.
+        While reading: the file is damaged, or the name says that it is packed, and it is not.
     """
     # What cannot be read twice is packed as its name says.
     start = raw.read(_LONGEST) if raw.seekable() else None
@@ -56,7 +56,9 @@ def unpacked(raw: IO[bytes], name: str) -> IO[bytes]:
         packed = next((one for magic, one in _MAGIC.items() if start.startswith(magic)), "")
         if not packed and ending(name) and start:
             begins = start[:_SHOWN].decode("utf-8", "backslashreplace")
-            raise OSError(f"it is not packed as its name says, and begins with {begins!r}; take {ending(name)} off its name")
+            fault = f"it is not packed as its name says, and begins with {begins!r}; take {ending(name)} off its name"
+            # Raised where it is read, as other damage is.
+            return cast(IO[bytes], io.BufferedReader(_Members(raw, _Gzip, fault)))
     if not packed:
         return raw
     stream = (
@@ -130,8 +132,8 @@ class _Members(io.RawIOBase):
     EOFError for a bgzip file without its last block: records would be lost.
     """
 
-    def __init__(self, raw: IO[bytes], begin: Callable[[], _Member]) -> None:
-        self._raw, self._begin = raw, begin
+    def __init__(self, raw: IO[bytes], begin: Callable[[], _Member], fault: str | None = None) -> None:
+        self._raw, self._begin, self._fault = raw, begin, fault
         self._member: _Member = begin()
         self._data = b""
         self._ended = False
@@ -146,6 +148,8 @@ class _Members(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         found = b""
+        if self._fault is not None:
+            raise OSError(self._fault)
         try:
             while not found and not self._ended:
                 found = self._some(len(buffer))

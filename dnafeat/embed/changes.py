@@ -211,13 +211,15 @@ def _state(rows: pa.Table, keys: Iterable[str]) -> pa.ChunkedArray:
 def _opened(rows: pa.Table, source_name: str, number: int, schema: pa.Schema) -> pa.Table:
     """Entries as rows of `sequences` that begin at a run number."""
     columns = []
+    # By number: a table of thousands of columns looks for each name among all.
+    there = {name: rows.column(i) for i, name in enumerate(rows.column_names)}
     for column in schema:
         if column.name == "source_name":
             columns.append(pa.array([source_name] * len(rows), column.type))
         elif column.name == "from_run":
             columns.append(pa.array(np.full(len(rows), number), column.type))
-        elif column.name in rows.column_names:
-            columns.append(rows[column.name].combine_chunks())
+        elif column.name in there:
+            columns.append(there[column.name].combine_chunks())
         else:
             columns.append(pa.nulls(len(rows), column.type))
     return pa.Table.from_arrays(columns, schema=schema)

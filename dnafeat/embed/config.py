@@ -9,6 +9,7 @@ from typing import Literal
 from dnafeat.cluster.config import ActorsConfig
 from dnafeat.encoder.config import EncodingConfig
 from dnafeat.settings import Settings, option, part, require
+from dnafeat.urls import refuse_secrets
 from dnafeat.vectors import VECTORS, Vector
 
 
@@ -76,6 +77,8 @@ class EmbedConfig(Settings, section="input"):
 
     def check(self) -> None:
         require(bool(self.sources), "name at least one source to embed")
+        for uri in (*self.sources, self.store, self.source_name or ""):
+            refuse_secrets(uri)
         require(bool(self.vectors) and len(set(self.vectors)) == len(self.vectors), "vectors names none, or one twice")
         require(
             bool(self.hash_keys or self.keyed_digests) == (self.salt_file is not None),

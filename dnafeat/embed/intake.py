@@ -26,6 +26,7 @@ from dnafeat import storage
 from dnafeat.cluster.spread import Each, here
 from dnafeat.errors import UsageError
 from dnafeat.sources import reader as sources
+from dnafeat.sources.entries import gathered
 from dnafeat.spill import Spill
 from dnafeat.store import digests
 from dnafeat.store.digests import id_partition, netstring
@@ -188,7 +189,7 @@ def _take_in_part(reading: _Reading, part: Sequence[sources.Portion]) -> tuple[S
     fingerprint, limits = np.zeros(4, np.uint64), asdict(reading.checks)
     missing = np.zeros(len(keys), np.int64)
     salt = reading.discretion.salt if reading.discretion.keyed_digests else b""
-    for batch in sources.read_portions(reading.layout, part):
+    for batch in gathered(sources.read_portions(reading.layout, part)):
         batch = reading.discretion.applied(batch)
         missing += np.array([batch[key].null_count for key in keys], np.int64)
         letters = batch["sequence"].to_pylist()

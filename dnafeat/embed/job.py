@@ -111,6 +111,7 @@ class _Files:
         checks = Checks(alphabet=alphabet, max_n_share=config.max_n_share, min_bases=self.min_bases)
         layout = look(self.files, options)
         check_names(layout.keys, Store(config.store).sequences.schema().names)
+        layout.warn()
         if is_large(layout) and config.actors.runner != "local":
             workspace.spread(self.show)
         return take_in(layout, checks, workspace.spills, discretion=self.discretion, each=workspace.each)

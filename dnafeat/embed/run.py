@@ -31,6 +31,7 @@ from dnafeat.encoder.version import FeatureVersion
 from dnafeat.errors import AuditError, DnafeatError, EncodingError, MassCloseError, StoreError, StrictError, UsageError
 from dnafeat.provenance import environment
 from dnafeat.settings import Settings
+from dnafeat.sources.content import unique_ids
 from dnafeat.store import Store
 from dnafeat.store.refusals import reasons_of
 from dnafeat.store.retry import looking_again
@@ -311,8 +312,8 @@ class _Steps:
             name, file, row, other_file, other_row = double[0]
             more = f" (and {len(double) - 1} more such)" if len(double) > 1 else ""
             raise UsageError(
-                f"sequence_id {name!r} stands twice, at {file}:{row} and at {other_file}:{other_row}{more}: make ids unique in the "
-                f"source, or name another column with --id-column"
+                f"sequence_id {name!r} stands twice, at {file}:{row} and at {other_file}:{other_row}{more}: "
+                f"{unique_ids(file, other_file)}"
             )
         if self.spec.strict and intake.rejects.rows:
             self.publication.commit_rejects(intake.rejects)

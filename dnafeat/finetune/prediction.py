@@ -103,7 +103,9 @@ def predict(config: PredictConfig, *, show: bool = True) -> PredictSummary:
         alphabet = dna.IUPAC if config.iupac else dna.UNAMBIGUOUS
         min_bases = predictor.source.tokenizer(predictor.encoding).min_bases
         checks = Checks(alphabet=alphabet, max_n_share=config.max_n_share, min_bases=min_bases)
-        intake = take_in(look(files, options), checks, folder, by_id=False)
+        layout = look(files, options)
+        layout.warn()
+        intake = take_in(layout, checks, folder, by_id=False)
         refused = _first_refused(intake)
         if config.strict and refused is not None:
             raise StrictError(

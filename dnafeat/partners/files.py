@@ -44,9 +44,9 @@ def find(config: PartnerConfig) -> tuple[list[str], int]:
     files: dict[str, None] = {}
     others = 0
     for pattern in config.input:
-        found = sources.expand([pattern])
-        if any("/_delta_log/" in uri for uri in found):
+        if any("/_delta_log/" in uri for uri in storage.expand(pattern)):
             raise UsageError(f"{pattern} is a Delta table, and its folder holds files that are not part of it: join it as it is")
+        found = sources.expand([pattern])
         if output in found or f"{output}/".startswith(f"{storage.absolute(pattern)}/"):
             raise UsageError(f"{config.output} lies in the input {pattern} and would be read with it: write somewhere else")
         readable = [uri for uri in found if _ending(uri)]

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import tokenizers
 
-from dnafeat import storage
 from dnafeat.errors import UsageError
 from dnafeat.sequence import problem, reverse_complement
+from dnafeat.sources.content import open_text
 from dnafeat.sources.entries import whole
 from dnafeat.sources.fasta import read_fasta
 
@@ -43,7 +43,7 @@ def read_records(files: Sequence[str]) -> dict[str, bytes]:
     """Read normalised letters by record id. Raises UsageError for a record that cannot be read, a strange letter or an id used twice."""
     records: dict[str, bytes] = {}
     for file in files:
-        with storage.open_input(file) as handle:
+        with open_text(file) as handle:
             for piece in whole(read_fasta(handle, file)):
                 fault = piece.problem or problem(piece.letters)
                 if fault or piece.sequence_id is None:

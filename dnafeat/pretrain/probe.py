@@ -19,10 +19,10 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dnafeat import storage
 from dnafeat.encoder import Encoder
 from dnafeat.errors import UsageError, one_line
-from dnafeat.sequence import digest, normalise, reverse_complement
+from dnafeat.sequence import digest, normalise, reverse_complement, spelled_in_kmers
+from dnafeat.sources.content import open_text
 
 FOLDS = 5
 SEEDS = (0, 1, 2)
@@ -66,13 +66,19 @@ class Labelled:
 
 def read_labelled(file: str) -> Labelled:
     """Read a CSV, compressed or not, with the columns `sequence` and `label`."""
-    with storage.open_input(file) as handle:
+    with open_text(file) as handle:
         try:
             table = pd.read_csv(io.BytesIO(handle.read()), dtype=str, keep_default_na=False)
         except ValueError as error:
             raise UsageError(f"{file} is not a CSV: {one_line(error)}") from error
     if missing := {"sequence", "label"} - set(table.columns):
         raise UsageError(f"{file} has no column {sorted(missing)[0]!r}; a probe needs sequence and label")
+    for row, (letters, label) in enumerate(zip(table["sequence"], table["label"], strict=True), 1):
+        fault = spelled_in_kmers(letters.encode()) if " " in letters else None
+        if fault is None and "\n" in letters + label:
+            fault = "a line end stands in a cell: close the quote before it, or take the quotes out"
+        if fault is not None:
+            raise UsageError(f"{file}, row {row}: {fault}")
     return Labelled.of(table["sequence"], table["label"].tolist())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from dnafeat import packing, storage
 from dnafeat.errors import UsageError
@@ -22,7 +22,7 @@ _TITLES = {"fasta": "FASTA", "fastq": "FASTQ", "csv": "CSV", "tsv": "TSV"}
 _HEAD = 1 << 16  # bytes, unpacked
 
 _AGAIN = "download it again, signed in, and look at it before"
-# What people have in place of a table or sequences, and what to do: first bytes, in lower case where they are text.
+# What people have in place of a table or sequences, and what to do: first bytes, in upper or lower case.
 _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (rb"PK\x03\x04", "a zip archive or an Excel workbook", "unpack it, or save the sheet as CSV"),
     (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel or Word file", "save it as CSV"),
@@ -39,18 +39,22 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (rb"@(hd|sq|rg|pg|co)\t\w\w:", "SAM", "write it as FASTQ, with samtools fastq"),
     (rb"\x1a\x41\x27\x43|\x43\x27\x41\x1a", "a .2bit file", "write it as FASTA, with twoBitToFa"),
     (
-        rb"\x89hdf|sqlite format 3|%pdf|\{\\rtf|bcf\x02|orc\b|obj\x01|arrow1",
+        rb"\x89hdf|sqlite format 3|%pdf|\{\\rtf|bcf\x02|orc[\x00-\x1f]|obj\x01|arrow1\x00",
         "no text",
         "write it as FASTA, FASTQ, CSV, TSV or Parquet",
     ),
-    (rb"##fileformat=vcf|##gff-version|track |browser ", "a file of variants or regions", "give the sequences themselves"),
+    (
+        rb"##fileformat=vcf|##gff-version|track (?:name|type|db)=|browser (?:position|hide|dense) ",
+        "a file of variants or regions",
+        "give the sequences themselves",
+    ),
     (rb"locus {7}|id {3}\S", "a GenBank or EMBL file", "write it as FASTA"),
     (rb"version https://git-lfs", "a Git LFS pointer and not the file itself", "fetch it with git lfs pull"),
     (rb"<!doctype html|<html|<head|<body", "an HTML page, such as a page to sign in or of an error", _AGAIN),
     (rb"<\?xml|<error", "XML, such as the error of a server", _AGAIN),
     (rb"[\[{]\s*[\"{\[\]}]", "JSON", "write it as CSV, TSV or Parquet, such as with read_json of pandas"),
 )
-_OTHER = tuple((re.compile(pattern, re.DOTALL), what, remedy) for pattern, what, remedy in _OTHERS)
+_OTHER = tuple((re.compile(pattern, re.DOTALL | re.IGNORECASE), what, remedy) for pattern, what, remedy in _OTHERS)
 _TAR = slice(257, 262)
 _UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -90,11 +94,28 @@ def look(uri: str) -> Content:
     )
 
 
+def open_text(uri: str) -> IO[bytes]:
+    """Open a text file as `storage.open_input` does. Raises UsageError as `check_text`."""
+    with storage.open_input(uri) as file:
+        check_text(file.read(_HEAD), uri)
+    return storage.open_input(uri)
+
+
+def unique_ids(file: str, other: str) -> str:
+    """What to do about an id that stands in two places, by the kind of their files."""
+    kinds = {look(uri).kind for uri in (file, other)}
+    if not kinds & {"fasta", "fastq"}:
+        return "make ids unique in the source, or name another column with --id-column"
+    mark = "@" if kinds == {"fastq"} else ">"
+    advice = f"make ids unique in the source, where they are the first words after '{mark}'"
+    return advice if file == other else f"{advice}, or embed the files as two sources, each with a --source-name"
+
+
 def check_text(start: bytes, uri: str) -> None:
     """Raise UsageError where a file begins as neither sequences nor a table do: another encoding, a page, an archive."""
     if (encoding := _encoding(start)) is not None:
         raise UsageError(f"{uri} is {encoding} text, and so its header line is not UTF-8; save the file as UTF-8")
-    text = start[:_SHOWN].lstrip(_BLANKS).lower()
+    text = start[:_SHOWN].lstrip(_BLANKS)
     for pattern, what, remedy in _OTHER:
         if pattern.match(text):
             raise UsageError(f"{uri} is {what}, which is not read here: {remedy}")

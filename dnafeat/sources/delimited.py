@@ -5,11 +5,12 @@ from __future__ import annotations
 import heapq
 import io
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -94,10 +95,11 @@ def read_table(
 def columns_of(schema: pa.Schema, uri: str, id_column: str | None, sequence_column: str | None) -> Columns:
     names: list[str] = schema.names
     there = ", ".join(map(repr, names))
+    counts = Counter(names)
     for at, name in enumerate(names):
         if not name.strip():
             raise UsageError(f"{uri}: column {at + 1} has no name; give it one, or take the column out (the columns are {there})")
-        if names.count(name) > 1:
+        if counts[name] > 1:
             raise UsageError(f"{uri}: two columns are named {name!r}; rename one of them")
     sequence = _named(names, sequence_column, ("sequence", "seq"))
     if sequence is None:
@@ -291,16 +293,18 @@ def _parquet_rows(uri: str, here: Columns, keys: Sequence[str], label: str, some
 
 def _pieces(batch: pa.RecordBatch, rows: Sequence[int], here: Columns, keys: Sequence[str], label: str) -> Iterator[Piece]:
     problems: dict[int, str] = {}
-    values = [_keys(batch, key, here, problems) if key in here.keys else [None] * len(rows) for key in keys]
+    there = set(here.keys)
+    values = [_keys(batch, key, here, problems) if key in there else [None] * len(rows) for key in keys]
     given = zip(*values, strict=True) if keys else ((),) * len(rows)
     if here.sequence_id is None:
         ids: list[str | None] = [f"{label}:{row}" for row in rows]
     else:
         ids = _ids(batch, here.sequence_id, problems)
-    sequences = _plain(batch, here.sequence).cast(pa.large_binary()).to_pylist()
+    column = _plain(batch, here.sequence).cast(pa.large_binary())
+    blanks, sequences = _holds_blanks(column), column.to_pylist()
     for at, (name, row, raw, cells) in enumerate(zip(ids, rows, sequences, given, strict=True)):
         problem = problems.get(at)
-        if problem is None and raw and b" " in raw:
+        if blanks and raw and problem is None:
             problem = spelled_in_kmers(raw)
         if problem is None:
             yield Piece(name, row, normalise(raw or b""), None, False, cells)
@@ -329,6 +333,16 @@ def _ids(batch: pa.RecordBatch, name: str, problems: dict[int, str]) -> list[str
         elif pa.types.is_floating(batch.column(name).type) and rule.is_lossy(cell):
             problems.setdefault(at, f"the id column {name!r} holds {rule.no_key(float(cell))}")
     return names
+
+
+def _holds_blanks(column: pa.LargeBinaryArray) -> bool:
+    """Return whether there is a blank in any value."""
+    _, ends, letters = column.buffers()
+    if letters is None or not len(column):
+        return False
+    bounds = np.frombuffer(ends, np.int64)
+    first, last = bounds[column.offset], bounds[column.offset + len(column)]
+    return bool((np.frombuffer(letters, np.uint8)[first:last] == ord(" ")).any())
 
 
 def _plain(batch: pa.RecordBatch, name: str) -> pa.Array:

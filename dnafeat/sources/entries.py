@@ -111,6 +111,20 @@ def batches(
         yield batch
 
 
+def gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Batches of one schema with small ones put together, within the bounds of `batches`: what a batch costs is not paid for each file."""
+    held: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in batches:
+        if held and (rows + len(batch) > MAX_ENTRIES or size + batch.nbytes > MAX_BYTES):
+            yield held[0] if len(held) == 1 else pa.concat_batches(held)
+            held, rows, size = [], 0, 0
+        held.append(batch)
+        rows, size = rows + len(batch), size + batch.nbytes
+    if held:
+        yield held[0] if len(held) == 1 else pa.concat_batches(held)
+
+
 def _batches(entries: Iterable[Piece], file: str, columns: pa.Schema) -> Iterator[pa.RecordBatch]:
     held: list[Piece] = []
     size = 0

@@ -45,6 +45,8 @@ def read_fasta(file: IO[bytes], uri: str, chunk: int = CHUNK) -> Iterator[Piece]
     for block in itertools.chain(without_comments(chunks(file, chunk)), (None,)):
         data += block or b""
         head, *bodies = data.split(b"\n>")
+        # Nearly never: a search in every record would take as long as the rest.
+        behind = data.count(b">") > len(bodies)
         more = block is not None and not bodies
         # A newline at the very end stays back: the next chunk may start with `>`.
         held = b"\n" if more and head.endswith(b"\n") else b""
@@ -58,7 +60,8 @@ def read_fasta(file: IO[bytes], uri: str, chunk: int = CHUNK) -> Iterator[Piece]
             stray = True
             blank = len(head) - len(head.lstrip())
             yield Piece(None, line + head.count(b"\n", 0, blank), head.strip()[:RAW_KEPT], "letters before the first header line")
-        yield from _behind(head, line)
+        if behind:
+            yield from _behind(head, line)
         line += head.count(b"\n")
         if more:
             data = held
@@ -68,15 +71,20 @@ def read_fasta(file: IO[bytes], uri: str, chunk: int = CHUNK) -> Iterator[Piece]
         for body in bodies:
             line += 1
             header, _, text = body.partition(b"\n")
-            yield _record(header, line, text)
-            yield from _behind(text, line + 1)
-            line += body.count(b"\n")
+            letters, newlines = normalise(text), body.count(b"\n")
+            # With the line end of the header.
+            if behind or len(letters) + newlines <= len(text):
+                yield _checked(header, line, text)
+                yield from _behind(text, line + 1)
+            else:
+                yield _record(header, line, letters)
+            line += newlines
         data = b"\n>" + last
         if len(last) > chunk:
             header, newline, text = last.partition(b"\n")
             if newline:
                 line += 1
-                record = _record(header, line, text[:_SAMPLE])
+                record = _checked(header, line, text[:_SAMPLE])
                 if record.problem is not None:
                     yield record
                 data = newline + text
@@ -88,15 +96,18 @@ def read_fasta(file: IO[bytes], uri: str, chunk: int = CHUNK) -> Iterator[Piece]
         raise UsageError(f"{uri} has no FASTA record: no line starts with '>'")
 
 
-def _record(header: bytes, line: int, text: bytes) -> Piece:
-    """A record with the letters that there are of it; with a problem, the beginning of them as they are."""
+def _record(header: bytes, line: int, letters: bytes) -> Piece:
     name, problem = id_of(header)
-    problem = problem or _joined(text, line + 1)
+    return Piece(name, line, letters) if problem is None else Piece(name, line, letters[:RAW_KEPT], problem)
+
+
+def _checked(header: bytes, line: int, text: bytes) -> Piece:
+    """A record whose text holds more than letters and line ends."""
+    problem = _joined(text, line + 1)
     if problem is None and b" " in text:
         problem = spelled_in_kmers(text if len(text) < _SAMPLE else text[:_SAMPLE].rpartition(b" ")[0])
-    if problem is not None:
-        return Piece(name, line, normalise(text[:RAW_KEPT]), problem)
-    return Piece(name, line, normalise(text))
+    record = _record(header, line, normalise(text if problem is None else text[:RAW_KEPT]))
+    return record if problem is None or record.problem is not None else record._replace(problem=problem)
 
 
 def id_of(header: bytes) -> tuple[str | None, str | None]:

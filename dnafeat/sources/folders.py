@@ -66,13 +66,18 @@ def _files(pattern: str) -> list[str]:
     # A file by its own name, whatever its name is.
     if found == [path if local else fs.unstrip_protocol(path)]:
         return _of_version(pattern, found, named=True)
-    is_glob = _MARKS.search(path) is not None and not fs.isdir(path)
-    root = path[: path.rindex("/", 0, _MARKS.search(path).start()) + 1] if is_glob else path  # type: ignore[union-attr]
+    mark = None if fs.isdir(path) else _MARKS.search(path)
+    is_glob = mark is not None
+    root = path if mark is None else path[: path.rfind("/", 0, mark.start()) + 1]
     root = (root if local else fs.unstrip_protocol(root)).rstrip("/") + "/"
     tables = sorted({uri[: uri.index(f"/{_LOG}/")] for uri in found if f"/{_LOG}/" in uri})
     if tables:
         found = [uri for uri in found if not any(uri.startswith(f"{table}/") for table in tables)]
         found = sorted([*found, *(file for table in tables for file in _version(table))])
+    if is_glob and local and "**" not in path and (folders := sum(map(fs.isdir, fs.glob(path)))):
+        _warn(
+            f"{pattern} matches {count(folders, 'folder')}, whose files are left out: name folders without a glob, or use ** in it"
+        )
     shown = [uri for uri in found if not any(map(_hidden, uri.removeprefix(root).split("/")))]
     if not shown:
         raise UsageError(f"{pattern} has no file but those whose names start with '.' or '_'")

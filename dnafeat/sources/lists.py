@@ -7,6 +7,7 @@ import io
 
 from dnafeat import storage
 from dnafeat.errors import UsageError
+from dnafeat.sources.content import open_text
 
 
 def read_list(uri: str, column: str, noun: str) -> list[tuple[int, str]]:
@@ -14,7 +15,7 @@ def read_list(uri: str, column: str, noun: str) -> list[tuple[int, str]]:
 
     `noun` is what a value is called. Raises UsageError for a list that cannot be read, or is empty, or has a line without a value.
     """
-    with storage.open_input(storage.absolute(uri)) as file:
+    with open_text(storage.absolute(uri)) as file:
         try:
             text = io.TextIOWrapper(file, "utf-8-sig", newline="").read()
         except UnicodeDecodeError:

@@ -14,7 +14,7 @@ from dnafeat.errors import UsageError
 _BOM = b"\xef\xbb\xbf"
 _KEPT = 256  # bytes of the end of a file
 _LINE_END = re.compile(rb"\r\n|\r|\n")
-_LETTERS = re.compile(rb"\s*\"?[ACGTUNacgtun]{4,}\"?\s*")
+_LETTERS = re.compile(rb"\s*\"?[ACGTUNRYSWKMBDHV][ACGTUNRYSWKMBDHV ]{3,}\"?\s*", re.IGNORECASE)
 # Letters that are a sequence in whatever column they stand.
 _LONG = re.compile(rb"\s*\"?[ACGTUNacgtun]{20,}\"?\s*")
 _SHOWN = 30
@@ -45,9 +45,12 @@ class Watched:
             data, self._held = data[:at], data[at:]
         if not self.quoted:
             self.quoted = b'"' in data
-        if _BOM in data:
+        if _BOM[:1] in data and _BOM in data:
             edge = self.tail[-1:]
             data = re.sub(rb"(?<=[\r\n])(?:\xef\xbb\xbf)+", b"", edge + data)[1:]
+            if not data:
+                # Nothing would be taken for the end of the file.
+                return self.read(size)
         self.tail = (self.tail + data[-_KEPT:])[-_KEPT:]
         return data
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from dnafeat import keys as rule
 from dnafeat import packing, storage
 from dnafeat.errors import DnafeatWarning, UsageError, one_line
 from dnafeat.sources import content
@@ -151,16 +152,25 @@ def look(files: Sequence[str], options: ReadOptions) -> Layout:
         tables = [uri for uri, kind in kinds.items() if kind not in _RECORDS]
         columns = dict(zip(tables, pool.map(lambda uri: _table(uri, kinds[uri], options), tables), strict=True))
         sizes = dict(zip(kinds, pool.map(storage.size, kinds), strict=True))
-    partitions = {uri: found for uri in kinds if (found := _partition(uri, columns.get(uri)))} if options.keys else {}
+    partitions = (
+        {uri: found for uri in kinds if (found := _partition(uri, columns.get(uri), options.verbatim))} if options.keys else {}
+    )
     layout = Layout(options, kinds, columns, _labels(list(kinds)), sizes, partitions, _notes(blank, files, columns))
     layout.keys  # noqa: B018 - raises where they cannot be
     return layout
 
 
-def _partition(uri: str, table: Columns | None) -> dict[str, str | None]:
+def _partition(uri: str, table: Columns | None, verbatim: Sequence[str]) -> dict[str, str | None]:
     """The columns that a file's folders have and the file itself has not."""
     own = () if table is None else (table.sequence_id, table.sequence, *table.keys)
-    return {name: value for name, value in partition(uri).items() if name not in own}
+    found = {name: value for name, value in partition(uri).items() if name not in own}
+    return {name: value if name in verbatim else _key(value) for name, value in found.items()}
+
+
+@functools.lru_cache(maxsize=1024)
+def _key(value: str | None) -> str | None:
+    name: str | None = rule.named(pa.array([value], pa.string()))[0].as_py()
+    return name
 
 
 def _notes(blank: Sequence[str], files: Sequence[str], tables: Mapping[str, Columns]) -> tuple[str, ...]:

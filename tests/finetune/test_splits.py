@@ -431,3 +431,17 @@ def test_overlaps_are_what_counting_one_by_one_gives(rows: list[list[tuple[str, 
         assert found.duplicates[name] == len(part) - len(labels)
         conflicting = sum(len(one) > 1 for one in labels.values())
         assert (found.conflicts[name].sequences if name in found.conflicts else 0) == conflicting
+
+
+def test_kmers_and_open_quotes_end_the_reading(tmp_path: Path) -> None:
+    letters = "GCTAAAGACAATTACATAACATACACGTC"
+    words = " ".join(letters[i : i + 6] for i in range(len(letters) - 5))
+    table = tmp_path / "a.tsv"
+    table.write_text(f"sequence\tlabel\n{letters}\t0\n{words}\t1\n")
+    with pytest.raises(UsageError, match=r"row 2, .*written as 24 overlapping 6-mers, which are 29 bases"):
+        read_split("train", str(table))
+    notes = ['"5 prime' if i in (3, 9) else "ok" for i in range(12)]
+    rows = [f"{letters}\t{i % 2}\t{note}" for i, note in enumerate(notes)]
+    table.write_text("sequence\tlabel\tnote\n" + "\n".join(rows) + "\n")
+    with pytest.raises(UsageError, match=r"row 4, column 'note': the quote before '5 prime' is not closed"):
+        read_split("train", str(table))
