@@ -153,13 +153,17 @@ class Encoder:
 
     def _normalised(self, sequences: Sequence[str]) -> list[str]:
         if isinstance(sequences, str | bytes) or not isinstance(sequences, Iterable):
-            what = "one text was given: put it into a list" if isinstance(sequences, str) else f"not a {type(sequences).__name__}"
+            what = (
+                "one text was given: put it into a list"
+                if isinstance(sequences, str)
+                else f"this is of type {type(sequences).__name__}"
+            )
             raise UsageError(f"a list of sequences is wanted, and {what}")
         sequences = list(sequences)
         for i, one in enumerate(sequences):
             if not isinstance(one, str):
                 raise UsageError(
-                    f"sequence {i} of {len(sequences)} is {shown(one)}, a {type(one).__name__} and no text: leave it out"
+                    f"sequence {i} of {len(sequences)} is {shown(one)} ({type(one).__name__}) and no text: leave it out"
                 )
         letters = [dna.normalise(sequence.encode(errors="replace")) for sequence in sequences]
         for i, one in enumerate(letters):

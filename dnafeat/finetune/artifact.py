@@ -162,7 +162,7 @@ def load(name: str, revision: str | None = None) -> Artifact:
     try:
         found.labels, found.encoding(), about["method"], about["head"], about["encoding"]["precision"]
         about["base"]["model"], about["base"]["weights_sha256"][:1], about["base"]["hidden_size"] + 1
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (UsageError, LookupError, TypeError, ValueError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else one_line(error)
         raise UsageError(f"{name}: {ABOUT} is not as dnafeat finetune wrote it: {reason}") from error
     return found

@@ -232,8 +232,8 @@ def _rows(
             yield list(text), np.arange(len(text))
             continue
         length = int(lengths[i]) if task == "token" and lengths is not None else 0
-        if task != "token" and text:
-            spelling.check(text, places(i), several=task == "multilabel")
+        if task != "token" and text and (fault := spelling.fault(text, several=task == "multilabel")):
+            raise UsageError(f"{places(i)}: {fault}")
         if task == "multilabel":
             text = text or ""  # a table's empty cell: none of the labels
         if text is None or (task != "multilabel" and not text.strip()):
@@ -260,8 +260,6 @@ def _numbers(texts: Sequence[Label], places: Places) -> np.ndarray:
     for i, text in enumerate(texts):
         if isinstance(text, tuple):
             raise _a_list(text, places(i))
-        if text and text.strip():
-            spelling.check(text, places(i), several=False)
         if text is None or not text.strip():
             raise UsageError(f"{places(i)}: the target is {'null' if text is None else 'empty'}; fill it in or take the row out")
         number = _NUMBER.fullmatch(text.strip())

@@ -32,8 +32,8 @@ def canonical(name: str) -> str:
     return str(int(number)) if number.is_integer() else repr(number)
 
 
-def check(text: str, place: str, *, several: bool) -> None:
-    """Refuse a label that counts as missing, or is a list written as text. Raises UsageError, which begins with `place`.
+def fault(text: str, *, several: bool) -> str | None:
+    """Say why a text is no label, because it counts as missing or is a list; None where it is one.
 
     Parameters
     ----------
@@ -42,14 +42,13 @@ def check(text: str, place: str, *, several: bool) -> None:
     """
     parts = text.split(";") if several else [text]
     if lacking := [part.strip() for part in parts if part.strip() and is_missing(part)]:
-        raise UsageError(
-            f"{place}: the label {lacking[0]!r} counts as missing; fill it in or take the row out, or write another name for a class"
-        )
+        return f"the label {lacking[0]!r} counts as missing; fill it in or take the row out, or write another name for a class"
     if _LIST.fullmatch(text.strip()):
-        raise UsageError(
-            f"{place}: label {short(text)!r} is a list written as text; give --task multilabel and names with ; between, or a Parquet "
-            f"column of lists"
+        return (
+            f"label {short(text)!r} is a list written as text; give --task multilabel and names with ; between, or a Parquet column "
+            f"of lists"
         )
+    return None
 
 
 def joined(names: Iterable[str], place: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from dnafeat import storage
 from dnafeat.errors import DnafeatWarning, UsageError, one_line
+from dnafeat.keys import is_missing, spelled_text
 from dnafeat.text import count
 
 _LOG = "_delta_log"
@@ -45,15 +46,16 @@ def expand(patterns: Sequence[str]) -> list[str]:
 def partition(uri: str) -> dict[str, str | None]:
     """The columns that stand in a file's folders as `name=value`, as Hive, Spark, pandas and polars write them.
 
-    Those folders alone that follow each other down to the file: what stands higher is where the table lies.
+    Those folders alone that follow each other down to the file: what stands higher is where the table lies. Values are spelled by the
+    rule of `dnafeat.keys`.
     """
     found: dict[str, str | None] = {}
     for folder in PurePosixPath(uri).parents:
         match = _PARTITION.fullmatch(folder.name)
         if match is None:
             break
-        name, value = unquote(match[1]), match[2]
-        found = {name: None if value == _NULL else unquote(value), **found}
+        name, value = unquote(match[1]), unquote(match[2])
+        found = {name: None if value == _NULL or is_missing(value) else spelled_text(value), **found}
     return found
 
 

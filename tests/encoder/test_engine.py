@@ -409,13 +409,13 @@ def test_a_window_with_room_for_the_whole_sequence_is_a_single_pass(made: Callab
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (["ACGT", None], "sequence 1 of 2 is None, a NoneType and no text"),
-        ([b"ACGT"], "sequence 0 of 1 is b'ACGT', a bytes and no text"),
-        ([5], "sequence 0 of 1 is 5, a int and no text"),
+        (["ACGT", None], "sequence 1 of 2 is None (NoneType) and no text"),
+        ([b"ACGT"], "sequence 0 of 1 is b'ACGT' (bytes) and no text"),
+        ([5], "sequence 0 of 1 is 5 (int) and no text"),
         ("ACGT", "one text was given: put it into a list"),
-        (b"ACGT", "not a bytes"),
-        (None, "not a NoneType"),
-        (5, "not a int"),
+        (b"ACGT", "this is of type bytes"),
+        (None, "this is of type NoneType"),
+        (5, "this is of type int"),
     ],
 )
 def test_what_is_no_list_of_texts_is_named_with_its_place(encoder: Encoder, wrong: Any, words: str) -> None:

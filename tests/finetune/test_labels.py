@@ -65,7 +65,7 @@ def test_without_a_task_two_labels_are_binary_and_more_are_multiclass(texts: Tex
     [
         (["0", "0.0", "1", "1.0"], ("0", "1"), [0, 0, 1, 1]),
         (["True", "TRUE", "false"], ("false", "true"), [1, 1, 0]),
-        (["0.5", "0.50", "1"], ("0.5", "1"), [0, 0, 1]),
+        (["0.5", "0.50", "1", "1"], ("0.5", "1"), [0, 0, 1, 1]),
         # One spelling each: as they are.
         (["0.0", "1.0"], ("0.0", "1.0"), [0, 1]),
         (["01", "02"], ("01", "02"), [0, 1]),
@@ -88,7 +88,7 @@ def test_other_spellings_of_the_trained_classes_are_known() -> None:
     [
         (["0", "1", "NA"], None, "train.csv:3: the label 'NA' counts as missing"),
         (["nan", "2", "10"], None, "train.csv:1: the label 'nan' counts as missing"),
-        (["1.5", "n/a"], "regression", "train.csv:2: the label 'n/a' counts as missing"),
+        (["1.5", "n/a"], "regression", "train.csv:2: target 'n/a' is not a finite number"),
         (["a;b", "NULL"], "multilabel", "train.csv:2: the label 'NULL' counts as missing"),
         (["01", "1", "2"], None, "the labels '01' and '1' are one number and two texts"),
         (["True", "0"], None, "the labels 'True' and '0' may mean the same"),

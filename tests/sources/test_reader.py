@@ -29,6 +29,7 @@ from dnafeat.sources import delimited, entries
 from dnafeat.sources.entries import FIXED, Piece, tiles, whole
 from dnafeat.sources.fasta import read_fasta
 from dnafeat.sources.fastq import read_fastq
+from dnafeat.sources.folders import partition
 from dnafeat.sources.reader import RESERVED, ReadOptions, expand, key_columns, read
 
 
@@ -310,6 +311,14 @@ def test_keys_are_spelled_by_the_rule_in_text_and_in_parquet_and_ids_stay(tmp_pa
     columns = {"id": ["a", "b", "c"], "seq": ["AC"] * 3, "eid": [1e10, None, 0.5], "other": [float("nan"), 2.0**53, 1.0]}
     found = rows(parquet(tmp_path / "a.parquet", columns))
     assert [(row["eid"], row["other"]) for row in found] == [("10000000000", None), (None, "9.007199254740992e+15"), ("0.5", "1")]
+
+
+def test_keys_in_the_names_of_folders_are_spelled_by_the_rule() -> None:
+    assert partition("/data/subject=1000017.0/site=NA/run=007/part-0.parquet") == {
+        "subject": "1000017",
+        "site": None,
+        "run": "007",
+    }
 
 
 def test_an_id_that_was_a_float_of_several_numbers_is_refused_with_the_reason(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ _REFUSED = (
 )
 _INITIALISED = ("gaussian", "eva", "orthogonal", "pissa", "olora")
 _MOST_ITERATIONS = 100
+# A rank that can be laid out and compared with the weights key by key.
+_LAID_OUT = 1_024
 _MOST_LETTERS, _MOST_WILD = 10_000, 8
 # A repeated group takes time that grows with a power of two of a name's length.
 _REPEATED_GROUP = re.compile(r"\)[*+{]")
@@ -52,11 +54,11 @@ def check(values: Mapping[str, Any]) -> None:
 
 
 def check_ranks(values: Mapping[str, Any], most: int) -> None:
-    """Raise ValueError for a rank that is no whole number, or larger than the weights have (`most`)."""
+    """Raise ValueError for a rank that is no whole number, or far larger than the weights have (`most`)."""
     for name, rank in (("r", values.get("r", 8)), *_items(values, "rank_pattern")):
         if type(rank) is not int or rank < 1:
             raise ValueError(f"{name} is {shown(rank)}: it should be a whole number above 0")
-        if rank > most:
+        if rank > max(most, _LAID_OUT):
             raise ValueError(f"{name} is {shown(rank)}, and its weights have a rank of {most} at the most")
 
 

@@ -66,7 +66,7 @@ def reconfigure(file: Path, **changes: Any) -> None:
         ({"vocab_size": 10**30}, ["vocab_size", "more than"]),
         ({"hidden_size": 10**9, "num_attention_heads": 1}, ["hidden_size", "more than 65,536"]),
         ({"intermediate_size": 10**18}, ["intermediate_size", "more than"]),
-        ({"type_vocab_size": 10**12}, ["type_vocab_size", "more than"]),
+        ({"type_vocab_size": 10**12}, ["type_vocab_size", "more than 65,536"]),
         ({"vocab_size": int("9" * 4000)}, ["vocab_size"]),
         ({"hidden_act": ["gelu"] * 10_000}, ["hidden_act"]),
     ],
