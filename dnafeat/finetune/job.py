@@ -111,6 +111,10 @@ def prepare(config: FinetuneConfig) -> PreparedFinetuning:
         *groups.notes(splits, divided=config.dev is None),
         *_idle_settings(config, labels),
     ]
+    if config.baselines and labels.width > baselines.WIDTH:
+        notes.append(
+            f"{labels.width} classes are more than the {baselines.WIDTH} for which baselines are fitted: the majority alone is shown"
+        )
     for name, count in truncated.items():
         if count:
             notes.append(
