@@ -8,6 +8,7 @@ one-hot         the same on one base for each position; for labels per base on t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -69,10 +70,8 @@ def measure(
     # The fits are so small that sharing them out over CPUs with other work takes ten times as long.
     with threadpool_limits(1):
         for name, featurise in _kinds(labels).items():
-            dev = featurise(dev_letters)
-            solution = solve(
-                labels, featurise(letters), flatten(fitted), lambda s, dev=dev: loss(labels, s.logits(dev), dev_targets)
-            )
+            value = partial(_loss_of, labels, featurise(dev_letters), dev_targets)
+            solution = solve(labels, featurise(letters), flatten(fitted), value)
             logits = {other: _logits(solution, featurise, splits[other].sequences) for other in others}
             found[name] = _measured(labels, logits, targets, groups) | {"rows": len(rows)}
     return found
@@ -139,7 +138,7 @@ def _kinds(labels: Labels) -> dict[str, Featurise]:
         return {}
     if labels.task == "token":
         return {"one-hot": flanks}
-    return {**{f"{k}-mers": lambda some, k=k: kmer_counts(some, k) for k in _KMERS}, "one-hot": one_hot}
+    return {**{f"{k}-mers": partial(kmer_counts, k=k) for k in _KMERS}, "one-hot": one_hot}
 
 
 def _letters(sequences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -172,6 +171,10 @@ def _chunks(sequences: Sequence[str]) -> Iterator[Sequence[str]]:
             end += 1
         yield sequences[begin:end]
         begin = end
+
+
+def _loss_of(labels: Labels, features: csr_matrix, encoded: Encoded, solution: Solution) -> float:
+    return loss(labels, solution.logits(features), encoded)
 
 
 def _logits(solution: Solution, featurise: Featurise, sequences: Sequence[str]) -> np.ndarray:
