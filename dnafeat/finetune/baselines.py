@@ -8,10 +8,11 @@ one-hot         the same on one base for each position; for labels per base on t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_matrix, csr_matrix, vstack
+from scipy.sparse import coo_matrix, csr_matrix
 from threadpoolctl import threadpool_limits
 
 from dnafeat.finetune import metrics as scores
@@ -23,6 +24,8 @@ from dnafeat.finetune.splits import Split
 # Training rows, and letters of them, that a baseline is fitted on at most; bases for labels per base. Drawn by the seed.
 ROWS, LETTERS = 20_000, 10_000_000
 BASES = 200_000
+# Outputs for which regressions are fitted; with more of them they would take hours.
+WIDTH = 100
 # Positions that one-hot takes, from the first base on.
 POSITIONS = 2_000
 _FLANK = 5
@@ -52,9 +55,11 @@ def measure(
         By the baseline's name: `metrics` and `intervals`, by split, and `rows`, the training rows it was fitted on.
     """
     others = [name for name in splits if name != "train"]
-    rows = sample(splits["train"], labels.task, seed)
-    letters = [splits["train"].sequences[i] for i in rows.tolist()]
-    fitted = _chosen(targets["train"], rows)
+    rows, dev_rows = (sample(splits[name], labels.task, seed) for name in ("train", "dev"))
+    letters, dev_letters = (
+        [splits[name].sequences[i] for i in some.tolist()] for name, some in (("train", rows), ("dev", dev_rows))
+    )
+    fitted, dev_targets = _chosen(targets["train"], rows), _chosen(targets["dev"], dev_rows)
     constant = _majority(labels, flatten(targets["train"]))
     found = {
         "majority": _measured(
@@ -64,11 +69,9 @@ def measure(
     }
     # The fits are so small that sharing them out over CPUs with other work takes ten times as long.
     with threadpool_limits(1):
-        for name, featurise in _kinds(labels.task).items():
-            dev = _features(featurise, splits["dev"].sequences)
-            solution = solve(
-                labels, featurise(letters), flatten(fitted), lambda s, dev=dev: loss(labels, s.logits(dev), targets["dev"])
-            )
+        for name, featurise in _kinds(labels).items():
+            value = partial(_loss_of, labels, featurise(dev_letters), dev_targets)
+            solution = solve(labels, featurise(letters), flatten(fitted), value)
             logits = {other: _logits(solution, featurise, splits[other].sequences) for other in others}
             found[name] = _measured(labels, logits, targets, groups) | {"rows": len(rows)}
     return found
@@ -130,10 +133,12 @@ def flanks(sequences: Sequence[str]) -> csr_matrix:
     return csr_matrix((np.ones(len(at)), (at, np.concatenate(columns))), shape=(len(code), 4 * (2 * _FLANK + 1)))
 
 
-def _kinds(task: str) -> dict[str, Featurise]:
-    if task == "token":
+def _kinds(labels: Labels) -> dict[str, Featurise]:
+    if labels.width > WIDTH:
+        return {}
+    if labels.task == "token":
         return {"one-hot": flanks}
-    return {**{f"{k}-mers": lambda some, k=k: kmer_counts(some, k) for k in _KMERS}, "one-hot": one_hot}
+    return {**{f"{k}-mers": partial(kmer_counts, k=k) for k in _KMERS}, "one-hot": one_hot}
 
 
 def _letters(sequences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -168,8 +173,8 @@ def _chunks(sequences: Sequence[str]) -> Iterator[Sequence[str]]:
         begin = end
 
 
-def _features(featurise: Featurise, sequences: Sequence[str]) -> csr_matrix:
-    return vstack([featurise(some) for some in _chunks(sequences)], format="csr")
+def _loss_of(labels: Labels, features: csr_matrix, encoded: Encoded, solution: Solution) -> float:
+    return loss(labels, solution.logits(features), encoded)
 
 
 def _logits(solution: Solution, featurise: Featurise, sequences: Sequence[str]) -> np.ndarray:

@@ -7,6 +7,7 @@ groups that it drew: rows that stand together are drawn together, and memory doe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix
@@ -49,7 +50,7 @@ def intervals(
     if not isinstance(encoded, np.ndarray):
         groups = np.repeat(groups, [len(classes) for classes in encoded])
     truth, wide = flatten(encoded), np.asarray(logits, np.float64)
-    kept = ~np.isnan(wide).any(axis=1) if labels.task == "token" else slice(None)
+    kept: Any = ~np.isnan(wide).any(axis=1) if labels.task == "token" else slice(None)
     truth, wide, groups = truth[kept], wide[kept], np.unique(groups[kept], return_inverse=True)[1]
     names = _NAMES.get(labels.task, _NAMES["classes"])
     count = int(groups.max(initial=-1)) + 1

@@ -111,6 +111,10 @@ def prepare(config: FinetuneConfig) -> PreparedFinetuning:
         *groups.notes(splits, divided=config.dev is None),
         *_idle_settings(config, labels),
     ]
+    if config.baselines and labels.width > baselines.WIDTH:
+        notes.append(
+            f"{labels.width} classes are more than the {baselines.WIDTH} for which baselines are fitted: the majority alone is shown"
+        )
     for name, count in truncated.items():
         if count:
             notes.append(
@@ -298,7 +302,7 @@ def _finetune(config: FinetuneConfig, show: bool, say: Callable[[str], None], la
 def _baselines(config: FinetuneConfig, prepared: PreparedFinetuning) -> dict[str, Any]:
     """Measure the baselines of letters on a run's splits."""
     data = prepared.data
-    targets = {
+    targets: dict[str, Any] = {
         name: examples.targets if examples.per_base is None else examples.per_base for name, examples in data.splits.items()
     }
     return baselines.measure(data.labels, prepared.splits, targets, data.groups, config.seed)

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from dnafeat.finetune import metrics as scores
-from dnafeat.finetune.baselines import BASES, ROWS
+from dnafeat.finetune.baselines import BASES, ROWS, WIDTH
 from dnafeat.finetune.intervals import intervals
 from dnafeat.finetune.network import Head, TokenHead
 from dnafeat.finetune.per_base import IGNORED
@@ -34,8 +35,6 @@ class Frozen:
         self.labels = trainer.data.labels
         self.width = trainer.model.head.size
         self._kept: dict[str, np.ndarray] = {}
-        # As measures are taken: in float32 without TF32.
-        torch.set_float32_matmul_precision("highest")
 
     def solution(self, *, metric: str, sequences: int | None = None, tokens: int | None = None) -> Solution:
         """Solve the regression on training vectors, with the penalty that `metric` chooses on dev; the same on every worker.
@@ -58,7 +57,9 @@ class Frozen:
         # By all workers together, before the first one solves.
         self._kept["dev"] = trainer.features("dev")
         larger = metric not in LOWER_IS_BETTER
-        return agreed(self.context, lambda: solve(labels, features, targets, value, weights=weights, larger_is_better=larger))
+        # As many threads as the worker has.
+        with threadpool_limits(torch.get_num_threads()):
+            return agreed(self.context, lambda: solve(labels, features, targets, value, weights=weights, larger_is_better=larger))
 
     def logits(self, solution: Solution, split: str) -> np.ndarray:
         """Logits of a split in its order, float32."""
@@ -70,31 +71,42 @@ class Frozen:
         parts = np.split(np.arange(len(examples)), np.flatnonzero(np.diff(part)) + 1)
         return np.concatenate([solution.logits(self.trainer.features(split, rows)) for rows in parts]).astype(np.float32)
 
-    def baseline(self) -> dict[str, Any]:
-        """Solve and measure the regression as a baseline: `metrics` and `intervals` by split, and `rows`, the sequences it had at most."""
-        solution = self.solution(metric="loss", sequences=ROWS, tokens=BASES)
-        data, found = (
-            self.trainer.data,
-            {"metrics": {}, "intervals": {}, "rows": min(ROWS, len(self.trainer.data.splits["train"]))},
-        )
-        for split in (name for name in data.splits if name != "train"):
-            scored = self.trainer.scored(split, self.logits(solution, split))
-            found["metrics"][split] = scores.compute(self.labels, *scored)
-            found["intervals"][split] = intervals(self.labels, *scored, data.groups[split])
-        return found
+    def baseline(self) -> dict[str, Any] | None:
+        """Solve and measure the regression as a baseline: `metrics` and `intervals` by split, and `rows`, the sequences it was fitted on.
+
+        None for a task with more outputs than baselines are fitted for.
+        """
+        if self.labels.width > WIDTH:
+            return None
+        precision = torch.get_float32_matmul_precision()
+        # As measures are taken.
+        torch.set_float32_matmul_precision("highest")
+        try:
+            solution = self.solution(metric="loss", sequences=ROWS, tokens=BASES)
+            data = self.trainer.data
+            scored = {name: self.trainer.scored(name, self.logits(solution, name)) for name in data.splits if name != "train"}
+        finally:
+            torch.set_float32_matmul_precision(precision)
+        return {
+            "metrics": {name: scores.compute(self.labels, *pair) for name, pair in scored.items()},
+            "intervals": {name: intervals(self.labels, *pair, data.groups[name]) for name, pair in scored.items()},
+            "rows": len(self._drawn(ROWS, BASES)),
+        }
+
+    def _drawn(self, sequences: int | None, tokens: int | None) -> np.ndarray:
+        """Numbers of the training rows that the regression is fitted on, in order."""
+        data, examples = self.trainer.data, self.trainer.data.splits["train"]
+        limit = max(1, NUMBERS // (self.width * (1 if examples.reverse is None else 2)))
+        drawn = np.random.default_rng(self.trainer.settings["seed"]).permutation(len(examples))
+        if not data.per_token:
+            return np.sort(drawn[: min(limit, sequences or limit)])
+        ends = np.cumsum(examples.lengths[drawn])
+        return np.sort(drawn[: max(1, int(np.searchsorted(ends, min(limit, tokens or limit), side="right")))])
 
     def _training(self, sequences: int | None, tokens: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Vectors, targets and weights of the training rows, or tokens, that are drawn."""
         trainer, examples = self.trainer, self.trainer.data.splits["train"]
-        strands = 1 if examples.reverse is None else 2
-        limit = max(1, NUMBERS // (self.width * strands))
-        drawn = np.random.default_rng(trainer.settings["seed"]).permutation(len(examples))
-        if trainer.data.per_token:
-            ends = np.cumsum(examples.lengths[drawn])
-            drawn = drawn[: max(1, int(np.searchsorted(ends, min(limit, tokens or limit), side="right")))]
-        else:
-            drawn = drawn[: min(limit, sequences or limit)]
-        rows = np.sort(drawn)
+        rows = self._drawn(sequences, tokens)
         features = trainer.features("train", rows)
         if trainer.data.per_token:
             offsets = examples.tokens.offsets
@@ -102,11 +114,11 @@ class Frozen:
             features, targets = features[targets != IGNORED], targets[targets != IGNORED]
         else:
             targets = examples.targets[rows]
-        if strands == 2:
+        if examples.reverse is not None:
             features = np.concatenate([features, trainer.features("train", rows, reverse=True)])
             targets = np.concatenate([targets, targets])
         weights = _weights(self.labels.task, targets, trainer.data.class_weights)
-        if strands == 2:
+        if examples.reverse is not None:
             # Each strand half of the time.
             weights = (np.ones(len(targets)) if weights is None else weights) / 2
         return features, targets, weights
@@ -125,6 +137,8 @@ def solve_probe(trainer: Trainer, context: Context) -> None:
     The history has a row for each penalty that was tried.
     """
     metric = trainer.settings["metric"]
+    # As measures are taken, without TF32.
+    torch.set_float32_matmul_precision("highest")
     solution = Frozen(trainer, context).solution(metric=metric)
     classifier = trainer.model.head.classifier
     with torch.no_grad():

@@ -18,8 +18,10 @@ from sklearn.preprocessing import StandardScaler
 
 from dnafeat.finetune.labels import Labels
 
-# Inverse penalties that are tried, the strongest penalty first, until dev's loss grows.
+# Inverse penalties that are tried, the strongest penalty first.
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+# Penalties in a row that dev finds worse than the best before.
+_WORSE = 2
 _ITERATIONS = 2000
 _ABSENT = -20.0  # how far below the others the logit of a class without training rows is
 Features = np.ndarray | csr_matrix
@@ -79,7 +81,8 @@ def solve(
     scaler = StandardScaler(with_mean=not issparse(features)).fit(features)
     scaled = scaler.transform(features)
     best: Solution | None = None
-    best_value, tried = -np.inf, []
+    best_value, worse = -np.inf, 0
+    tried: list[tuple[float, float]] = []
     for penalty in PENALTIES:
         weight, bias, iterations = _fit(labels, scaled, targets, penalty, weights)
         weight = weight / scaler.scale_
@@ -89,9 +92,13 @@ def solve(
         measured = value(solution)
         worth = -np.inf if measured is None or not np.isfinite(measured) else measured if larger_is_better else -measured
         tried.append((penalty, np.nan if measured is None else measured))
-        if best is not None and worth <= best_value:
+        if best is None or worth > best_value:
+            best, best_value, worse = solution, worth, 0
+        else:
+            # A plateau is none: under a strong penalty all rows get one class.
+            worse += worth < best_value
+        if worse == _WORSE:
             break
-        best, best_value = solution, worth
     assert best is not None
     return best
 

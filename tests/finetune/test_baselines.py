@@ -128,6 +128,23 @@ def test_a_regression_is_solved_whatever_the_scale_of_features(sparse: bool) -> 
 BINARY = Labels("binary", ("a", "b"))
 
 
+def test_a_plateau_does_not_end_the_search_for_a_penalty() -> None:
+    """Under the strongest penalties all rows get one class, and their MCC is not defined."""
+    x = np.random.default_rng(0).standard_normal((80, 3))
+    y = (x[:, 0] > 0.8).astype(np.int64)
+    values = iter([None, None, 0.2, 0.2, 0.7, 0.6])
+    found = solve(BINARY, x, y, lambda s: next(values), larger_is_better=True)
+    assert found.penalty == 1.0
+    worse = iter([0.5, 0.6, 0.7])
+    assert len(solve(BINARY, x, y, lambda s: next(worse)).tried) == 3
+
+
+def test_many_classes_are_left_to_the_majority(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "WIDTH", 1)
+    found = measured(Labels("binary", ("no", "yes")), lambda some: np.array([s.count("G") > 9 for s in some], np.int64))
+    assert list(found) == ["majority"]
+
+
 def test_a_class_without_training_rows_and_a_label_that_all_have() -> None:
     x = np.random.default_rng(0).standard_normal((60, 3))
     three = Labels("multiclass", ("a", "b", "c"))

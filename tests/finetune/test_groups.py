@@ -75,7 +75,7 @@ def test_a_column_groups_rows_and_near_copies_are_then_counted_alone(tmp_path: P
     )
     prepared = prepare(config)
     found = {name: set(part.given_groups) for name, part in prepared.splits.items()}
-    assert sum(map(len, found.values())) == len(set().union(*found.values())) == 30
+    assert sum(map(len, found.values())) == len(set().union(*found.values())) == 10
     assert prepared.notes == []
     # RowGroups of another column cut through the loci: that is said.
     other = csv(tmp_path / "b.csv", sequences, [f"batch{i % 12}" for i in range(len(sequences))])
