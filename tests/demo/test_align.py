@@ -57,7 +57,7 @@ def test_the_command_runs_as_it_stands_in_the_readme(tmp_path: Path, monkeypatch
     assert main(["demo-align"]) == 0
     said = capfd.readouterr().out
     (line,) = [line for line in said.splitlines() if line.startswith("So the brain of a subject")]
-    assert "the first of 112 by its DNA in " in line
+    assert "the first of 119 by its DNA in " in line
     assert float(line.partition("DNA in ")[2].split()[0]) > 10
     assert (tmp_path / "demo-align" / "aligned" / "alignment.png").is_file()
 
