@@ -8,7 +8,7 @@ A key is a text. White space around it is no part of it. A whole number is its d
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,6 @@ import pyarrow.compute as pc
 
 MISSING = ("", "NA", "na", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "Null", "null", "None", "NaT")
 """Texts that stand for a missing value, white space around them aside; nulls and float NaN are missing, too."""
-
-MISSING_WORDS = "empty, NA, N/A, NaN, NULL or None"
-"""The same for a sentence."""
 
 # Digits of a whole number that every float64 tells from its neighbours, and the zeros that a float is written with.
 _AS_FLOAT = r"^(-?(?:0|[1-9][0-9]{0,14}|[1-8][0-9]{15}))\.0+$"
@@ -142,14 +139,10 @@ def natural(text: str) -> tuple[Any, ...]:
 
 def ranks(values: Iterable[str | None]) -> dict[str, int]:
     """The place of each distinct text in natural order, equal ones (`1` and `1.0`) sharing one."""
+    places = {text: natural(text) for text in values if text is not None}
     found: dict[str, int] = {}
     place, before = -1, None
-    for text, at in sorted(((text, natural(text)) for text in set(values) - {None}), key=lambda pair: (pair[1], pair[0])):  # type: ignore[arg-type]
-        place += at != before
-        found[text], before = place, at
+    for text in sorted(places, key=lambda text: (places[text], text)):
+        place += places[text] != before
+        found[text], before = place, places[text]
     return found
-
-
-def examples(names: Sequence[str], most: int = 1) -> str:
-    """Some keys for a sentence."""
-    return ", ".join(map(repr, names[:most]))

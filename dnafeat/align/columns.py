@@ -74,9 +74,9 @@ def _texts(column: pa.ChunkedArray, what: str, name: str) -> list[str | None]:
 
 def _one_spelling(texts: list[str | None]) -> list[str | None]:
     """Values of a column of which some are written as floats (`1.0`) and others are not (`1`), as the latter."""
-    spelled = {text: spelled_text(text) for text in set(texts) - {None} if text.endswith("0") and "." in text}  # type: ignore[union-attr]
-    both = set(spelled.values()) & set(texts)
-    return [spelled[text] if text in spelled and spelled[text] in both else text for text in texts]
+    there = {text for text in texts if text is not None}
+    spelled = {text: name for text in there if text.endswith("0") and "." in text and (name := spelled_text(text)) in there}
+    return [None if text is None else spelled.get(text, text) for text in texts]
 
 
 def half_numbers(columns: Mapping[str, Sequence[str | None]], names: Sequence[str]) -> list[str]:

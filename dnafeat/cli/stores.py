@@ -158,10 +158,10 @@ def forget(config: settings.ForgetConfig) -> Any:
     from dnafeat import Store
     from dnafeat.store.erasure import format_summary
     from dnafeat.store.forget import forget, hidden, parse
+    from dnafeat.store.reading import Where
 
-    where = parse(config.where)
-    if config.salt_file:
-        where = hidden(where, config.salt_file, config.place.store)
+    asked = parse(config.where)
+    where: Where = hidden(asked, config.salt_file, config.place.store) if config.salt_file else asked
     store = Store(config.place.store)
     if config.dry_run:
         return forget(store, where, dry_run=True)

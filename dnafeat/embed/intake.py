@@ -175,8 +175,8 @@ def take_in(
     missing = {key: int(count) for key, count in zip(layout.keys, np.sum(nulls, axis=0), strict=True) if count}
     fingerprint = hashlib.sha256(json.dumps(layout.keys).encode())
     fingerprint.update(np.sum(sums, axis=0, dtype=np.uint64).astype("<u8").tobytes())
-    spills = [Spill.together(some) for some in (entries, sequences, rejects)]
-    return Intake(*spills, layout.keys, fingerprint.hexdigest(), missing)
+    read, letters, refused = (Spill.together(some) for some in (entries, sequences, rejects))
+    return Intake(read, letters, refused, layout.keys, fingerprint.hexdigest(), missing)
 
 
 def _take_in_part(reading: _Reading, part: Sequence[sources.Portion]) -> tuple[Spill, Spill, Spill, np.ndarray, np.ndarray]:

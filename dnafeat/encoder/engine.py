@@ -160,10 +160,10 @@ class Encoder:
             )
             raise UsageError(f"a list of sequences is wanted, and {what}")
         sequences = list(sequences)
-        for i, one in enumerate(sequences):
-            if not isinstance(one, str):
+        for i, text in enumerate(sequences):
+            if not isinstance(text, str):
                 raise UsageError(
-                    f"sequence {i} of {len(sequences)} is {shown(one)} ({type(one).__name__}) and no text: leave it out"
+                    f"sequence {i} of {len(sequences)} is {shown(text)} ({type(text).__name__}) and no text: leave it out"
                 )
         letters = [dna.normalise(sequence.encode(errors="replace")) for sequence in sequences]
         for i, one in enumerate(letters):

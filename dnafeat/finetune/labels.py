@@ -6,8 +6,8 @@ A `places` argument is a function from a row's number in `texts` to where a pers
 
 from __future__ import annotations
 
+import logging
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, softmax
 
-from dnafeat.errors import DnafeatWarning, UsageError
+from dnafeat.errors import UsageError
 from dnafeat.finetune import spelling
 from dnafeat.finetune.per_base import OUTSIDE, read_per_base, short
 from dnafeat.finetune.tasks import TASKS
@@ -70,8 +70,8 @@ class Labels:
         Raises
         ------
         UsageError
-            A label is null, empty or `NA` and the like, a list (except multilabel) or no finite number (regression), labels differ in
-            ways that may mean the same (`01` and `1`), labels per base do not fit their sequence, all labels are the same, there are
+            A label is null, empty or `NA` and the like, a list (except multilabel) or no finite number (regression), truth values
+            stand beside numbers, labels per base do not fit their sequence, all labels are the same, there are
             more than two of a binary task, or no task is given and the labels are lists, or look like lists or targets.
         """
         if task is not None and task not in TASKS:
@@ -98,7 +98,7 @@ class Labels:
             task = _guess(names, texts, places)
         if task == "multiclass" and 2 * len(names) > len(texts) >= _FEW:
             told = f"{between}: {len(names):,} classes for {len(texts):,} rows, {_listed(names)}; is it the column of labels?"
-            warnings.warn(told, DnafeatWarning, stacklevel=2)
+            logging.getLogger(__name__).warning(told)
         if task == "binary" and len(names) > 2:
             raise UsageError(
                 f"{between}: a binary task has two labels, and these rows have {_listed(names)}; give --task multiclass"

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import logging
 import re
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable
 
-from dnafeat.errors import DnafeatWarning, UsageError
+from dnafeat.errors import UsageError
 from dnafeat.finetune.per_base import short
 from dnafeat.keys import as_number, is_missing
 
 _TRUTH = ("true", "false")
+_log = logging.getLogger(__name__)
+_PLAIN = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 _CODE = re.compile(r"[+-]?0\d")
 _LIST = re.compile(r"\[.*\]|\(.*,.*\)|\{.*,.*\}", re.DOTALL)
 
@@ -26,7 +28,7 @@ def canonical(name: str) -> str:
     """
     if name.casefold() in _TRUTH:
         return name.casefold()
-    number = as_number(name)
+    number = as_number(name) if _PLAIN.fullmatch(name) else None
     if number is None or _CODE.match(name) or abs(number) >= 2**53:
         return name
     return str(int(number)) if number.is_integer() else repr(number)
@@ -54,8 +56,8 @@ def fault(text: str, *, several: bool) -> str | None:
 def joined(names: Iterable[str], place: str) -> dict[str, str]:
     """The class of each spelling. Where one has several, classes are named by `canonical`.
 
-    Warns of names that differ in case alone. Raises UsageError, which begins with `place`, for two spellings that may or may not be one
-    class: a code and a number (`01` and `1`), or truth values beside numbers.
+    Logs names that differ in case alone, and a code beside a number (`01` and `1`). Raises UsageError, which begins with `place`, for
+    truth values beside numbers.
     """
     spellings: dict[str, list[str]] = defaultdict(list)
     for name in sorted(names):
@@ -63,8 +65,8 @@ def joined(names: Iterable[str], place: str) -> dict[str, str]:
     numbers = {as_number(one): one for one in spellings if as_number(one) is not None and not _CODE.match(one)}
     for name in spellings:
         if _CODE.match(name) and (other := numbers.get(as_number(name))) is not None:
-            raise UsageError(
-                f"{place}: the labels {spellings[name][0]!r} and {spellings[other][0]!r} are one number and two texts: write one of them"
+            _log.warning(
+                "%s: the labels %r and %r are one number and two classes: write one of them", place, name, spellings[other][0]
             )
     truth = [name for name in spellings if name in _TRUTH]
     if truth and {"0", "1"} & spellings.keys():
@@ -78,7 +80,8 @@ def joined(names: Iterable[str], place: str) -> dict[str, str]:
         by_case[name.casefold()].append(spellings[name][0])
     for pair in by_case.values():
         if len(pair) > 1:
-            told = f"the labels {pair[0]!r} and {pair[1]!r} differ in case alone and are two classes; write one of them if they are one"
-            warnings.warn(told, DnafeatWarning, stacklevel=2)
+            _log.warning(
+                "the labels %r and %r differ in case alone and are two classes: write one of them if they are one", *pair[:2]
+            )
     several = any(len(some) > 1 for some in spellings.values())
     return {name: one if several else name for one, some in spellings.items() for name in some}

@@ -132,8 +132,8 @@ def texts(values: Any, what: str) -> list[str | None]:
         raise Unfit(f"{what} is not UTF-8 text: save it as UTF-8") from None
     except pa.ArrowException:
         raise Unfit(f"{what} holds {array.type}, which is no id: name another") from None
-    if strange := keys.lossy(text):
-        raise Unfit(f"{what} holds {strange}, a float that stands for several ids: keep ids as whole numbers or as text")
+    if lossy := keys.lossy(text):
+        raise Unfit(f"{what} holds {lossy}, a float that stands for several ids: keep ids as whole numbers or as text")
     named: list[str | None] = keys.named(text).to_pylist()
     return named
 
