@@ -221,5 +221,5 @@ def _on_ray(config: ActorsConfig, reason: str, sequences: int, cpu_only: bool, s
 
     session.start_ray()
     gpus = session.gpus(0 if cpu_only else config.gpus_per_actor, config.accelerator_type)
-    actors = config.num_actors or session.default_actors(gpus, sequences)
+    actors = session.fitting_actors(config.num_actors or session.default_actors(gpus, sequences), gpus)
     return RayRunner(reason, actors, show, gpus, config.accelerator_type)
