@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import os
 import signal
@@ -45,6 +46,8 @@ JOB_PACKAGES = (
 )
 # Signals that end a command with a sentence, as Ctrl-C does.
 _ENDING = ("SIGTERM", "SIGHUP")
+# Seconds in which a command leaves its Ray.
+_LEAVING_SECONDS = 45.0
 _LEADING = ("-h", "--help", "--version", "--json", "-q", "--quiet", "-v", "--verbose")
 
 
@@ -234,14 +237,45 @@ def _alone() -> Iterator[None]:
     Ray reports workers that died on standard output, and from a thread.
     """
     with contextlib.redirect_stdout(sys.stderr):
+        failure: BaseException | None = None
         try:
             yield
+        except BaseException as error:
+            failure = error
+            raise
         finally:
             # A small job does without Ray, which then need not be installed.
             if "dnafeat.cluster.session" in sys.modules:
                 from dnafeat.cluster.session import stop_ray
 
-                stop_ray()
+                with _within(_LEAVING_SECONDS, failure):
+                    stop_ray()
+
+
+@contextlib.contextmanager
+def _within(seconds: float, failure: BaseException | None) -> Iterator[None]:
+    """Let a block that leaves Ray after a failure last so long, then end this process with the failure's sentence.
+
+    Ray waits without end for processes of its own that have stopped. They end with this one.
+    """
+
+    def give_up() -> None:
+        if failure is not None:
+            code = guarded(functools.partial(_raise, failure))
+            sys.stderr.flush()
+            os._exit(code)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _raise(error: BaseException) -> int:
+    raise error
 
 
 def names() -> list[str]:
