@@ -339,6 +339,11 @@ def fault(error: BaseException, wrong: type[DnafeatError] = StoreError) -> type[
     return UnreachableError if network or wrong is StoreError else wrong
 
 
+def table_fault(error: BaseException, uri: str) -> type[DnafeatError]:
+    """`fault` for an input that is a Delta table: what deltalake raises of object storage is an OSError without a number."""
+    return fault(error, StoreError if isinstance(error, OSError) and not is_local(uri) else UsageError)
+
+
 @contextlib.contextmanager
 def reached(uri: str) -> Iterator[None]:
     """Turn errors of a disk or server that is full, gone or refuses into `fault`; s3fs and botocore have retried by then."""

@@ -18,7 +18,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from dnafeat import keys, storage
-from dnafeat.errors import DnafeatError, StoreError, UsageError, one_line
+from dnafeat.errors import UsageError, one_line
 from dnafeat.parquet import CHECKED, PAGED
 from dnafeat.provenance import digest_of
 from dnafeat.text import did_you_mean
@@ -296,12 +296,7 @@ def _is_delta(uri: str) -> bool:
     try:
         return bool(DeltaTable.is_deltatable(uri, storage_options=storage.delta_options(uri)))
     except (DeltaError, OSError) as error:
-        raise _unread(uri, error)(f"{uri} cannot be read: {one_line(error)}") from error
-
-
-def _unread(uri: str, error: Exception) -> type[DnafeatError]:
-    """The error to raise where deltalake cannot read a table. What its client for object storage raises is an OSError without a number."""
-    return storage.fault(error, StoreError if isinstance(error, OSError) and not storage.is_local(uri) else UsageError)
+        raise storage.table_fault(error, uri)(f"{uri} cannot be read: {one_line(error)}") from error
 
 
 def _delta(uri: str, version: int | None) -> DeltaTable:
@@ -309,7 +304,7 @@ def _delta(uri: str, version: int | None) -> DeltaTable:
         return DeltaTable(uri, version=version, storage_options=storage.delta_options(uri))
     except (DeltaError, OSError) as error:
         asked = "" if version is None else f" at version {version}"
-        raise _unread(uri, error)(f"the Delta table {uri} cannot be read{asked}: {one_line(error)}") from error
+        raise storage.table_fault(error, uri)(f"the Delta table {uri} cannot be read{asked}: {one_line(error)}") from error
 
 
 @functools.lru_cache(maxsize=8)
@@ -318,7 +313,7 @@ def _snapshot(uri: str, version: int) -> ds.Dataset:
     try:
         return _delta(uri, version).to_pyarrow_dataset()
     except (DeltaError, OSError, ValueError) as error:
-        raise _unread(uri, error)(f"the Delta table {uri} cannot be read: {one_line(error)}") from error
+        raise storage.table_fault(error, uri)(f"the Delta table {uri} cannot be read: {one_line(error)}") from error
 
 
 def _dataset(uri: str, version: int | None, fingerprint: str | None) -> ds.Dataset:
