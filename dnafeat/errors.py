@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+import signal
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # What S3 answers that refuses or fails.
 _ANSWER = re.compile(r"<Code>([^<]+)</Code>\s*<Message>([^<]+)</Message>")
 
 
+UNFORESEEN = 70
+"""Exit code of what nobody foresaw, a fault of dnafeat (EX_SOFTWARE of sysexits.h)."""
+
+
 class DnafeatError(Exception):
     """Base of every error that is shown as a sentence and not as a traceback."""
 
-    exit_code = 1
+    exit_code = UNFORESEEN
 
 
 class UsageError(DnafeatError):
@@ -46,7 +51,7 @@ class DamagedError(StoreError):
 
 
 class UnreachableError(StoreError):
-    """Storage does not answer, answers that it cannot now, or is full. The same command continues when it can."""
+    """Storage of whatever kind (stores, sources, models) does not answer, refuses, or is full. The same command continues when it can."""
 
     exit_code = 6
 
@@ -59,6 +64,12 @@ class MassCloseError(DnafeatError):
 
 class EncodingError(DnafeatError):
     """The workers could not finish. Nothing is published; the same command tries again."""
+
+    exit_code = 5
+
+
+class ClusterError(DnafeatError):
+    """Ray does not start, does not answer, or lets nobody in."""
 
     exit_code = 5
 
@@ -81,6 +92,25 @@ class ForgottenError(ConflictError):
 
 class BenchmarkError(DnafeatError):
     """What was to be measured gives other vectors than the plain model, or does not run: its rates would mean nothing."""
+
+    exit_code = 4
+
+
+class Terminated(BaseException):
+    """A signal asked the process to end. No Exception, so that nothing on the way takes it for a failure that passes.
+
+    Attributes
+    ----------
+    name : str
+        Of the signal.
+    exit_code : int
+        128 and its number, as shells have it.
+    """
+
+    def __init__(self, signum: int) -> None:
+        self.name = signal.Signals(signum).name
+        self.exit_code = 128 + signum
+        super().__init__(self.name)
 
 
 class DnafeatWarning(UserWarning):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
+import socket
 import stat
 import tempfile
 import uuid
@@ -18,24 +20,29 @@ from typing import IO, Any
 import fsspec
 from fsspec.core import url_to_fs
 
-from dnafeat import packing
-from dnafeat.errors import MissingFileError, StoreError, UnreachableError, UsageError, one_line
+from dnafeat import deadlines, packing
+from dnafeat.errors import DnafeatError, MissingFileError, StoreError, UnreachableError, UsageError, one_line
 from dnafeat.urls import refuse_secrets
 
 try:
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+    from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 except ModuleNotFoundError:
     # A machine that only encodes has no client for S3, and then nothing raises its errors.
-    BotoCoreError = ClientError = NoCredentialsError = PartialCredentialsError = type("Absent", (Exception,), {})
+    BotoCoreError = ClientError = ParamValidationError = type("Absent", (Exception,), {})
 
 # What botocore, s3fs and fsspec raise when a server refuses or cannot be reached.
 SERVER_ERRORS = (BotoCoreError, ClientError)
 STORAGE_ERRORS = (OSError, ValueError, ImportError, *SERVER_ERRORS)
 # Of these, what does not pass by itself.
 _LASTING = (
-    *(UsageError, ValueError, ImportError, NoCredentialsError, PartialCredentialsError),
+    *(UsageError, ValueError, ImportError, ParamValidationError),
     *(FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError),
 )
+# What a disk or a network says of itself, and not of the path that it was asked for.
+_PASSING = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    *(errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ETIMEDOUT),
+}
 
 _COPIED_AT_ONCE = 1 << 20
 # A chain of file systems, such as `simplecache::s3://bucket/file`.
@@ -71,15 +78,18 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         # A remembered listing would hide what another process has written or removed meanwhile.
         if "::" in uri and not _CHAIN.search(uri):
             fs = fsspec.filesystem(uri.partition("://")[0], use_listings_cache=False)
-            return fs, fs._strip_protocol(uri)
+            return deadlines.with_deadlines(fs), fs._strip_protocol(uri)
         fs, path = url_to_fs(uri, use_listings_cache=False)
-        return fs, path
+        return deadlines.with_deadlines(fs), path
     except STORAGE_ERRORS as error:
-        raise UsageError(f"{uri} cannot be opened: {one_line(error)}") from error
+        raise fault(error, UsageError)(f"{uri} cannot be opened: {one_line(error)}") from error
 
 
 def open_input(uri: str) -> IO[bytes]:
-    """A file for reading, unpacked on the way when it is packed. Raises UsageError when it cannot be read."""
+    """A file for reading, unpacked on the way when it is packed.
+
+    Raises UsageError when it cannot be read, and UnreachableError when its storage cannot be reached or refuses.
+    """
     fs, path = filesystem(uri)
     try:
         raw = fs.open(path, "rb")
@@ -92,13 +102,14 @@ def open_input(uri: str) -> IO[bytes]:
     except FileNotFoundError:
         raise UsageError(f"{uri} does not exist") from None
     except STORAGE_ERRORS as error:
-        raise UsageError(f"{uri} cannot be read: {one_line(error)}") from error
+        raise fault(error, UsageError)(f"{uri} cannot be read: {one_line(error)}") from error
 
 
 def expand(pattern: str) -> list[str]:
-    """The files behind a path, folder or glob, sorted by name. Raises UsageError when there is none.
+    """The files behind a path, folder or glob, sorted by name.
 
-    What is there is taken as it is, before it is taken for a glob.
+    What is there is taken as it is, before it is taken for a glob. Raises UsageError when there is none, UnreachableError as
+    `open_input`.
     """
     fs, path = filesystem(pattern)
     try:
@@ -111,7 +122,7 @@ def expand(pattern: str) -> list[str]:
         else:
             found = []
     except STORAGE_ERRORS as error:
-        raise UsageError(f"{pattern} cannot be listed: {one_line(error)}") from error
+        raise fault(error, UsageError)(f"{pattern} cannot be listed: {one_line(error)}") from error
     if not found:
         raise UsageError(
             f"{pattern} matches no file" if any(mark in path for mark in "*?[") else f"{pattern} does not exist or holds no file"
@@ -136,14 +147,14 @@ def check_regular(uri: str) -> None:
 
 
 def size(uri: str) -> int:
-    """The size of a file in bytes, compressed as it is. Raises UsageError when it is not there."""
+    """The size of a file in bytes, compressed as it is. Raises UsageError when it is not there, UnreachableError as `open_input`."""
     fs, path = filesystem(uri)
     try:
         return int(fs.size(path))
     except FileNotFoundError:
         raise UsageError(f"{uri} does not exist") from None
     except STORAGE_ERRORS as error:
-        raise UsageError(f"{uri} cannot be read: {one_line(error)}") from error
+        raise fault(error, UsageError)(f"{uri} cannot be read: {one_line(error)}") from error
 
 
 def write_whole(uri: str, write: Callable[[IO[bytes]], Any]) -> int:
@@ -304,12 +315,33 @@ def keeps_old_versions(uri: str) -> bool | None:
         return None
 
 
-def fault(error: BaseException) -> type[StoreError]:
-    """The error to raise for a failure of storage: it passes by itself, or what was asked for is wrong."""
-    if isinstance(error, FileNotFoundError):
+def fault(error: BaseException, wrong: type[DnafeatError] = StoreError) -> type[DnafeatError]:
+    """Choose the error to raise for a failure of storage: UnreachableError where it passes by itself or a server refuses.
+
+    Parameters
+    ----------
+    error : exception
+        What the storage's client raised.
+    wrong : type
+        The error where what was asked for is wrong: StoreError for a store, UsageError for an input. An input that is damaged is wrong; a
+        store's clients do not tell a damaged file from a bad network.
+    """
+    # s3fs translates what S3 answers.
+    answered = isinstance(error, SERVER_ERRORS) or isinstance(error.__cause__, SERVER_ERRORS)
+    refused = answered and not isinstance(error, FileNotFoundError | FileExistsError | ParamValidationError)
+    if refused or "expired" in str(error):
+        return UnreachableError
+    if isinstance(error, FileNotFoundError) and wrong is StoreError:
         return MissingFileError
-    lasting = isinstance(error, _LASTING) and "expired" not in str(error)
-    return StoreError if lasting else UnreachableError
+    if isinstance(error, _LASTING):
+        return wrong
+    network = isinstance(error, ConnectionError | TimeoutError | socket.gaierror) or getattr(error, "errno", None) in _PASSING
+    return UnreachableError if network or wrong is StoreError else wrong
+
+
+def table_fault(error: BaseException, uri: str) -> type[DnafeatError]:
+    """`fault` for an input that is a Delta table: what deltalake raises of object storage is an OSError without a number."""
+    return fault(error, StoreError if isinstance(error, OSError) and not is_local(uri) else UsageError)
 
 
 @contextlib.contextmanager
@@ -335,8 +367,9 @@ def check_writable(uri: str) -> None:
 
 
 def delta_options(uri: str) -> dict[str, str]:
-    """Options for deltalake beyond the standard AWS variables, which it reads itself: permission for an endpoint with plain HTTP."""
+    """Options for deltalake beyond the standard AWS variables, which it reads itself: deadlines, and permission
+    for an endpoint with plain HTTP."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
     if uri.startswith("s3://") and endpoint.startswith("http://"):
-        return {"AWS_ALLOW_HTTP": "true", "AWS_ENDPOINT_URL": endpoint}
-    return {}
+        return {"AWS_ALLOW_HTTP": "true", "AWS_ENDPOINT_URL": endpoint, **deadlines.delta_options()}
+    return deadlines.delta_options() if uri.startswith("s3://") else {}

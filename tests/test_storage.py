@@ -15,7 +15,8 @@ import s3fs
 from s3 import S3
 
 from dnafeat import storage
-from dnafeat.errors import DnafeatError, StoreError, UsageError
+from dnafeat.deadlines import delta_options as delta_deadlines
+from dnafeat.errors import DnafeatError, StoreError, UnreachableError, UsageError
 
 
 class Stop(Exception):
@@ -249,11 +250,11 @@ def test_wrong_credentials_are_one_line_and_not_a_missing_file(s3: S3) -> None:
     uri = put(s3.uri() + "/a.fa")
     with s3.changed(AWS_SECRET_ACCESS_KEY="wrong"):
         for call in (storage.open_input, storage.size, storage.expand):
-            with pytest.raises(UsageError) as error:
+            with pytest.raises(UnreachableError) as error:
                 call(uri)
             sentence(error, uri)
             assert "does not exist" not in str(error.value)
-        with pytest.raises(StoreError) as refused:
+        with pytest.raises(UnreachableError) as refused:
             storage.check_writable(s3.uri())
         sentence(refused, "cannot be written")
 
@@ -262,7 +263,7 @@ def test_a_server_that_does_not_answer_is_one_line(s3: S3, monkeypatch: pytest.M
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     with s3.changed(AWS_ENDPOINT_URL="http://127.0.0.1:9", AWS_MAX_ATTEMPTS="1"):
         for call in (storage.open_input, storage.size, storage.expand):
-            with pytest.raises(UsageError) as error:
+            with pytest.raises(UnreachableError) as error:
                 call("s3://bucket/a.fa")
             sentence(error, "s3://bucket/a.fa")
             assert "does not exist" not in str(error.value)
@@ -315,4 +316,4 @@ def test_plain_http_is_allowed_only_to_an_endpoint_that_has_it(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert storage.delta_options(uri) == options
+    assert storage.delta_options(uri) == options | (delta_deadlines() if uri.startswith("s3://") else {})

@@ -102,8 +102,8 @@ def _delimited(uri: str, columns: Sequence[str], what: str) -> pa.Table:
     with storage.open_input(storage.absolute(uri)) as file:
         try:
             frame = pd.read_csv(file, sep=_delimiter(uri), dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        except (ValueError, OSError, EOFError) as error:
-            raise UsageError(f"{what} cannot be read: {one_line(error)}") from error
+        except (ValueError, EOFError, *storage.STORAGE_ERRORS) as error:
+            raise storage.fault(error, UsageError)(f"{what} cannot be read: {one_line(error)}") from error
     for name in columns:
         if name not in frame.columns:
             hint = did_you_mean(name, map(str, frame.columns))

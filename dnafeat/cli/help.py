@@ -23,15 +23,17 @@ EXIT_CODES = {
     1: "entries were refused and --strict is set",
     2: "the command or its input is wrong",
     3: "commit conflict, or a subject was erased during the run; retry",
-    4: "the audit failed; nothing was published",
-    5: "workers failed; retry",
-    6: "storage cannot be reached or is full; retry",
+    4: "the audit, or another check of the result, failed; nothing was published",
+    5: "workers failed, or Ray does not start or answer; retry",
+    6: "storage cannot be reached, refuses or is full; retry",
     7: "the source lacks most of its entries; nothing was published (--max-closed)",
-    130: "interrupted; retry",
+    70: "a fault of dnafeat that nobody foresaw",
+    130: "interrupted (143: ended by SIGTERM); retry",
 }
 ENVIRONMENT = {
     "DNAFEAT_STORE": "store of commands that are given no --store",
     "RAY_ADDRESS": "Ray cluster to run on (default: this machine)",
+    "DNAFEAT_STORAGE_TIMEOUT": "seconds in which S3 has to answer (default: 60)",
     "NO_COLOR": "if set, headings are not bold",
 }
 

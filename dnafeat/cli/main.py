@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import os
+import signal
 import sys
+import tempfile
+import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +20,7 @@ from dnafeat.cli.command import Command, found
 from dnafeat.cli.commands import BY_NAME
 from dnafeat.cli.help import command_named, overview, page, width_of
 from dnafeat.cli.output import JsonOutput, Output, logged, styled
-from dnafeat.errors import DnafeatError, DnafeatWarning, UsageError
+from dnafeat.errors import UNFORESEEN, DnafeatError, DnafeatWarning, Terminated, UnreachableError, UsageError, one_line
 from dnafeat.text import did_you_mean, visible
 
 if TYPE_CHECKING:
@@ -39,20 +44,22 @@ JOB_PACKAGES = (
     "tqdm",
     "transformers",
 )
+# Signals that end a command with a sentence, as Ctrl-C does.
+_ENDING = ("SIGTERM", "SIGHUP")
+# Seconds in which a command leaves its Ray.
+_LEAVING_SECONDS = 45.0
 _LEADING = ("-h", "--help", "--version", "--json", "-q", "--quiet", "-v", "--verbose")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Exit codes: 0 done, 1 refused by --strict, 2 the command or its input is wrong, 3 conflict with other
-    commits, 4 the audit failed, 5 workers failed, 6 storage cannot be reached or is full, 7 the source lacks most of its entries, 130
-    interrupted."""
+    """Run one command and return its exit code, one of `help.EXIT_CODES`."""
     return guarded(lambda: _run(list(sys.argv[1:] if arguments is None else arguments)))
 
 
 def guarded(run: Callable[[], int]) -> int:
     """Call a job and turn its errors into one sentence and an exit code."""
     try:
-        with warnings.catch_warnings():
+        with _ended_by_signals(), warnings.catch_warnings():
             warnings.simplefilter("always", DnafeatWarning)
             warnings.showwarning = _show  # type: ignore[assignment]
             code = run()
@@ -64,17 +71,63 @@ def guarded(run: Callable[[], int]) -> int:
         return error.exit_code
     except ModuleNotFoundError as error:
         if error.name not in JOB_PACKAGES:
-            raise
+            return _unforeseen(error)
         _complain(_lacks(error.name))
         return 2
     except KeyboardInterrupt:
         _complain("interrupted; send the same command again")
         return 130
+    except Terminated as error:
+        _complain(f"ended by {error.name}; send the same command again")
+        return error.exit_code
     except BrokenPipeError:
         # What is left in the buffer has nowhere to go.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Exception as error:
+        return _unforeseen(error)
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Raise Terminated where a signal asks the process to end. A signal that is ignored (nohup) stays so."""
+
+    def end(signum: int, frame: object) -> None:
+        raise Terminated(signum)
+
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (getattr(signal, name) for name in _ENDING if hasattr(signal, name)):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _unforeseen(error: Exception) -> int:
+    """Say in a sentence what nobody foresaw, with its traceback in a file, and return the exit code."""
+    from dnafeat.storage import STORAGE_ERRORS, fault
+
+    if isinstance(error, STORAGE_ERRORS) and fault(error, UsageError) is UnreachableError:
+        # A disk or a server may fail where nobody looks for it.
+        _complain(f"storage cannot be reached or written: {one_line(error)}; send the same command again when it can")
+        return UnreachableError.exit_code
+    place = "standard error"
+    try:
+        # Only its owner reads it: a message may hold a line of the input.
+        number, place = tempfile.mkstemp(prefix="dnafeat-fault-", suffix=".log")
+        with os.fdopen(number, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{' '.join(sys.argv[:2])}\n\n{''.join(traceback.format_exception(error))}")
+    except OSError:
+        traceback.print_exception(error)
+    _complain(
+        f"a fault of dnafeat that nobody foresaw: {type(error).__name__}: {one_line(error)}; its traceback is in {place}, please report it"
+    )
+    return UNFORESEEN
 
 
 def _complain(sentence: str) -> None:
@@ -184,14 +237,45 @@ def _alone() -> Iterator[None]:
     Ray reports workers that died on standard output, and from a thread.
     """
     with contextlib.redirect_stdout(sys.stderr):
+        failure: BaseException | None = None
         try:
             yield
+        except BaseException as error:
+            failure = error
+            raise
         finally:
             # A small job does without Ray, which then need not be installed.
             if "dnafeat.cluster.session" in sys.modules:
                 from dnafeat.cluster.session import stop_ray
 
-                stop_ray()
+                with _within(_LEAVING_SECONDS, failure):
+                    stop_ray()
+
+
+@contextlib.contextmanager
+def _within(seconds: float, failure: BaseException | None) -> Iterator[None]:
+    """Let a block that leaves Ray after a failure last so long, then end this process with the failure's sentence.
+
+    Ray waits without end for processes of its own that have stopped. They end with this one.
+    """
+
+    def give_up() -> None:
+        if failure is not None:
+            code = guarded(functools.partial(_raise, failure))
+            sys.stderr.flush()
+            os._exit(code)
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _raise(error: BaseException) -> int:
+    raise error
 
 
 def names() -> list[str]:

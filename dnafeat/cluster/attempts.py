@@ -45,6 +45,7 @@ class Attempt:
 class _Shard:
     running: bool = False
     unexplained: int = 0  # attempts that ended outside of a range
+    hung: int = 0  # attempts that were ended from outside
     inside: tuple[int, int, str] | None = None
     cuts: set[int] = field(default_factory=set)
 
@@ -83,6 +84,10 @@ class Attempts:
             stop=self._why_stop(shard, state),
         )
 
+    def hang(self, shard: str) -> None:
+        """The process that was at a shard is ended, since it has stopped or hangs. It is begun again as after a death."""
+        self._shards[shard].hung += 1
+
     def enter(self, shard: str, first: int, end: int, name: str) -> None:
         """A careful worker is about to encode the rows `first` to before `end`; `name` is the digest of the first."""
         self._shards[shard].inside = first, end, name
@@ -94,7 +99,7 @@ class Attempts:
     def finish(self, shard: str) -> None:
         """A worker has finished a shard. Ray may have it done again when it loses what came of it, with the same cuts."""
         state = self._shards[shard]
-        state.running, state.unexplained, state.inside = False, 0, None
+        state.running, state.unexplained, state.hung, state.inside = False, 0, 0, None
 
     def _ended(self, state: _Shard) -> None:
         if state.inside is None:
@@ -114,8 +119,9 @@ class Attempts:
                 f"not be the sequences: look at the memory of the workers and in Ray's logs"
             )
         if state.unexplained >= _ATTEMPTS:
+            hung = f" ({state.hung} of them were ended because they had stopped or hung)" if state.hung else ""
             return (
-                f"{shard} was begun {_ATTEMPTS} times and each time the worker's process died: look at the memory of the workers and in "
-                f"Ray's logs"
+                f"{shard} was begun {_ATTEMPTS} times and each time the worker's process died{hung}: look at the memory of the workers and "
+                f"in Ray's logs"
             )
         return None

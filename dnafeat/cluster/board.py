@@ -124,6 +124,11 @@ class RunBoard:
         self._measure()
         return attempt
 
+    def hang(self, name: str) -> None:
+        """The process that was at a shard is about to be ended, since it has stopped or hangs."""
+        with self._lock:
+            self._attempts.hang(name)
+
     def enter(self, name: str, first: int, end: int, digest: str) -> None:
         self._attempts.enter(name, first, end, digest)
 

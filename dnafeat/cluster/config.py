@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
+from dnafeat.cluster.watch import STALL_SECONDS
 from dnafeat.settings import Settings, option
 
 
@@ -22,6 +23,11 @@ class ActorsConfig(Settings, section="workers"):
     )
     accelerator_type: str | None = option(
         "GPU type that the node of an actor must have, as Ray names it, such as L4 or A100 (default: any)", None
+    )
+    stall_seconds: float = option(
+        "seconds without progress after which Ray's worker process is ended and its shard begun again; without any sign of life a fifth",
+        STALL_SECONDS,
+        ge=10,
     )
 
 

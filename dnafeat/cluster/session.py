@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
-import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import ray.data
 import yaml
 
-from dnafeat.cluster import observe
+from dnafeat.cluster import observe, starting
 from dnafeat.cluster import packages as pins
 from dnafeat.cluster.bar import say
 from dnafeat.cluster.config import on_cluster as on_cluster
@@ -22,22 +18,28 @@ from dnafeat.cluster.observe import Job
 from dnafeat.errors import UsageError
 
 _ours = False  # whether this process's Ray was started here
-_LOCAL_OBJECT_STORE = 512 * 2**20
 # Sequences that make up for the minutes until a node of the cloud is there.
 _WORTH_A_NODE = 100_000
+# More processes than that on a CPU are of no use, and each has a model in memory.
+_ACTORS_PER_CPU = 16
 # `ray up` leaves it on the head, where drivers run.
 _LAUNCHED = Path("~/ray_bootstrap_config.yaml")
 
 
 def start_ray() -> None:
-    """Connects to the cluster that RAY_ADDRESS names, or starts Ray on this machine for this process alone."""
+    """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine for this process alone.
+
+    Raises
+    ------
+    ClusterError
+        Nobody answers there, or Ray does not start here.
+    """
     global _ours
     if ray.is_initialized():
         return
     _ours = True
     if on_cluster():
-        # What workers write stays in the files of their nodes, where their records are looked for; the driver tells what matters.
-        ray.init(logging_config=observe.logging_config(), log_to_driver=False)
+        starting.connect(os.environ["RAY_ADDRESS"])
         if not observe.told_in_records():
             # Somebody sits at this terminal and looks at a bar.
             for handler in logging.getLogger().handlers:
@@ -48,18 +50,7 @@ def start_ray() -> None:
                 Job(),
             )
     else:
-        # Ray logs an error about arguments of its own actors whenever a pool starts (ray-project/ray#57733); on a cluster its logs are
-        # somebody's business, on a laptop they would bury ours.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        with _without_chatter():
-            # Vectors do not pass through the object store, so that a small one does.
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                object_store_memory=_LOCAL_OBJECT_STORE,
-            )
+        starting.start_here()
 
 
 def only_here() -> bool:
@@ -73,24 +64,6 @@ def stop_ray() -> None:
     if _ours:
         ray.shutdown()
         _ours = False
-
-
-@contextlib.contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Keeps what Ray's compiled part writes to standard error while it starts, and shows it only when the start fails."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(kept, held.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 def quiet() -> None:
@@ -154,12 +127,22 @@ def gpus(per_actor: float | None, kind: str | None) -> float:
         raise UsageError(
             f"gpus_per_actor is {found:g}, and this machine has {here:g} GPUs: ask for fewer, or set RAY_ADDRESS to a cluster that has them"
         )
+    if found > here:
+        say(f"an actor is to hold {found:g} GPUs, and the cluster has {here:g}: the run waits until some are added", Job())
     if kind and not found:
         raise UsageError(
             f"accelerator_type {kind} is asked for, and actors would run on CPUs: leave it out, or say with gpus_per_actor how many GPUs "
             f"an actor holds"
         )
     return found
+
+
+def fitting_actors(actors: int, gpus_per_actor: float) -> int:
+    """Of so many actors those that this machine can hold at once; a cluster may grow."""
+    if on_cluster():
+        return actors
+    room = most("GPU") / gpus_per_actor if gpus_per_actor else most("CPU") * _ACTORS_PER_CPU
+    return max(1, min(actors, int(room + 1e-9)))
 
 
 def default_actors(gpus_per_actor: float, sequences: int) -> int:

@@ -53,6 +53,7 @@ def run_here(
     arguments: Sequence[Any],
     *,
     encoders: int,
+    gpu: bool = False,
     show: bool,
 ) -> Iterator[pa.Table]:
     """Tokenise and encode every shard in threads of this process, and yield what the workers return, in the order in which they end.
@@ -67,7 +68,7 @@ def run_here(
     # The tokenizers' own threads would take the encoders' cores.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     board = _LocalBoard(settings, len(shards))
-    encoder = load_encoder(settings)
+    encoder = load_encoder(settings, gpu=gpu)
     on_gpu = encoder.device.type == "cuda"
     encoders = 1 if on_gpu else min(encoders, max(1, len(own(shards))))
     mine, threads = threading.local(), torch.get_num_threads()

@@ -20,7 +20,9 @@ import torch
 from dnafeat.cluster import packages
 from dnafeat.cluster import session as cluster
 from dnafeat.cluster.bar import shown
+from dnafeat.cluster.guard import NothingMoves, guarded
 from dnafeat.cluster.progress import RayBoard, start
+from dnafeat.cluster.watch import LOADING, STALL_SECONDS
 from dnafeat.embed.plan import Shard, own
 from dnafeat.embed.tokenise import Tokenised, TokeniserSettings, tokenise_shards
 from dnafeat.embed.worker import EncoderSettings, ShardWorker, load_encoder, stopped
@@ -41,9 +43,16 @@ class _Actor:
     """A worker in a process of its own: what Ray Data makes for each place of the pool."""
 
     def __init__(
-        self, worker: type[ShardWorker], settings: EncoderSettings, arguments: Sequence[Any], threads: int, board: RayBoard
+        self,
+        worker: type[ShardWorker],
+        settings: EncoderSettings,
+        arguments: Sequence[Any],
+        threads: int,
+        board: RayBoard,
+        gpu: bool,
     ) -> None:
         self._board = board
+        board.give_signs(LOADING)
         # Before the model is loaded, which may end this process.
         if (stop := board.start(str(ray.get_runtime_context().get_actor_id()))) is not None:
             board.fail(stop)
@@ -51,7 +60,8 @@ class _Actor:
         _compare_packages(settings, board)
         torch.set_num_threads(min(threads, os.cpu_count() or 1))
         with _told(board):
-            self._worker = worker(load_encoder(settings), settings, board, *arguments)
+            self._worker = worker(load_encoder(settings, gpu=gpu), settings, board, *arguments)
+        board.rest()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         with _told(self._board):
@@ -59,9 +69,13 @@ class _Actor:
 
 
 def _tokenised(batch: Any, settings: TokeniserSettings, board: RayBoard) -> Any:
-    _compare_packages(settings, board)
-    with _told(board):
-        return tokenise_shards(batch, settings, board)
+    board.give_signs()
+    try:
+        _compare_packages(settings, board)
+        with _told(board):
+            return tokenise_shards(batch, settings, board)
+    finally:
+        board.end_signs()
 
 
 _compared: set[str] = set()
@@ -96,12 +110,13 @@ def run_on_ray(
     actors: int,
     gpus_per_actor: float,
     accelerator_type: str | None = None,
+    stall_seconds: float = STALL_SECONDS,
     show: bool,
 ) -> Iterator[pa.Table]:
     """Tokenise every shard, send it through a pool of actors, and yield what they return, in the shards' order.
 
     A worker is made as `worker(encoder, settings, board, *arguments)`. Ray must be running. A process or node that dies has its shards
-    done again, which ends where `attempts` says.
+    done again, which ends where `attempts` says; one that stops or hangs is ended (`watch`).
 
     Raises
     ------
@@ -112,7 +127,7 @@ def run_on_ray(
     actors = min(actors, max(1, len(own(shards))))
     cpus = max(1.0, cluster.most("CPU"))
     threads = max(1, int(cpus) // actors)
-    board = start(settings.job, len(shards))
+    board = start(settings.job, len(shards), stall_seconds)
     items = [{"uri": shard.uri} for shard in shards]
     # Ray names the operator and its processes after the class.
     actor = type(worker.__name__, (_Actor,), {})
@@ -127,7 +142,7 @@ def run_on_ray(
         )
         .map_batches(
             actor,
-            fn_constructor_args=(worker, settings, arguments, threads, board),
+            fn_constructor_args=(worker, settings, arguments, threads, board, gpus_per_actor > 0),
             compute=ray.data.ActorPoolStrategy(size=actors),
             batch_size=1,  # None, which would do as well, is refused together with GPUs
             batch_format="pyarrow",
@@ -140,7 +155,7 @@ def run_on_ray(
     encoded.context.execution_options.preserve_order = True
     encoded.set_name(f"dnafeat {settings.job.name} {settings.job.run_id}")
     total = sum(shard.rows for shard in own(shards))
-    with shown(board.read, total, show, settings.job), _explained(board):
+    with shown(board.read, total, show, settings.job), _explained(board), guarded(board, settings.job):
         yield from encoded.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
 
@@ -149,6 +164,8 @@ def _explained(board: RayBoard) -> Iterator[None]:
     """Turn what Ray raises for a failed job into one sentence that ends in the cause."""
     try:
         yield
+    except NothingMoves as error:
+        raise stopped(str(error)) from error
     except ray.exceptions.RayError as error:
         cause = board.failure() or (cluster.causes(error) or [one_line(error)])[0]
         raise stopped(cause) from error

@@ -82,7 +82,7 @@ class LocalRunner:
     ) -> Iterator[pa.Table]:
         from dnafeat.embed.local import run_here
 
-        return run_here(shards, settings, worker, arguments, encoders=self.workers, show=self.show)
+        return run_here(shards, settings, worker, arguments, encoders=self.workers, gpu=self.gpu, show=self.show)
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class RayRunner:
     show: bool
     gpus_per_actor: float
     accelerator_type: str | None
+    stall_seconds: float
     name: str = "ray"
 
     @property
@@ -113,6 +114,7 @@ class RayRunner:
             actors=self.workers,
             gpus_per_actor=self.gpus_per_actor,
             accelerator_type=self.accelerator_type,
+            stall_seconds=self.stall_seconds,
             show=self.show,
         )
 
@@ -221,5 +223,5 @@ def _on_ray(config: ActorsConfig, reason: str, sequences: int, cpu_only: bool, s
 
     session.start_ray()
     gpus = session.gpus(0 if cpu_only else config.gpus_per_actor, config.accelerator_type)
-    actors = config.num_actors or session.default_actors(gpus, sequences)
-    return RayRunner(reason, actors, show, gpus, config.accelerator_type)
+    actors = session.fitting_actors(config.num_actors or session.default_actors(gpus, sequences), gpus)
+    return RayRunner(reason, actors, show, gpus, config.accelerator_type, config.stall_seconds)

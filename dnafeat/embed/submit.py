@@ -19,15 +19,22 @@ from datetime import UTC, datetime
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from dnafeat.errors import EncodingError, StoreError, UsageError, one_line
+from dnafeat.cluster.starting import TOKEN, take_token
+from dnafeat.errors import UNFORESEEN, EncodingError, UnreachableError, UsageError, one_line
 
 _log = logging.getLogger(__name__)
 
 # Exit codes of a night that fails as it is sent again. The others pass: overtaken, workers failed, storage out of reach; a driver that was
-# killed has none, or one of a signal.
-_LASTING = (1, 2, 4)
-# What is uploaded is the code alone.
-_LEFT_OUT = [".git", ".venv", "demo-store*", "scale-store", "tests"]
+# killed has none, or one of a signal. What nobody foresaw may pass, so that it is tried once more.
+_LASTING = (1, 2, 4, 7)
+# What is not uploaded of a folder, as in gitignore, where the last line that matches counts: files by their endings but for code and
+# settings, and of those what may be a secret or a store; `.*` would match the folder itself. The .rayignore here leaves out more.
+LEFT_OUT = [
+    *("*.?*", "!*.json", "!*.toml", "!*.yaml", "!*.yml", "!constraints.txt", "!requirements*.txt"),
+    *("*credential*", "*password*", "*salt*", "*secret*", "*token", "*key", "id_*", "_delta_log", "demo-store*", "scale-store"),
+    *("!*.py", "!/dnafeat/py.typed", "!/dnafeat/bundled/data/*.?*", "!/dnafeat/bundled/dnafeat-mini/*.?*"),
+    *(".?*", "__pycache__", "/tests"),
+]
 _PATIENCE = 120.0  # seconds that a job server may not answer
 
 
@@ -53,7 +60,7 @@ def submit(
     attempts : int
         How often this call may send it.
     working_dir : str | None
-        A folder that the job gets with it; None: it runs with what is installed on the nodes.
+        A folder of which the job gets code and settings (`LEFT_OUT`); None: it runs with what is installed on the nodes.
     say : callable
         Takes what there is to tell, the job's own output included (default: the log).
 
@@ -73,14 +80,9 @@ def submit(
     night = night or f"{datetime.now(UTC):%Y-%m-%d}"
     # Ray takes this before the address that it is given, and RAY_ADDRESS, which may lead elsewhere, after it.
     os.environ["RAY_API_SERVER_ADDRESS"] = address
-    try:
-        client = JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError, AuthenticationError) as error:
-        raise UsageError(
-            f"no job server lets us in at {address}: {one_line(error)}; name another with --address, or give its token"
-        ) from error
+    client = _client(address)
     entrypoint = shlex.join([*command, "--run-id", night])
-    sent = 0
+    sent = unforeseen = 0
     for number in itertools.count(1):
         name = f"{night}-{number}"
         job = _found(client, name)
@@ -88,7 +90,7 @@ def submit(
             if sent == attempts:
                 times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
                 raise EncodingError(f"night {night} failed after {times}: look above, and send it again")
-            environment = {"working_dir": working_dir, "excludes": _LEFT_OUT} if working_dir else None
+            environment = {"working_dir": working_dir, "excludes": LEFT_OUT} if working_dir else None
             with contextlib.suppress(RuntimeError):
                 # Refused where another one sends the same night at this moment: that one is followed.
                 client.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env=environment)
@@ -108,9 +110,31 @@ def submit(
         if job.status == JobStatus.SUCCEEDED:
             return name
         say(f"{name} ended: {job.message}")
+        unforeseen += job.driver_exit_code == UNFORESEEN
+        if unforeseen > 1:
+            raise UsageError(
+                f"night {night} ended twice with a fault of dnafeat (exit code {UNFORESEEN}): look above for its log"
+            )
+        if job.status == JobStatus.STOPPED:
+            raise UsageError(f"night {night} was stopped, as {name}: send it again to go on")
         if job.driver_exit_code in _LASTING:
             raise UsageError(f"night {night} ended with exit code {job.driver_exit_code}, which another attempt would not change")
     raise AssertionError("unreachable")
+
+
+def _client(address: str) -> JobSubmissionClient:
+    """A client of the job server, with this user's token where it asks for one. Raises UsageError where it lets nobody in."""
+    try:
+        try:
+            return JobSubmissionClient(address)
+        except AuthenticationError:
+            if not take_token():
+                raise
+            return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise UsageError(f"the job server at {address} lets nobody in without the cluster's token: {TOKEN}") from error
+    except (ConnectionError, RuntimeError) as error:
+        raise UsageError(f"no job server lets us in at {address}: {one_line(error)}; name another with --address") from error
 
 
 def _found(client: JobSubmissionClient, name: str) -> JobDetails | None:
@@ -133,7 +157,9 @@ def _followed(client: JobSubmissionClient, name: str, say: Callable[[str], None]
             job = _found(client, name)
         except (ConnectionError, RuntimeError, OSError) as error:
             if time.monotonic() - answered > _PATIENCE:
-                raise StoreError(f"the job server does not answer any more: {one_line(error)}; send the night again") from error
+                raise UnreachableError(
+                    f"the job server does not answer any more: {one_line(error)}; send the night again"
+                ) from error
         else:
             answered = time.monotonic()
             if job is None:

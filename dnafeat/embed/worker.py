@@ -56,10 +56,10 @@ class EncoderSettings(TokeniserSettings):
         return TokeniserSettings(**{one.name: getattr(self, one.name) for one in fields(TokeniserSettings)})
 
 
-def load_encoder(settings: EncoderSettings) -> Encoder:
-    """Load the run's encoder. Raises RuntimeError where it is not the one that the run was planned for."""
+def load_encoder(settings: EncoderSettings, *, gpu: bool) -> Encoder:
+    """Load the run's encoder, onto a GPU where the worker has one. Raises RuntimeError where it is not what the run was planned for."""
     began = time.monotonic()
-    encoder = Encoder.load(settings.config, settings.pins)
+    encoder = Encoder.load(settings.config, settings.pins, gpu=gpu)
     settings.job.record("encoder loaded", device=str(encoder.device), threads=torch.get_num_threads(), seconds=_since(began))
     if encoder.version.digest != settings.version:
         raise RuntimeError(

@@ -61,12 +61,14 @@ class Encoder:
         Tokens computed at a time, padding counted; fewer once memory did not suffice for as many.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Tokenizer, spec: FeatureVersion, projector: Projection) -> None:
+    def __init__(
+        self, model: nn.Module, tokenizer: Tokenizer, spec: FeatureVersion, projector: Projection, *, gpu: bool | None = None
+    ) -> None:
         self.tokenizer = tokenizer
         self.version = spec
         self.cutting = cutting(spec, tokenizer)
         self.dtype = torch.bfloat16 if spec.precision == "bfloat16" else torch.float32
-        on_gpu = torch.cuda.is_available() and spec.precision != "int8"
+        on_gpu = gpu is not False and torch.cuda.is_available() and spec.precision != "int8"
         self.device = torch.device("cuda" if on_gpu else "cpu")
         self.model: Any = prepared(model.to(self.device, self.dtype).eval(), int8=spec.precision == "int8")
         self.projector = projector.to(self.device).eval()
@@ -110,14 +112,16 @@ class Encoder:
         return cls.load(EncodingConfig.make({"model": model, "adapter": adapter, **settings}))
 
     @classmethod
-    def load(cls, config: EncodingConfig, pins: tuple[str | None, str | None] = (None, None)) -> Encoder:
-        """The encoder of a configuration; `pins` as of a `Source`."""
+    def load(
+        cls, config: EncodingConfig, pins: tuple[str | None, str | None] = (None, None), *, gpu: bool | None = None
+    ) -> Encoder:
+        """The encoder of a configuration; `pins` as of a `Source`. It takes a GPU where there is one, unless `gpu` is False."""
         source = Source.find(config, pins)
-        spec = describe(source, config)
+        spec = describe(source, config, gpu=gpu)
         network = load_encoder(source.checkpoint)
         if source.adapter is not None:
             network = merge(network, source.adapter)
-        return cls(network, source.tokenizer(config), spec, source.projector(config)[1])
+        return cls(network, source.tokenizer(config), spec, source.projector(config)[1], gpu=gpu)
 
     def encode(self, sequences: Sequence[str], report: Report | None = None) -> Vectors:
         """Encode sequences, normalised as the store does (upper case, U to T, no white space), so that the vectors are the same.

@@ -147,8 +147,8 @@ def _read_lists(
             at = batch.schema.get_field_index("problem")
             batch = batch.set_column(at, batch.schema.field(at), pa.array(problems, pa.string()))
             yield batch, [tuple(sorted({str(name) for name in value or ()})) for value in values]
-    except (OSError, EOFError, pa.ArrowException) as error:
-        raise UsageError(f"{uri} cannot be read: {one_line(error)}") from error
+    except (EOFError, pa.ArrowException, OSError, *storage.SERVER_ERRORS) as error:
+        raise storage.fault(error, UsageError)(f"{uri} cannot be read: {one_line(error)}") from error
 
 
 def _lists(uri: str, label: str) -> Iterator[list[str | int | None] | None]:

@@ -27,7 +27,7 @@ from dnafeat.cluster import packages
 from dnafeat.cluster.observe import Job
 from dnafeat.embed import plan, runner
 from dnafeat.embed.intake import Checks, Intake, take_in
-from dnafeat.errors import AuditError, StoreError, StrictError, UsageError, one_line
+from dnafeat.errors import AuditError, StrictError, UsageError, one_line
 from dnafeat.finetune.config import PredictConfig
 from dnafeat.finetune.labels import Labels
 from dnafeat.finetune.predictor import Predictor, PredictShards
@@ -314,4 +314,4 @@ def _writing(output: str) -> Iterator[None]:
     try:
         yield
     except storage.STORAGE_ERRORS as error:
-        raise StoreError(f"{output} cannot be written: {one_line(error)}") from error
+        raise storage.fault(error)(f"{output} cannot be written: {one_line(error)}") from error

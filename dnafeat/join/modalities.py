@@ -146,8 +146,8 @@ def open_partner(
         fragments = list(dataset.get_fragments())
         rows = sum(fragment.metadata.num_rows for fragment in fragments)
         width = _first_width(uri, version, fingerprint, len(fragments), vector)
-    except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"partner {name}: {uri} cannot be read: {one_line(error)}") from error
+    except (OSError, pa.ArrowException, *storage.SERVER_ERRORS) as error:
+        raise storage.fault(error, UsageError)(f"partner {name}: {uri} cannot be read: {one_line(error)}") from error
     if not width:
         raise UsageError(f"partner {name}: {uri} has no vector in column {vector!r}: fill it before it is joined")
     return PartnerTable(
@@ -196,8 +196,8 @@ def read_columns(what: str, uri: str, columns: Sequence[str], version: int | Non
                 hint = did_you_mean(column, dataset.schema.names)
                 raise UsageError(f"{what} has no column {column!r}: it needs {wanted}, and has {there}{hint}")
         return dataset.to_table(columns=list(columns), fragment_scan_options=CHECKED), fingerprint or f"version {version}"
-    except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"{what} cannot be read: {one_line(error)}") from error
+    except (OSError, pa.ArrowException, *storage.SERVER_ERRORS) as error:
+        raise storage.fault(error, UsageError)(f"{what} cannot be read: {one_line(error)}") from error
 
 
 def as_text(column: pa.Array, what: str) -> pa.Array:
@@ -296,7 +296,7 @@ def _is_delta(uri: str) -> bool:
     try:
         return bool(DeltaTable.is_deltatable(uri, storage_options=storage.delta_options(uri)))
     except (DeltaError, OSError) as error:
-        raise UsageError(f"{uri} cannot be read: {one_line(error)}") from error
+        raise storage.table_fault(error, uri)(f"{uri} cannot be read: {one_line(error)}") from error
 
 
 def _delta(uri: str, version: int | None) -> DeltaTable:
@@ -304,7 +304,7 @@ def _delta(uri: str, version: int | None) -> DeltaTable:
         return DeltaTable(uri, version=version, storage_options=storage.delta_options(uri))
     except (DeltaError, OSError) as error:
         asked = "" if version is None else f" at version {version}"
-        raise UsageError(f"the Delta table {uri} cannot be read{asked}: {one_line(error)}") from error
+        raise storage.table_fault(error, uri)(f"the Delta table {uri} cannot be read{asked}: {one_line(error)}") from error
 
 
 @functools.lru_cache(maxsize=8)
@@ -313,7 +313,7 @@ def _snapshot(uri: str, version: int) -> ds.Dataset:
     try:
         return _delta(uri, version).to_pyarrow_dataset()
     except (DeltaError, OSError, ValueError) as error:
-        raise UsageError(f"the Delta table {uri} cannot be read: {one_line(error)}") from error
+        raise storage.table_fault(error, uri)(f"the Delta table {uri} cannot be read: {one_line(error)}") from error
 
 
 def _dataset(uri: str, version: int | None, fingerprint: str | None) -> ds.Dataset:

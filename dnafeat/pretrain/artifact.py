@@ -66,7 +66,7 @@ def read(uri: str) -> dict[str, Any] | None:
             metrics = json.load(opened)
         metrics["training"]["run"], metrics["probes"]
     except (*storage.STORAGE_ERRORS, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(f"{file} cannot be read: {one_line(error)}") from error
+        raise storage.fault(error, UsageError)(f"{file} cannot be read: {one_line(error)}") from error
     return dict(metrics)
 
 

@@ -132,7 +132,10 @@ def _table(uri: str) -> str:
 
 def _with_log(folder: str) -> str | None:
     fs, path = storage.filesystem(storage.join(folder, _LOG))
-    return folder if fs.isdir(path) else None
+    try:
+        return folder if fs.isdir(path) else None
+    except storage.STORAGE_ERRORS as error:
+        raise storage.fault(error, UsageError)(f"{folder} cannot be listed: {one_line(error)}") from error
 
 
 def _version(table: str) -> Iterator[str]:
@@ -146,7 +149,7 @@ def _version(table: str) -> Iterator[str]:
         mapped = opened.metadata().configuration.get("delta.columnMapping.mode", "none") != "none"
         added = pa.table(opened.get_add_actions(flatten=True))
     except (DeltaError, OSError, ValueError) as error:
-        raise UsageError(f"the Delta table {table} cannot be read: {one_line(error)}") from error
+        raise storage.table_fault(error, table)(f"the Delta table {table} cannot be read: {one_line(error)}") from error
     if unread or mapped:
         raise UsageError(
             f"the Delta table {table} uses {', '.join(sorted(unread)) or 'columnMapping'}, which is not read here: write its rows to a "

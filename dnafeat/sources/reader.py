@@ -309,5 +309,5 @@ def _reading(uri: str) -> Iterator[None]:
     """Turn what goes wrong inside a file (damaged, cut off, out of reach) into one sentence."""
     try:
         yield
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
-        raise UsageError(f"{uri} cannot be read: {one_line(error)}") from error
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, *storage.SERVER_ERRORS) as error:
+        raise storage.fault(error, UsageError)(f"{uri} cannot be read: {one_line(error)}") from error

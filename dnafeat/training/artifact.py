@@ -35,7 +35,7 @@ def read(uri: str) -> dict[str, Any] | None:
         with fs.open(path, "rb") as file:
             return parse_object(file.read())
     except (*storage.STORAGE_ERRORS, ValueError) as error:
-        raise UsageError(f"{storage.join(uri, ABOUT)} cannot be read: {one_line(error)}") from error
+        raise storage.fault(error, UsageError)(f"{storage.join(uri, ABOUT)} cannot be read: {one_line(error)}") from error
 
 
 def trained_before(output: str, digest: str, notes: Sequence[str], say: Callable[[str], None]) -> dict[str, Any] | None:

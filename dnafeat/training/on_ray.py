@@ -13,10 +13,10 @@ from ray import train
 from ray.train.torch import TorchTrainer
 
 from dnafeat import storage
-from dnafeat.cluster.bar import steps_shown
+from dnafeat.cluster.bar import say, steps_shown
 from dnafeat.cluster.observe import Job
 from dnafeat.cluster.progress import Steps, steps_of
-from dnafeat.cluster.session import causes, default_cpus, default_gpus, on_cluster, start_ray
+from dnafeat.cluster.session import causes, default_cpus, default_gpus, most, on_cluster, start_ray
 from dnafeat.errors import EncodingError, UsageError, one_line
 from dnafeat.training.checkpoints import read_finished
 from dnafeat.training.config import WorkersConfig
@@ -67,7 +67,9 @@ def train_on_ray(run: TrainingRun, *, show: bool, say: Callable[[str], None]) ->
     Raises
     ------
     UsageError
-        This machine has fewer CPUs than the workers hold.
+        This machine has fewer CPUs or GPUs than the workers hold.
+    ClusterError
+        Ray does not start or does not answer.
     EncodingError
         The workers failed more often than they may; the same command resumes from the last checkpoint.
     """
@@ -75,7 +77,7 @@ def train_on_ray(run: TrainingRun, *, show: bool, say: Callable[[str], None]) ->
     config = run.workers
     gpus = config.gpus_per_worker if config.gpus_per_worker is not None else default_gpus()
     cpus = config.cpus_per_worker or default_cpus(config.num_workers)
-    _check_room(config, cpus)
+    _check_room(config, cpus, gpus)
     place = run.place
     workers: Any = (config.min_workers, config.num_workers) if config.min_workers else config.num_workers
     say(
@@ -117,14 +119,17 @@ def train_on_ray(run: TrainingRun, *, show: bool, say: Callable[[str], None]) ->
             return Outcome(*read_finished(Path(folder)))
 
 
-def _check_room(config: WorkersConfig, cpus: int) -> None:
-    """Raise UsageError where this machine alone cannot hold the workers; a cluster may grow, and here Ray would wait for ever."""
-    fewest, have = config.min_workers or config.num_workers, ray.cluster_resources().get("CPU", 0)
-    if fewest * cpus > have and not on_cluster():
-        raise UsageError(
-            f"{fewest} workers with {cpus} CPU{'s' * (cpus > 1)} each are more than the {have:g} CPUs of this machine hold: "
-            "give fewer --num-workers"
-        )
+def _check_room(config: WorkersConfig, cpus: int, gpus: float) -> None:
+    """Raise UsageError where this machine alone cannot hold the workers, for which Ray would wait for ever; a cluster may grow."""
+    fewest = config.min_workers or config.num_workers
+    for resource, share in (("CPU", cpus), ("GPU", gpus)):
+        have = most(resource)
+        if fewest * share <= have:
+            continue
+        wanted = f"{fewest} workers with {share:g} {resource}{'s' * (share > 1)} each are more than the {have:g} {resource}s of"
+        if not on_cluster():
+            raise UsageError(f"{wanted} this machine hold: give fewer --num-workers")
+        say(f"{wanted} the cluster hold: the run waits until some are added", Job())
 
 
 def cause(error: Exception) -> str:

@@ -212,7 +212,7 @@ def test_a_wrong_engine_is_not_timed(model: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Encoder, "encode", wrong)
     with pytest.raises(BenchmarkError, match=r"cpu\.float32 gives wrong vectors") as error:
         benchengine.measure({"device": "cpu", "model": model, "sequences": SEQUENCES, "threads": 1, "repeats": 1})
-    assert error.value.exit_code == 1
+    assert error.value.exit_code == 4
 
 
 def test_peers_that_are_given_fewer_sequences_keep_their_rate(model: str, monkeypatch: pytest.MonkeyPatch) -> None:

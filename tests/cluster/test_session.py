@@ -89,13 +89,17 @@ def check_cluster(cluster: Any) -> None:
     assert all((ROOT / file).exists() for file in files_on_the_nodes(cluster))
 
 
+HOME = "/home/ubuntu/dnafeat"
+
+
 def files_on_the_nodes(cluster: Any) -> list[str]:
-    """What the commands name of the repository, which is mounted on the nodes."""
-    [mount] = [remote for remote, local in cluster["file_mounts"].items() if local == "."]
+    """What the commands name of the repository, parts of which are mounted on the nodes."""
+    mounts = cluster["file_mounts"]
+    assert all(remote == f"{HOME}/{local}" and local not in ("", ".") for remote, local in mounts.items())
     names = re.findall(r"(?:~|/home/ubuntu)/dnafeat(?:/([\w./-]+))?", "\n".join(commands(cluster)))
-    assert mount == "/home/ubuntu/dnafeat"
     assert "constraints.txt" in names
-    return names
+    assert all(name.partition("/")[0] in ("", *mounts.values()) for name in names)
+    return [*names, *mounts.values()]
 
 
 def commands(cluster: Any) -> list[str]:
@@ -240,7 +244,9 @@ def test_every_key_of_the_cluster_file_is_refused_when_it_lacks_a_letter(cluster
         (("available_node_types", "head", "node_config", "BlockDeviceMappings"), {"DeviceName": "/dev/sda1"}),
         (("available_node_types", "head", "node_config", "BlockDeviceMappings", 0, "Ebs", "VolumeSize"), "100"),
         (("available_node_types", "head", "node_config", "BlockDeviceMappings", 0, "Ebs", "VolumeType"), "gp33"),
-        (("file_mounts",), {"/home/ubuntu/other": "."}),
+        (("file_mounts",), {"/home/ubuntu/other": "dnafeat"}),
+        (("file_mounts",), {"/home/ubuntu/dnafeat": "."}),
+        (("file_mounts", "/home/ubuntu/dnafeat/constraints.txt"), None),
         (("setup_commands",), ["pip install --constraint ~/dnafeat/constraint.txt"]),
     ],
 )
@@ -300,8 +306,8 @@ def test_the_timer_sends_a_night_that_its_configuration_allows(cluster: dict[str
     with pytest.raises(SystemExit) as end:
         runpy.run_path("jobs/submit.py", run_name="__main__")
     assert end.value.code == 0
-    [mount] = cluster["file_mounts"]
-    files = {f"{mount}/jobs/{name}": ROOT / "jobs" / name for name in ("nightly.py", "nightly.yaml")}
+    assert "jobs" in cluster["file_mounts"].values()
+    files = {f"{HOME}/jobs/{name}": ROOT / "jobs" / name for name in ("nightly.py", "nightly.yaml")}
     assert night_of(sent[0], files, home).embed.run_id is None
 
 

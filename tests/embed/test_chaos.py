@@ -46,6 +46,8 @@ SEED = int(
 NIGHTS_A_STORE = 3
 # The actor that encodes, any other worker, the driver, and Ray's own process of its node; every third time a node of a cluster.
 VICTIMS = {"actor": "MapWorker", "worker": "ray::", "driver": "", "raylet": "raylet/raylet"}
+# The same, stopped and never continued: their connections stay, so that Ray does not notice.
+VICTIMS |= {"stopped actor": "MapWorker", "stopped worker": "ray::"}
 NODE = "node"
 REFUSED = {"id": "refused", "sequence": "ACGT-ACGT", "label": "?"}
 Source = list[dict[str, str]]
@@ -96,6 +98,7 @@ def settings(source: Path, store: str) -> dict[str, Any]:
         "shard_rows": 150,
         "num_actors": 2,
         "runner": "ray",
+        "stall_seconds": 60,
     }
 
 
@@ -137,7 +140,7 @@ def kill(driver: subprocess.Popen, victim: str, nodes: Nodes, draw: random.Rando
         process = find(driver, victim)
         if process is not None:
             with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
+                process.send_signal(signal.SIGSTOP if victim.startswith("stopped") else signal.SIGKILL)
                 return True
         time.sleep(0.02)
     return False

@@ -29,7 +29,7 @@ from dnafeat.embed.intake import SEQUENCE_SCHEMA
 from dnafeat.embed.job import embed, gathered
 from dnafeat.embed.local import run_here
 from dnafeat.embed.plan import CHECK, Shard
-from dnafeat.embed.runner import choose, decide, expected_flops, prefers_ray
+from dnafeat.embed.runner import LocalRunner, choose, decide, expected_flops, prefers_ray
 from dnafeat.embed.tokenise import Tokenised
 from dnafeat.embed.worker import EncoderSettings, EncodeShards, ShardWorker, checked
 from dnafeat.encoder.config import EncodingConfig
@@ -144,6 +144,28 @@ def test_shards_become_files_with_the_encoders_own_vectors(encoder: Encoder, set
         for name in VECTORS:
             expected = getattr(alone[row["sequence_digest"]], name)[0]
             np.testing.assert_allclose(np.array(row[name], np.float32), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_run_on_cpus_leaves_the_gpus_of_its_machine_alone(
+    gpu: bool, settings: EncoderSettings, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool | None] = []
+
+    def load(*_: Any, gpu: bool | None = None) -> Encoder:
+        asked.append(gpu)
+        return encoder
+
+    monkeypatch.setattr("dnafeat.embed.worker.Encoder.load", load)
+    runner = LocalRunner("asked for", workers=1, gpu=gpu, show=False)
+    list(runner.run([cut_shard(tmp_path, "shard-00000.parquet", ["ACGT" * 9])], settings, EncodeShards, (str(tmp_path), "run")))
+    assert asked == [gpu]
+
+
+def test_an_encoder_that_is_kept_off_gpus_takes_none(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    kept_off = Encoder.load(EncodingConfig.make(model=model), gpu=False)
+    assert (kept_off.device.type, kept_off.version.precision) == ("cpu", "float32")
 
 
 class Failing(EncodeShards):

@@ -39,7 +39,9 @@ def fetch(name: str, what: str, revision: str | None = None) -> tuple[Path, str 
     Raises
     ------
     UsageError
-        There is no such folder, name or prefix, or it cannot be reached.
+        There is no such folder, name or prefix, or the hub cannot be reached.
+    UnreachableError
+        The prefix's storage cannot be reached or refuses.
     """
     if not storage.is_local(name):
         return _from_storage(name.rstrip("/"), revision)
@@ -114,7 +116,7 @@ def _from_storage(uri: str, revision: str | None) -> tuple[Path, str]:
     except FileNotFoundError:
         listed = {}
     except storage.STORAGE_ERRORS as error:
-        raise UsageError(f"{uri} cannot be listed: {one_line(error)}") from error
+        raise storage.fault(error, UsageError)(f"{uri} cannot be listed: {one_line(error)}") from error
     chosen = sorted(name for name in listed if any(fnmatch.fnmatch(name, pattern) for pattern in (*_PLAIN, *_SAFE)))
     chosen += [pickled for safe, pickled in _PICKLED.items() if safe not in chosen and pickled in listed]
     if not chosen:
@@ -145,7 +147,7 @@ def _from_storage(uri: str, revision: str | None) -> tuple[Path, str]:
                 finally:
                     shutil.rmtree(arriving, ignore_errors=True)
     except storage.STORAGE_ERRORS as error:
-        raise UsageError(f"{uri} cannot be fetched into {cache}: {one_line(error)}") from error
+        raise storage.fault(error, UsageError)(f"{uri} cannot be fetched into {cache}: {one_line(error)}") from error
     return folder, pin
 
 
