@@ -77,14 +77,13 @@ def delta_uri(uri: str) -> str:
     """
     local = "://" not in uri or uri.startswith("file://")
     path = uri.removeprefix("file://") if local else uri.partition("://")[2].rstrip("/")
-    odd = "\\" if "\\" in path else next((mark for mark in path if ord(mark) < 32), "")
-    if not odd and unquote(path) != path:
-        odd = next(iter(re.findall("%[0-9A-Fa-f]{2}", path)), "%")
-    if not odd and not local:
-        odd = next((part for part in path.split("/") if part in ("", ".", "..")), None)
-        odd = "" if odd is None else odd or "//"
+    odd = re.findall(r"[\\\x00-\x1f]", path)
+    if unquote(path) != path:
+        odd += re.findall("%[0-9A-Fa-f]{2}", path)
+    if not local:
+        odd += [part or "//" for part in path.split("/") if part in ("", ".", "..")]
     if odd:
         raise UsageError(
-            f"{uri!r} cannot name a store or table: Delta readers take {odd!r} for something else; choose another name"
+            f"{uri!r} cannot name a store or table: Delta readers take {odd[0]!r} for something else; choose another name"
         )
-    return uri if local else f"{uri.partition('://')[0]}://{quote(path)}"
+    return uri if local else f"{uri.partition('://')[0]}://{quote(path, safe='/:@')}"

@@ -338,6 +338,7 @@ def dna_side(config: JoinConfig, salt: bytes | None) -> DnaSide:
     # Loaded after `runs`, both tables hold at least what the published runs name.
     store.features.reload().version()
     store.sequences.reload().version()
+    store.check_whole(history, state.values())
     own = arrow_schema("sequences").names
     keys = [name for name in store.sequences.schema().names if name not in own]
     further = LEVELS[inputs.level]
