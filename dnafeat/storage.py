@@ -242,6 +242,15 @@ def names(uri: str) -> list[str]:
     return sorted(name(path) for path in below)
 
 
+def is_empty(uri: str) -> bool:
+    """Return whether nothing lies below a folder or prefix; some servers list prefixes of objects that are gone."""
+    if not uri.startswith("s3://"):
+        return not names(uri)
+    bucket, _, prefix = filesystem(uri)[1].partition("/")
+    found = filesystem(uri)[0].call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", MaxKeys=1_000)
+    return not [one for one in found.get("Contents", ()) if not one["Key"].endswith("/")]
+
+
 def _modified(about: dict[str, Any]) -> datetime:
     when = about["LastModified"] if "LastModified" in about else about["mtime"]
     return when.astimezone(UTC) if isinstance(when, datetime) else datetime.fromtimestamp(when, UTC)

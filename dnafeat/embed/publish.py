@@ -84,7 +84,7 @@ class Publication:
         store.features.reload()
         # A run that goes on from a state with rows missing would seem to be whole.
         store.check_whole(history)
-        self._last_number = history.last_number()
+        self._highest_number = history.highest_number()
 
     def commit_features(self, files: Sequence[DataFile], version: str, planned: int) -> CommittedVectors:
         """Add vector files to `features`, less the rows that another run stored after Delta version `planned`."""
@@ -251,7 +251,7 @@ class Publication:
             self._check_forgotten(table)
             table.add_string_columns(intake.keys)
             # Where the log has lost its end, numbers that were given out are in `runs` alone.
-            number = max(table.transaction(_NUMBER) or 0, self._last_number) + 1
+            number = max(table.transaction(_NUMBER) or 0, self._highest_number) + 1
             paths = table.paths([("source_name", "=", self.source_name)])
             difference = changes.compare(self.store, self.source_name, intake, paths, folder, mode, each)
             kept = difference.kept

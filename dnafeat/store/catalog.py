@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -19,7 +18,7 @@ from dnafeat.store import digests, durability
 from dnafeat.store.conditions import Where, listed, stood
 from dnafeat.store.data_file import Change
 from dnafeat.store.history import LISTED, NAMED, AsOf, History
-from dnafeat.store.lineages import described, parsed
+from dnafeat.store.lineages import described, loaded, parsed
 from dnafeat.store.names import Names
 from dnafeat.store.ownership import claim
 from dnafeat.store.reading import Reading, check_selection, chosen, load_entries
@@ -342,7 +341,7 @@ class Store:
         that parent, or the store cannot be written.
         """
         table, given = self._versions, name
-        if lineage is not None and (projector := json.loads(lineage).get("projector_sha256")):
+        if lineage is not None and (projector := (loaded(lineage) or {}).get("projector_sha256")):
             # An encoder has put it there, and the version counts on it.
             durability.sync(self.uri, [f"projectors/{projector}.{ending}" for ending in ("json", "safetensors")])
 

@@ -172,7 +172,7 @@ class History:
         hint = did_you_mean(text, [row["run_id"] for row in self._runs])
         raise StoreError(f"{self.uri} has published no run {asked!r}: `dnafeat runs` lists those there are{hint}")
 
-    def last_number(self) -> int:
+    def highest_number(self) -> int:
         """The greatest number that a run has, withdrawn ones counted; 0 where there is none."""
         return max((row["run_number"] for row in (*self._runs, *self.withdrawn())), default=0)
 

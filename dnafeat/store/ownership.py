@@ -108,7 +108,7 @@ def claim(uri: str) -> None:
         raise storage.fault(error)(f"the store {uri} cannot be written: {one_line(error)}") from error
     if MARKER in there:
         return
-    if there and not _is_older_store(uri, there):
+    if there and not _is_older_store(uri, there) and not storage.is_empty(uri):
         example = next((name for name in sorted(there) if name not in PARTS), min(there))
         raise StoreError(
             f"{uri} holds other files, such as {example!r}, and is no store: name a new or an empty folder with --store, or the store "

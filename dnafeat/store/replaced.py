@@ -84,7 +84,7 @@ class ReplacedTable:
         try:
             if self.there:
                 self.table.snapshot.create_write_transaction(
-                    actions, mode="overwrite", schema=contract, commit_properties=properties
+                    [*actions], mode="overwrite", schema=contract, commit_properties=properties
                 )
             else:
                 create_table_with_add_actions(
