@@ -20,6 +20,7 @@ Refused entries of a run that is not published are not merged: when it is sent a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from datetime import datetime
 from deltalake.exceptions import DeltaError
 
 from dnafeat import storage
-from dnafeat.errors import StoreError, one_line
+from dnafeat.errors import DamagedError, StoreError, one_line
 from dnafeat.store.catalog import Store
 from dnafeat.store.collect import Unnamed, collect, find_unnamed
 from dnafeat.store.damage import damaged_paths, way_out
@@ -116,11 +117,12 @@ def maintain(
     """
     try:
         with storage.reached(store.uri):
-            history = store.history()
-            # Vectors whose names are lost would be taken for those that no entry names.
-            store.sequences.reload()
-            store.features.reload()
-            store.check_whole(history)
+            # Vectors whose names are lost would be taken for those that no entry names. What cannot be read is told of below.
+            with contextlib.suppress(DamagedError):
+                history = store.history()
+                store.sequences.reload()
+                store.features.reload()
+                store.check_whole(history)
             upkeep = Upkeep(store, dry_run, now)
             if not dry_run:
                 claim(store.uri)
