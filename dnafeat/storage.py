@@ -11,7 +11,7 @@ import socket
 import stat
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -45,6 +45,7 @@ _PASSING = {
 }
 
 _COPIED_AT_ONCE = 1 << 20
+_DELETED_AT_ONCE = 1_000  # the most that S3 takes
 # A chain of file systems, such as `simplecache::s3://bucket/file`.
 _CHAIN = re.compile(r"^[a-z0-9+]+::|::[a-z0-9+]+://")
 
@@ -240,6 +241,27 @@ def listing(uri: str) -> Iterator[Listed]:
             yield Listed(relative, int(about["size"]), _modified(about))
 
 
+def names(uri: str) -> list[str]:
+    """The names directly below a folder or prefix, hidden ones too; none where it does not exist."""
+    fs, root = filesystem(uri)
+    try:
+        found = fs.ls(root, detail=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    # On S3 an object named like the folder may stand for it, and a listing of one object is that object.
+    below = {path.rstrip("/") for path in found} - {root.rstrip("/")}
+    return sorted(name(path) for path in below)
+
+
+def is_empty(uri: str) -> bool:
+    """Return whether nothing lies below a folder or prefix; some servers list prefixes of objects that are gone."""
+    if not uri.startswith("s3://"):
+        return not names(uri)
+    bucket, _, prefix = filesystem(uri)[1].partition("/")
+    found = filesystem(uri)[0].call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", MaxKeys=1_000)
+    return not [one for one in found.get("Contents", ()) if not one["Key"].endswith("/")]
+
+
 def _modified(about: dict[str, Any]) -> datetime:
     when = about["LastModified"] if "LastModified" in about else about["mtime"]
     return when.astimezone(UTC) if isinstance(when, datetime) else datetime.fromtimestamp(when, UTC)
@@ -253,7 +275,7 @@ def clock(uri: str) -> datetime:
     try:
         return _modified(fs.info(path))
     finally:
-        fs.rm(path)
+        fs.rm_file(path)
 
 
 def remove(uri: str) -> None:
@@ -263,10 +285,42 @@ def remove(uri: str) -> None:
         fs.rm_file(path)
 
 
+def remove_files(uri: str, paths: Iterable[str], *, folders: bool = False) -> None:
+    """Remove files below a folder or prefix by their relative paths; some need not be there.
+
+    With `folders`, folders that are empty then go, too, that at `uri` included: for a place where nothing is written any more.
+    """
+    fs, root = filesystem(uri)
+    below = [f"{root.rstrip('/')}/{path}" for path in paths]
+    if uri.startswith("s3://"):
+        _remove_objects(fs, below)
+        return
+    for path in below:
+        with contextlib.suppress(FileNotFoundError):
+            fs.rm_file(path)
+    if folders and is_local(uri):
+        parents = {parent for path in below for parent in Path(path).parents if Path(root) in (parent, *parent.parents)}
+        for folder in sorted(parents, key=lambda one: len(one.parts), reverse=True):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _remove_objects(fs: fsspec.AbstractFileSystem, paths: Sequence[str]) -> None:
+    # `fs.rm` would take names with the marks of a glob for globs.
+    for first in range(0, len(paths), _DELETED_AT_ONCE):
+        some = [path.partition("/") for path in paths[first : first + _DELETED_AT_ONCE]]
+        keys = {"Objects": [{"Key": key} for _, _, key in some], "Quiet": True}
+        failed = fs.call_s3("delete_objects", Bucket=some[0][0], Delete=keys).get("Errors")
+        if failed:
+            raise OSError(f"{len(failed)} objects cannot be deleted, such as {failed[0]['Key']}: {failed[0].get('Message')}")
+
+
 def remove_folder(uri: str) -> None:
     """Remove a folder or prefix and all below it; nothing happens when it is not there."""
     fs, path = filesystem(uri)
-    if fs.exists(path):
+    if uri.startswith("s3://"):
+        _remove_objects(fs, fs.find(path))
+    elif fs.exists(path):
         fs.rm(path, recursive=True)
 
 
@@ -361,7 +415,7 @@ def check_writable(uri: str) -> None:
     try:
         write_whole(probe, lambda file: file.write(b"dnafeat"))
         fs, path = filesystem(probe)
-        fs.rm(path)
+        fs.rm_file(path)
     except (UsageError, *STORAGE_ERRORS) as error:
         raise fault(error)(f"the store {uri} cannot be written: {one_line(error)}") from error
 

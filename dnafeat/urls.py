@@ -1,9 +1,9 @@
-"""URLs that carry a secret: found and refused before anything of them is opened, stored or logged."""
+"""URLs that cannot be used as they are: with a secret, which would be stored or logged, or read as another place by Delta."""
 
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, unquote
 
 from dnafeat.errors import UsageError
 
@@ -64,3 +64,26 @@ def _secret(part: str) -> str | None:
         if value and (_SECRET.search(plain) or _ENDS.search(re.sub("[^a-z]", "", plain))):
             return f"a signature or key ({name}=…)"
     return None
+
+
+def delta_uri(uri: str) -> str:
+    """The URI of a Delta table as deltalake takes it.
+
+    Raises
+    ------
+    UsageError
+        deltalake would look in another place: it decodes `%20` to a blank twice, takes a backslash for a slash, and on object storage
+        follows `.`, `..` and empty parts.
+    """
+    local = "://" not in uri or uri.startswith("file://")
+    path = uri.removeprefix("file://") if local else uri.partition("://")[2].rstrip("/")
+    odd = re.findall(r"[\\\x00-\x1f]", path)
+    if unquote(path) != path:
+        odd += re.findall("%[0-9A-Fa-f]{2}", path)
+    if not local:
+        odd += [part or "//" for part in path.split("/") if part in ("", ".", "..")]
+    if odd:
+        raise UsageError(
+            f"{uri!r} cannot name a store or table: Delta readers take {odd[0]!r} for something else; choose another name"
+        )
+    return uri if local else f"{uri.partition('://')[0]}://{quote(path, safe='/:@')}"

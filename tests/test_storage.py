@@ -169,6 +169,41 @@ def test_a_file_with_glob_marks_in_its_name_is_found_by_its_name(store_uri: str)
     assert storage.expand(uri) == [uri]
 
 
+@pytest.mark.parametrize("name", ["dir[1]", "a*b", "chr1::5", "x::s3", "100%", "a%20b"])
+def test_a_folder_and_a_file_of_any_name_are_found_by_it(store_uri: str, name: str) -> None:
+    place = storage.join(store_uri, name)
+    found = [put(storage.join(place, one)) for one in ("a.fa", f"{name}.fa")]
+    put(storage.join(store_uri, "dir1", "other.fa"))
+    assert storage.expand(place) == sorted(found)
+    assert [content(one) for one in found] == [b"x", b"x"]
+    assert storage.expand(found[1]) == [found[1]]
+    assert storage.names(place) == sorted(["a.fa", f"{name}.fa"])
+    storage.remove_files(place, ["a.fa", "never/there"])
+    assert listed(place) == [f"{name}.fa"]
+    storage.remove_folder(place)
+    assert listed(store_uri) == ["dir1/other.fa"]
+
+
+def test_names_are_those_directly_below_a_folder(store_uri: str) -> None:
+    assert storage.names(store_uri) == []
+    for name in ("a", ".b", "c/d/e", "c/f"):
+        put(storage.join(store_uri, name))
+    assert storage.names(store_uri) == [".b", "a", "c"]
+    assert storage.names(storage.join(store_uri, "c")) == ["d", "f"]
+
+
+def test_files_go_with_the_folders_that_they_leave_empty(tmp_path: Path) -> None:
+    for name in ("work/a/b/one", "work/a/two", "work/c/three", "kept"):
+        put(str(tmp_path / name))
+    storage.remove_files(str(tmp_path / "work" / "a"), ["b/one"], folders=True)
+    storage.remove_files(str(tmp_path / "work" / "c"), ["three", "never"], folders=True)
+    assert listed(str(tmp_path)) == ["kept", "work/a/two"]
+    assert not (tmp_path / "work" / "c").exists()
+    assert not (tmp_path / "work" / "a" / "b").exists()
+    storage.remove_files(str(tmp_path / "work" / "a"), ["two"])
+    assert (tmp_path / "work" / "a").exists(), "somebody may be about to write into it"
+
+
 def test_what_others_have_written_since_is_seen(s3: S3) -> None:
     folder = s3.uri("source")
     put(folder + "/a.fa", b"old")

@@ -107,8 +107,8 @@ class NightlyConfig(Settings, section="output"):
 
 
 def check_run_id(run_id: str | None) -> None:
-    """Raise UsageError for a run id that cannot name a folder everywhere."""
+    """Raise UsageError for a run id that cannot name a folder everywhere, or would hide its files from what lists them."""
     require(
-        run_id is None or re.fullmatch(r"[A-Za-z0-9_.:-]{1,128}", run_id) is not None,
-        f"run_id {run_id!r} is no name: use up to 128 letters, digits, '.', '_', ':' and '-'",
+        run_id is None or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}", run_id) is not None,
+        f"run_id {run_id!r} is no name: begin it with a letter or a digit, and use up to 128 letters, digits, '.', '_', ':' and '-'",
     )

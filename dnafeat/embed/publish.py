@@ -33,6 +33,7 @@ from dnafeat.spill import Spill
 from dnafeat.store import Store, digests
 from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.data_file import Change, DataFile
+from dnafeat.store.merge import compact
 from dnafeat.store.retry import looking_again
 from dnafeat.store.rewriting import forgotten
 from dnafeat.store.schema import arrow_schema
@@ -78,6 +79,12 @@ class Publication:
         self.store, self.run_id, self.source_name = store, run_id, source_name
         self._app = f"dnafeat/{run_id}/{attempt or uuid.uuid4().hex}"
         self._forgotten = {table.name: forgotten(table.reload()) for table in (store.sequences, store.rejects)}
+        history = store.history()
+        store.sequences.reload()
+        store.features.reload()
+        # A run that goes on from a state with rows missing would seem to be whole.
+        store.check_whole(history)
+        self._highest_number = history.highest_number()
 
     def commit_features(self, files: Sequence[DataFile], version: str, planned: int) -> CommittedVectors:
         """Add vector files to `features`, less the rows that another run stored after Delta version `planned`."""
@@ -243,7 +250,8 @@ class Publication:
             nonlocal opened, closed, kept
             self._check_forgotten(table)
             table.add_string_columns(intake.keys)
-            number = (table.transaction(_NUMBER) or 0) + 1
+            # Where the log has lost its end, numbers that were given out are in `runs` alone.
+            number = max(table.transaction(_NUMBER) or 0, self._highest_number) + 1
             paths = table.paths([("source_name", "=", self.source_name)])
             difference = changes.compare(self.store, self.source_name, intake, paths, folder, mode, each)
             kept = difference.kept
@@ -277,7 +285,10 @@ class Publication:
         def change() -> Change | None:
             return None if len(table.read(["run_id"], ds.field("run_id") == self.run_id)) else Change(added=[file])
 
-        return table.settle(self._app, change) is not None
+        published = table.settle(self._app, change) is not None
+        for grown in (table, self.store.tables()[2]):
+            compact(grown)
+        return published
 
 
 def _lacking(store: Store, version: str, spill: Spill) -> int:

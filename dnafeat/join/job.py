@@ -335,9 +335,9 @@ def dna_side(config: JoinConfig, salt: bytes | None) -> DnaSide:
     state = history.state(version, inputs.as_of, inputs.source)
     ids = {row["run_number"]: row["run_id"] for row in history.listing()}
     columns = reading.chosen((inputs.vector,), version, history.vectors(version))
-    # Loaded after `runs`, both tables hold at least what the published runs name.
     store.features.reload().version()
     store.sequences.reload().version()
+    store.check_whole(history, state.values())
     own = arrow_schema("sequences").names
     keys = [name for name in store.sequences.schema().names if name not in own]
     further = LEVELS[inputs.level]

@@ -22,6 +22,7 @@ from dnafeat.errors import UsageError, one_line
 from dnafeat.parquet import CHECKED, PAGED
 from dnafeat.provenance import digest_of
 from dnafeat.text import did_you_mean
+from dnafeat.urls import delta_uri
 
 # Of a batch of vectors that is read at a time.
 _BATCH_BYTES = 8 * 2**20
@@ -294,14 +295,21 @@ def _is_delta(uri: str) -> bool:
     if any(mark in uri for mark in "*?[") or uri.endswith(".parquet"):
         return False
     try:
-        return bool(DeltaTable.is_deltatable(uri, storage_options=storage.delta_options(uri)))
+        place = delta_uri(uri)
+    except UsageError:
+        # Plain Parquet files may lie in a folder of any name.
+        if "_delta_log" in storage.names(uri):
+            raise
+        return False
+    try:
+        return bool(DeltaTable.is_deltatable(place, storage_options=storage.delta_options(uri)))
     except (DeltaError, OSError) as error:
         raise storage.table_fault(error, uri)(f"{uri} cannot be read: {one_line(error)}") from error
 
 
 def _delta(uri: str, version: int | None) -> DeltaTable:
     try:
-        return DeltaTable(uri, version=version, storage_options=storage.delta_options(uri))
+        return DeltaTable(delta_uri(uri), version=version, storage_options=storage.delta_options(uri))
     except (DeltaError, OSError) as error:
         asked = "" if version is None else f" at version {version}"
         raise storage.table_fault(error, uri)(f"the Delta table {uri} cannot be read{asked}: {one_line(error)}") from error

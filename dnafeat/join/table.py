@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,9 @@ from dnafeat.store.replaced import ReplacedTable
 
 WORK = "_work"  # what begins with an underscore is no part of a Delta table
 _STEM = "join-"
+# What a join writes below the table and below `WORK`; all else there is left alone.
+_FILE = re.compile(rf"{_STEM}[0-9a-f]{{16}}/\d{{5,}}-[0-9a-f]{{32}}\.parquet")
+_WORK_FILE = re.compile(r"[0-9a-f]{16}/.+")
 # What a join left behind that died; one that lasts so long has lost its files.
 _ABANDONED = timedelta(days=1)
 
@@ -54,6 +58,10 @@ class JoinedTable(ReplacedTable):
                     storage.remove(storage.join(root, one.path))
 
     def _left(self) -> Iterator[tuple[str, Listed]]:
-        yield from ((self.uri, one) for one in self.table.reload().uncommitted() if one.path.startswith(_STEM))
+        yield from ((self.uri, one) for one in self.table.reload().uncommitted(own=_is(_FILE)))
         work = storage.join(self.uri, WORK)
-        yield from ((work, one) for one in storage.listing(work))
+        yield from ((work, one) for one in storage.listing(work) if _is(_WORK_FILE)(one.path))
+
+
+def _is(pattern: re.Pattern[str]) -> Callable[[str], bool]:
+    return lambda path: pattern.fullmatch(path) is not None

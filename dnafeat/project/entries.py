@@ -120,6 +120,7 @@ def find_training(store: Store, config: FitProjectorConfig, view: str, folder: s
     version = history.resolve(config.version)
     lookup, state = find_lookup(store, history, version, view), history.state(version, source=config.source)
     sequences = store.sequences.reload()
+    store.check_whole(history, state.values())
     own = arrow_schema("sequences").names
     keys = [name for name in sequences.schema().names if name not in own]
     salt = None if config.salt_file is None else keyhash.read_salt(config.salt_file, store.uri)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePath
 
@@ -14,12 +14,13 @@ import pyarrow.dataset as ds
 
 from dnafeat import storage
 from dnafeat.errors import StoreError
-from dnafeat.store import digests
+from dnafeat.store import digests, durability
 from dnafeat.store.conditions import Where, listed, stood
 from dnafeat.store.data_file import Change
-from dnafeat.store.history import LISTED, AsOf, History
-from dnafeat.store.lineages import described, parsed
+from dnafeat.store.history import LISTED, NAMED, AsOf, History
+from dnafeat.store.lineages import described, loaded, parsed
 from dnafeat.store.names import Names
+from dnafeat.store.ownership import claim
 from dnafeat.store.reading import Reading, check_selection, chosen, load_entries
 from dnafeat.store.retry import looking_again
 from dnafeat.store.schema import TABLES, arrow_schema
@@ -59,7 +60,8 @@ class Store:
         return "\n".join(lines)
 
     def create(self) -> None:
-        """Make the tables that are not there yet. Raises StoreError when the place cannot be written."""
+        """Make the tables that are not there yet. Raises StoreError for a place that cannot be written, or holds other files."""
+        claim(self.uri)
         storage.check_writable(self.uri)
         for table in self.tables():
             table.create()
@@ -75,7 +77,7 @@ class Store:
 
     def history(self) -> History:
         """The runs and the names of versions as they are now."""
-        runs = self.runs.reload().read(list(LISTED))
+        runs = self.runs.reload().read([*LISTED, *NAMED])
         return History(self.uri, runs, self._versions.reload().read())
 
     def versions(self) -> pa.Table:
@@ -270,11 +272,19 @@ class Store:
         # out of `sequences` before it takes out the vectors, so that all that is named has its vectors.
         self.features.reload().version()
         self.sequences.reload()
+        self.check_whole(history, state.values())
         whole = history.state(digest, as_of)
         entries = load_entries(self.sequences, state, whole, where)
         return Reading(self.features, digest, state, names, entries, parent=history.parent(digest), sequences=self.sequences)
 
     # -- what the tables say -------------------------------------------------------------------------------------------
+
+    def check_whole(self, history: History, numbers: Collection[int] | None = None) -> None:
+        """Raise StoreError where some of these runs, or any, count on commits to `sequences` or `features` that are not there.
+
+        Both are looked at as they were loaded last, which must be after `history` was.
+        """
+        history.check_whole({table.name: table.version() for table in (self.sequences, self.features)}, numbers)
 
     def count_entries(self, state: Mapping[str, int]) -> int:
         """Count the entries that stood as of the given run of each source, at the present snapshot of `sequences`."""
@@ -331,6 +341,9 @@ class Store:
         that parent, or the store cannot be written.
         """
         table, given = self._versions, name
+        if lineage is not None and (projector := (loaded(lineage) or {}).get("projector_sha256")):
+            # An encoder has put it there, and the version counts on it.
+            durability.sync(self.uri, [f"projectors/{projector}.{ending}" for ending in ("json", "safetensors")])
 
         def change() -> Change | None:
             nonlocal given

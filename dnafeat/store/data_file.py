@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from deltalake.transaction import AddAction
@@ -44,10 +44,11 @@ class DataFile:
     nulls: Mapping[str, int]
     partition: Mapping[str, str]
 
-    def added(self, rows_change: bool = True) -> AddAction:
+    def added(self, when: datetime, rows_change: bool = True) -> AddAction:
+        """The action that adds it to a table at a time."""
         ends = {"minValues": dict(self.minimum), "maxValues": dict(self.maximum), "nullCount": dict(self.nulls)}
         stats = {"numRecords": self.rows, **ends}
-        return AddAction(self.path, self.size, self.partition, int(time.time() * 1000), rows_change, json.dumps(stats))
+        return AddAction(self.path, self.size, self.partition, int(when.timestamp() * 1000), rows_change, json.dumps(stats))
 
 
 @dataclass(frozen=True, kw_only=True)

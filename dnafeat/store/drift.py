@@ -97,6 +97,7 @@ def _diff(store: Store, one: str, other: str) -> Drift:
     # Loaded after `runs`, both tables hold at least what the published runs name; `features` first, since an erasure comes to it last.
     store.features.reload().version()
     store.sequences.reload()
+    store.check_whole(history, {number for state in states for number in state.values()})
     lookups = [Lookup(store.features, version, history.parent(version)) for version in versions]
     comparison = _Comparison(store, lookups, [name for name in VECTORS if all(name in names for names in stored)])
     apart = {

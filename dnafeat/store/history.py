@@ -33,6 +33,10 @@ LISTED = (
 )
 
 
+# Of each run, the versions of the tables that it counts on.
+NAMED = ("features_version", "sequences_version", "rejects_version")
+
+
 class History:
     """The runs of a store and the events of its versions, as they were when this was loaded.
 
@@ -41,14 +45,15 @@ class History:
     uri : str
         The store's, for what is said.
     runs : pyarrow.Table
-        Rows of `runs` with the columns `LISTED`, taken before `events`: whatever is published then has its version recorded.
+        Rows of `runs` with the columns `LISTED` and `NAMED`, taken before `events`: whatever is published then has its version recorded.
     events : pyarrow.Table
         All of `versions`.
     """
 
     def __init__(self, uri: str, runs: pa.Table, events: pa.Table) -> None:
         self.uri = uri
-        self._runs = sorted(runs.to_pylist(), key=lambda row: row["run_number"])
+        self._runs = sorted(runs.select(LISTED).to_pylist(), key=lambda row: row["run_number"])
+        self._named = runs.select([name for name in ("run_id", "run_number", *NAMED) if name in runs.column_names]).to_pylist()
         self._events = events.sort_by("recorded_at").to_pylist()
         self.names = Names(uri, events)
 
@@ -166,6 +171,37 @@ class History:
                 raise StoreError(f"run {asked!r} of {self.uri} was withdrawn: name another (`dnafeat runs` lists them)")
         hint = did_you_mean(text, [row["run_id"] for row in self._runs])
         raise StoreError(f"{self.uri} has published no run {asked!r}: `dnafeat runs` lists those there are{hint}")
+
+    def highest_number(self) -> int:
+        """The greatest number that a run has, withdrawn ones counted; 0 where there is none."""
+        return max((row["run_number"] for row in (*self._runs, *self.withdrawn())), default=0)
+
+    def check_whole(self, versions: Mapping[str, int], numbers: Collection[int] | None = None) -> None:
+        """Look whether the tables are as new as the runs say that count on them.
+
+        Parameters
+        ----------
+        versions : mapping of str to int
+            The Delta version that tables have now, by their names.
+        numbers : collection of int | None
+            Of these runs; None: of all.
+
+        Raises
+        ------
+        StoreError
+            A run names a later version: commits that were made before it are lost.
+        """
+        for row in sorted(self._named, key=lambda row: row["run_number"], reverse=True):
+            if numbers is not None and row["run_number"] not in numbers:
+                continue
+            for table, newest in versions.items():
+                named = row.get(f"{table}_version") or 0
+                if named > newest:
+                    raise StoreError(
+                        f"{self.uri} is damaged: run {row['run_id']} counts on version {named} of table {table}, whose log ends at "
+                        f"{newest} now, as after a loss of power or in a copy of a store at work: restore the log from a backup, or "
+                        f"withdraw the run (`dnafeat rollback {row['run_id']}`) and send it again"
+                    )
 
     def _number(self, as_of: AsOf) -> int:
         """The run number it stands for; 0 for a time before any run."""

@@ -10,6 +10,7 @@ Five things, in this order, each safe beside running jobs, readers and other mai
 3. What no commit has named for a week is deleted: files of dead runs, their work shards, probes, unfinished uploads. A run must have
    committed its files by then. Before a file below a table is deleted the table's log has it as removed, so that a run that is slower
    than that is refused (`Table.settle`) and does not add a file that is gone. After a forget, files of entries do not get that week.
+   What dnafeat has not made (`ownership`) is counted and left alone.
 4. What was replaced is deleted after a week, for readers that still have the old snapshot. Where something was forgotten since the last
    time, it is deleted at once; such a reader has to load the table again.
 5. A table whose log has grown gets a checkpoint. Old log entries are left to Delta's own retention.
@@ -19,6 +20,7 @@ Refused entries of a run that is not published are not merged: when it is sent a
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,18 +29,19 @@ from datetime import datetime
 from deltalake.exceptions import DeltaError
 
 from dnafeat import storage
-from dnafeat.errors import StoreError, one_line
+from dnafeat.errors import DamagedError, StoreError, one_line
 from dnafeat.store.catalog import Store
 from dnafeat.store.collect import Unnamed, collect, find_unnamed
 from dnafeat.store.damage import damaged_paths, way_out
 from dnafeat.store.data_file import Change
 from dnafeat.store.merge import merge
+from dnafeat.store.ownership import claim
 from dnafeat.store.retry import looking_again
 from dnafeat.store.rewriting import Draft, raised, settle
 from dnafeat.store.schema import DROPPABLE, TABLES
 from dnafeat.store.table import Table
 from dnafeat.store.upkeep import Upkeep
-from dnafeat.store.vacuum import abort_uploads, remove_abandoned, vacuum, write_checkpoints
+from dnafeat.store.vacuum import abort_uploads, count_foreign, remove_abandoned, vacuum, write_checkpoints
 from dnafeat.text import human_bytes
 
 
@@ -60,6 +63,8 @@ class MaintenanceSummary:
         Replaced files that were deleted.
     abandoned_files, abandoned_uploads : int
         Files and uploads that nothing had named for a week, deleted.
+    foreign_files : int
+        Files below the store that dnafeat has not made; they are left alone, and the log names one.
     checkpoints : int
         Tables whose log got one.
     damaged : tuple of str
@@ -77,6 +82,7 @@ class MaintenanceSummary:
     files_vacuumed: int
     abandoned_files: int
     abandoned_uploads: int
+    foreign_files: int
     checkpoints: int
     damaged: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
@@ -111,7 +117,15 @@ def maintain(
     """
     try:
         with storage.reached(store.uri):
+            # Vectors whose names are lost would be taken for those that no entry names. What cannot be read is told of below.
+            with contextlib.suppress(DamagedError):
+                history = store.history()
+                store.sequences.reload()
+                store.features.reload()
+                store.check_whole(history)
             upkeep = Upkeep(store, dry_run, now)
+            if not dry_run:
+                claim(store.uri)
             return _maintained(upkeep, _drop(upkeep) if drop_damaged else [])
     except DeltaError as error:
         raise StoreError(f"{store.uri} cannot be maintained: {one_line(error)}; send the same command again") from error
@@ -139,6 +153,7 @@ def _drop(upkeep: Upkeep) -> list[str]:
 def _maintained(upkeep: Upkeep, dropped: Sequence[str]) -> MaintenanceSummary:
     """Take the steps in their order; each reads the state that the ones before it have left."""
     before = {name: {file.path: file.size for file, _ in files} for name, files in upkeep.files.items()}
+    foreign = count_foreign(upkeep)
     if any(path.startswith(f"{upkeep.store.uri}/sequences/") for path in dropped):
         # The next runs name again what these files did, and its vectors need not be made again.
         unnamed = Unnamed(waiting={file.path for file, _ in upkeep.files["features"]})
@@ -162,6 +177,7 @@ def _maintained(upkeep: Upkeep, dropped: Sequence[str]) -> MaintenanceSummary:
         files_vacuumed=vacuumed,
         abandoned_files=abandoned,
         abandoned_uploads=uploads,
+        foreign_files=foreign,
         checkpoints=checkpoints,
         damaged=tuple(upkeep.damage.files),
         dropped=tuple(dropped),
@@ -175,6 +191,8 @@ def format_summary(summary: MaintenanceSummary) -> str:
     lines.append(f"  files      {s.files_before:,} before, {s.files_after:,} after, {human_bytes(s.bytes_rewritten)} rewritten")
     lines.append(f"  vectors    {s.rows_collected:,} collected that no entry names")
     lines.append(f"  deleted    {s.files_vacuumed:,} replaced files, {s.abandoned_files:,} abandoned ones")
+    if s.foreign_files:
+        lines.append(f"  foreign    {s.foreign_files:,} files that dnafeat has not made, left alone")
     if s.abandoned_uploads:
         lines.append(f"  uploads    {s.abandoned_uploads:,} unfinished ones ended")
     if s.checkpoints:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
+from dnafeat import storage
+from dnafeat.errors import ConflictError, StoreError
 from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.data_file import Change, DataFile
 from dnafeat.store.rewriting import Draft, settle
@@ -20,6 +22,7 @@ _TARGET = 128 * 2**20  # bytes of a merged file; in memory it is about three tim
 # Rows of a merged file. A run that closes an entry rewrites the file that it stands in, and a refused entry has up to 10,000 characters.
 _TARGET_ROWS = {"sequences": 1_000_000, "rejects": 50_000, "runs": 50_000, "versions": 50_000}
 _FEWEST = 4  # small files that are worth a merge
+_TOO_MANY = 64  # files of a table that is read whole
 _ORDER = {
     "sequences": ["source_name", "sequence_id", "from_run"],
     "rejects": ["source_name", "run_id", "file", "row"],
@@ -33,6 +36,18 @@ def merge(upkeep: Upkeep, waiting: set[str]) -> None:
     """Merge small files of every table but the files of `features` that hold vectors `waiting` to be collected."""
     for name, groups in _merges(upkeep, waiting):
         _merge(upkeep, name, groups)
+
+
+def compact(table: Table) -> None:
+    """Merge the small files of `runs` or `versions`, which every command reads, once there are too many of them.
+
+    What fails is left to the next run or to `maintain`.
+    """
+    with contextlib.suppress(ConflictError, StoreError, *storage.STORAGE_ERRORS):
+        files = sorted(table.reload().files(), key=lambda one: one[1])
+        if len(files) >= _TOO_MANY:
+            for group in _grouped([file for file, _ in files], _TARGET_ROWS[table.name]):
+                _replace(table, group)
 
 
 def _merges(upkeep: Upkeep, waiting: set[str]) -> Iterator[tuple[str, list[list[DataFile]]]]:

@@ -13,9 +13,11 @@ from deltalake.transaction import create_table_with_add_actions
 
 from dnafeat import storage
 from dnafeat.errors import ConflictError, one_line
+from dnafeat.store import delta_log, durability
 from dnafeat.store.data_file import DataFile
 from dnafeat.store.retry import broken_off
 from dnafeat.store.table import Table
+from dnafeat.urls import delta_uri
 
 ABOUT = "dnafeat"
 """The key under which a commit, or a Parquet footer, says what it was made of, as JSON."""
@@ -68,6 +70,12 @@ class ReplacedTable:
         StoreError
             It cannot be written. The files stay, since the commit may be there and its reply be lost.
         """
+        with storage.reached(self.uri):
+            when = durability.now(self.uri)
+        actions = [file.added(when) for file in files]
+        durability.sync(self.uri, [file.path for file in files])
+        if self.there:
+            delta_log.sync(self.uri, self.table.version())
         properties = CommitProperties(
             max_commit_retries=0,
             custom_metadata={ABOUT: json.dumps(about, sort_keys=True)},
@@ -76,13 +84,13 @@ class ReplacedTable:
         try:
             if self.there:
                 self.table.snapshot.create_write_transaction(
-                    [file.added() for file in files], mode="overwrite", schema=contract, commit_properties=properties
+                    [*actions], mode="overwrite", schema=contract, commit_properties=properties
                 )
             else:
                 create_table_with_add_actions(
-                    self.uri,
+                    delta_uri(self.uri),
                     contract,
-                    [file.added() for file in files],
+                    actions,
                     mode="error",
                     configuration=_CONFIGURATION,
                     storage_options=storage.delta_options(self.uri),
@@ -97,7 +105,9 @@ class ReplacedTable:
                     raise ConflictError(f"somebody else wrote {self.uri} meanwhile: send the same command again") from error
                 raise storage.fault(error)(f"{self.uri} cannot be committed to: {one_line(error)}") from error
         self.there = True
-        return self.table.reload().version()
+        version = self.table.reload().version()
+        delta_log.sync(self.uri, version)
+        return version
 
     def remove(self, files: Sequence[DataFile]) -> None:
         """Remove files that did not become part of the table."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import operator
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,9 +22,12 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from dnafeat import parquet, storage
 from dnafeat.errors import DamagedError, StoreError, one_line
+from dnafeat.store import delta_log
 from dnafeat.store.data_file import DataFile
+from dnafeat.store.ownership import is_data_file
 from dnafeat.store.retry import again
 from dnafeat.store.schema import DROPPABLE, arrow_schema
+from dnafeat.urls import delta_uri
 
 _DROP = "--drop-damaged"
 _COMPARED: dict[str, Callable[[Any, Any], pc.Expression]] = {"=": operator.eq, ">=": operator.ge, "<=": operator.le}
@@ -32,11 +36,13 @@ _COMPARED: dict[str, Callable[[Any, Any], pc.Expression]] = {"=": operator.eq, "
 @functools.lru_cache(maxsize=4)
 def _at_version(uri: str, version: int, **options: str) -> DeltaTable:
     # Many tasks of a process look at the same snapshot, which is read from the log once.
-    return DeltaTable(uri, version=version, storage_options=options)
+    return DeltaTable(delta_uri(uri), version=version, storage_options=options)
 
 
 def _snapshot(uri: str, version: int | None, **options: str) -> DeltaTable:
-    return DeltaTable(uri, storage_options=options) if version is None else _at_version(uri, version, **options)
+    if version is not None:
+        return _at_version(uri, version, **options)
+    return DeltaTable(delta_uri(uri), storage_options=options)
 
 
 def _holds_some(statistics: Mapping[str, Mapping[str, Any]], sought: np.ndarray) -> bool:
@@ -66,11 +72,22 @@ class TableSnapshot:
         if self._snapshot is None:
             try:
                 self._snapshot = again(lambda: _snapshot(self.uri, self._version, **self._options))
+                self._check_log(self._snapshot.version())
             except TableNotFoundError:
+                self._check_log(sys.maxsize)
                 raise StoreError(f"there is no store at {self.uri.rpartition('/')[0]}: fill one with `dnafeat embed`") from None
             except (DeltaError, OSError) as error:
+                self._check_log(sys.maxsize)
                 raise storage.fault(error)(f"{self.uri} cannot be read: {one_line(error)}") from error
         return self._snapshot
+
+    def _check_log(self, version: int) -> None:
+        """Raise StoreError where an entry that a snapshot is made of is damaged; it is not kept then."""
+        try:
+            delta_log.check(self.uri, version)
+        except StoreError:
+            self._snapshot = None
+            raise
 
     def reload(self) -> Self:
         self._snapshot = self._version = None
@@ -78,7 +95,8 @@ class TableSnapshot:
 
     def exists(self) -> bool:
         try:
-            return again(lambda: DeltaTable.is_deltatable(self.uri, storage_options=self._options))
+            place = delta_uri(self.uri)
+            return again(lambda: DeltaTable.is_deltatable(place, storage_options=self._options))
         except (DeltaError, OSError) as error:
             raise storage.fault(error)(f"{self.uri} cannot be read: {one_line(error)}") from error
 
@@ -194,6 +212,8 @@ class TableSnapshot:
         try:
             with self._remedied():
                 yield
+        except storage.SERVER_ERRORS as error:
+            raise storage.fault(error)(f"{self.uri} cannot be read: {one_line(error)}") from error
         except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             if parquet.is_damage(error):
                 with self._remedied():
@@ -282,23 +302,33 @@ class TableSnapshot:
     def transaction(self, app: str) -> int | None:
         return self.snapshot.transaction_version(app)
 
-    def removed_paths(self) -> set[str]:
-        """Files that were part of the table and are not any more, for as long as the log knows them (a week, by Delta's default)."""
-        with self._readable():
-            return set(again(lambda: self.snapshot.vacuum(retention_hours=0, dry_run=True, enforce_retention_duration=False)))
+    def removed(self) -> dict[str, datetime]:
+        """Files that were part of the table and are not any more, for as long as the log knows them (a week, by Delta's default).
 
-    def uncommitted(self, within: str = "") -> list[storage.Listed]:
-        """Parquet files below the table's folder that are not part of the snapshot, and that the log does not know as removed.
-
-        `within` is the folder of a partition, to list that alone; paths are relative to the table's all the same.
+        Each with the time at which it was removed, by the storage's clock.
         """
+        with self._readable():
+            return again(lambda: delta_log.removed(self.uri, self.version()))
+
+    def removed_paths(self) -> set[str]:
+        """The same without the times."""
+        return set(self.removed())
+
+    def uncommitted(self, within: str = "", own: Callable[[str], bool] | None = None) -> list[storage.Listed]:
+        """Files below the table's folder that are not part of the snapshot, and that the log does not know as removed.
+
+        Parameters
+        ----------
+        within : str
+            The folder of a partition, to list that alone; paths are relative to the table's all the same.
+        own : callable | None
+            Whether a path is one of those that are meant; None: those that `Table.write` gives files of a store's table.
+        """
+        own = own or functools.partial(is_data_file, self.name)
         known = set(self.paths()) | self.removed_paths()
         found = []
         for listed in storage.listing(storage.join(self.uri, within) if within else self.uri):
             listed = replace(listed, path=f"{within}/{listed.path}" if within else listed.path)
-            parts = listed.path.split("/")
-            # What Delta and other tools keep for themselves begins with an underscore, what is not yet whole with a dot.
-            ours = parts[-1].endswith(".parquet") and not any(part.startswith(("_", ".")) for part in parts)
-            if ours and listed.path not in known:
+            if own(listed.path) and listed.path not in known:
                 found.append(listed)
         return found

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -17,10 +17,12 @@ from deltalake.transaction import AddAction, RemoveAction
 from dnafeat import storage
 from dnafeat.errors import ConflictError, ForgottenError, MissingFileError, StoreError, one_line
 from dnafeat.parquet import write_parquet
+from dnafeat.store import delta_log, durability
 from dnafeat.store.data_file import Change, DataFile, plain
 from dnafeat.store.retry import READINGS, again, back_off, broken_off
 from dnafeat.store.schema import delta_schema
 from dnafeat.store.snapshot import TableSnapshot
+from dnafeat.urls import delta_uri
 
 # Columns with min/max statistics in the log: those that prune files. Never a personal one (ids, keys, rejected text), because the
 # log keeps what it has seen for as long as the log itself is kept. And never one that mixes values and nulls (until_run): PyArrow
@@ -49,15 +51,17 @@ class Table(TableSnapshot):
         if self.exists():
             return
         columns = ",".join(_STATISTICS[self.name])
+        place = delta_uri(self.uri)
         try:
-            again(lambda: self._create(columns))
+            again(lambda: self._create(place, columns))
         except (DeltaError, OSError) as error:
             if not self.exists():
                 raise storage.fault(error)(f"{self.uri} cannot be created: {one_line(error)}") from error
+        durability.sync(self.uri.rpartition("/")[0], [f"{self.name}/{delta_log.FOLDER}/{0:020}.json"])
 
-    def _create(self, columns: str) -> None:
+    def _create(self, place: str, columns: str) -> None:
         DeltaTable.create(
-            self.uri,
+            place,
             delta_schema(self.name),
             mode="error",
             partition_by=_PARTITION.get(self.name),
@@ -65,7 +69,7 @@ class Table(TableSnapshot):
             configuration={"delta.dataSkippingStatsColumns": columns} if columns else {"delta.dataSkippingNumIndexedCols": "0"},
             storage_options=self._options,
             # Without this a second creation is put on top of the first, and undoes what came between.
-            commit_properties=CommitProperties(max_commit_retries=0),
+            commit_properties=CommitProperties(custom_metadata={delta_log.ACTIONS: "2"}, max_commit_retries=0),
         )
 
     def write(
@@ -126,13 +130,22 @@ class Table(TableSnapshot):
         Refused
             The table has moved on since the snapshot, or the reply was lost: `transaction` of the run's own id tells which.
         """
-        actions: list[AddAction | RemoveAction] = [file.added(rows_change) for file in added]
-        now = int(time.time() * 1000)
-        actions += [RemoveAction(path, rows_change, now) for path in removed]
+        added, removed = list(added), list(removed)
+        transactions = transactions or {}
+        # Ages are counted from it: this machine's clock may be wrong, or another than that of the machine that counts.
+        with storage.reached(self.uri):
+            now = durability.now(self.uri) if added or removed else datetime.now(UTC)
+        actions: list[AddAction | RemoveAction] = [file.added(now, rows_change) for file in added]
+        actions += [RemoveAction(path, rows_change, int(now.timestamp() * 1000)) for path in removed]
         properties = CommitProperties(
+            custom_metadata={delta_log.ACTIONS: str(len(actions) + len(transactions))},
             max_commit_retries=0,
-            app_transactions=[Transaction(app, version) for app, version in (transactions or {}).items()],
+            app_transactions=[Transaction(app, version) for app, version in transactions.items()],
         )
+        version = self.version()
+        # Nothing is named before it is on the disk, be it a file or the entry that this one is put upon.
+        durability.sync(self.uri, [file.path for file in added])
+        delta_log.sync(self.uri, version)
         try:
             self.snapshot.create_write_transaction(
                 actions,
@@ -147,6 +160,7 @@ class Table(TableSnapshot):
             if broken_off(error):
                 raise Refused(one_line(error)) from error
             raise storage.fault(error)(f"{self.uri} cannot be committed to: {one_line(error)}") from error
+        delta_log.sync(self.uri, version + 1)
         self.reload()
 
     def settle(self, app: str, change: Callable[[], Change | None]) -> int | None:
@@ -180,6 +194,8 @@ class Table(TableSnapshot):
             self.reload()
             number = self.transaction(app)
             if number is not None:
+                # It is there, and its reply was lost.
+                delta_log.sync(self.uri, self.version())
                 return number
             try:
                 wanted = change()
@@ -221,13 +237,16 @@ class Table(TableSnapshot):
         missing = [name for name in names if name not in schema.names]
         if not missing:
             return
+        version = self.version()
+        delta_log.sync(self.uri, version)
         try:
             self.snapshot.alter.add_columns(
                 [Field(name, PrimitiveType("string")) for name in missing],
-                commit_properties=CommitProperties(max_commit_retries=0),
+                commit_properties=CommitProperties(custom_metadata={delta_log.ACTIONS: "1"}, max_commit_retries=0),
             )
         except (DeltaError, OSError) as error:
             if isinstance(error, CommitFailedError) or broken_off(error):
                 raise Refused(one_line(error)) from error
             raise
+        delta_log.sync(self.uri, version + 1)
         self.reload()

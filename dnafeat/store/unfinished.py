@@ -15,6 +15,7 @@ from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.catalog import Store
 from dnafeat.store.data_file import Change, DataFile
+from dnafeat.store.ownership import work_of
 from dnafeat.store.rewriting import DRAFTS, Draft, raised, settle, without
 
 # Names of work shards (`plan`).
@@ -65,6 +66,9 @@ def take_work(store: Store, gone: np.ndarray) -> int:
     folder = storage.join(store.uri, "work")
     for listed in storage.listing(folder):
         uri = storage.join(folder, listed.path)
+        if work_of(f"work/{listed.path}") is None:
+            # Whoever has put it there.
+            continue
         if listed.path.endswith(SUFFIX):
             storage.remove(uri)
         if not listed.path.endswith(".parquet") or not len(gone):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from dnafeat import storage
 from dnafeat.store.catalog import Store
@@ -26,9 +25,9 @@ class Upkeep:
     files : dict of str to list of (DataFile, datetime)
         Of each table its files after the steps so far, and when each was added.
     now : datetime
-        The time that ages are counted to.
-    retention : int
-        Hours for which replaced files stay.
+        The time that ages are counted to, by the clock of the storage.
+    keeps_replaced : bool
+        Whether what this maintenance replaces is too young to be deleted by it.
     listed : dict of str to storage.Listed
         Files below the store as they were at the start, by path.
     replaced : dict of str to set of str
@@ -43,7 +42,7 @@ class Upkeep:
         self.files: dict[str, list[tuple[DataFile, datetime]]] = {name: table.files() for name, table in self.tables.items()}
         clock = storage.clock(store.uri)
         self.now = now or clock
-        self.retention = max(0, math.ceil((RETENTION - (self.now - clock)) / timedelta(hours=1)))
+        self.keeps_replaced = self.now - clock < RETENTION
         self.listed = {one.path: one for one in storage.listing(store.uri)}
         self.replaced: dict[str, set[str]] = {name: set() for name in TABLES}
         self.damage = Damage()

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import re
 import warnings
 
 from botocore.exceptions import BotoCoreError, ClientError
-from deltalake.exceptions import CommitFailedError
 
 from dnafeat import storage
 from dnafeat.errors import DamagedError, DnafeatWarning, one_line
+from dnafeat.store import delta_log
 from dnafeat.store.data_file import Change
 from dnafeat.store.lineages import loaded
-from dnafeat.store.retention import ABANDONED_AFTER
-from dnafeat.store.retry import again, back_off
+from dnafeat.store.ownership import foreign, is_leftover, is_projector, work_of
+from dnafeat.store.retention import ABANDONED_AFTER, RETENTION
+from dnafeat.store.retry import again
 from dnafeat.store.rewriting import Draft, forgotten, settle
-from dnafeat.store.schema import TABLES
 from dnafeat.store.table import Table
 from dnafeat.store.upkeep import Upkeep
+
+_log = logging.getLogger(__name__)
 
 # The application id under which a table keeps the count of `forgotten` up to which its replaced files were deleted.
 VACUUMED = "dnafeat/vacuumed"
 
 _LOG_FILES = 20  # since the last checkpoint
-_ATTEMPTS = 6
-# Files that `storage.write_whole` and the probes of `storage` leave behind when they are killed.
-_HIDDEN = re.compile(r"\.(clock|writable)-[0-9a-f]{32}|\..+\.[0-9a-f]{32}")
 
 
 def vacuum(upkeep: Upkeep, name: str, collected: bool) -> int:
@@ -37,15 +36,15 @@ def vacuum(upkeep: Upkeep, name: str, collected: bool) -> int:
     table = upkeep.tables[name].reload()
     count = forgotten(table)
     at_once = _lately_forgotten(table) or collected
-    hours = 0 if at_once else upkeep.retention
-    found = set(again(lambda: table.snapshot.vacuum(retention_hours=hours, dry_run=True, enforce_retention_duration=False)))
-    if upkeep.dry_run and hours == 0:
+    # Not Delta's own vacuum, which counts by the clock of this machine and leaves hidden files.
+    found = {path for path, when in table.removed().items() if at_once or upkeep.now - when >= RETENTION} - set(table.paths())
+    if upkeep.dry_run and (at_once or not upkeep.keeps_replaced):
         found |= upkeep.replaced[name]
     there = {path for path in found if f"{name}/{path}" in upkeep.listed}
     if upkeep.dry_run:
         return len(there)
-    if there:
-        _delete_replaced(table, hours)
+    # Also those that are younger than the listing, where something was forgotten; most of the others have long gone.
+    storage.remove_files(table.uri, sorted(found if at_once else there))
     if at_once:
 
         def change(_: Draft) -> Change | None:
@@ -57,24 +56,33 @@ def vacuum(upkeep: Upkeep, name: str, collected: bool) -> int:
 
 def remove_abandoned(upkeep: Upkeep) -> int:
     """Delete files that no commit has named for a week, and return how many."""
-    single = {path for path, one in upkeep.listed.items() if upkeep.is_old(one) and _is_leftover(path)}
+    single = {path for path, one in upkeep.listed.items() if upkeep.is_old(one) and is_leftover(path)}
     single |= _old_projectors(upkeep)
-    folders: dict[str, list[storage.Listed]] = {}
+    works: dict[str, list[storage.Listed]] = {}
     for path, one in upkeep.listed.items():
-        if path.startswith("work/"):
-            folders.setdefault("/".join(path.split("/")[:2]), []).append(one)
-    dead = {folder: len(files) for folder, files in folders.items() if all(map(upkeep.is_old, files))}
+        if (folder := work_of(path)) is not None:
+            works.setdefault(folder, []).append(one)
+    # A run that is at work has young files beside old ones.
+    dead = {folder: [one.path for one in files] for folder, files in works.items() if all(map(upkeep.is_old, files))}
     for table in upkeep.tables.values():
         single |= {f"{table.name}/{path}" for path in _disowned(upkeep, table.reload())}
     for path in single:
         upkeep.listed.pop(path, None)
-        if not upkeep.dry_run:
-            storage.remove(storage.join(upkeep.store.uri, path))
-    for folder in dead if not upkeep.dry_run else ():
-        # Another maintain may be faster.
-        with contextlib.suppress(FileNotFoundError):
-            storage.remove_folder(storage.join(upkeep.store.uri, folder))
-    return len(single) + sum(dead.values())
+    if not upkeep.dry_run:
+        storage.remove_files(upkeep.store.uri, sorted(single))
+        for folder, paths in dead.items():
+            inside = [path.removeprefix(f"{folder}/") for path in paths]
+            storage.remove_files(storage.join(upkeep.store.uri, folder), inside, folders=True)
+    return len(single) + sum(map(len, dead.values()))
+
+
+def count_foreign(upkeep: Upkeep) -> int:
+    """Count, and log, the files below the store that dnafeat has not made; nothing is done with them."""
+    known = [f"{name}/{path}" for name, table in upkeep.tables.items() for path in (*table.paths(), *table.removed_paths())]
+    found = foreign(upkeep.listed, known)
+    if found:
+        _log.info("%d files below %s are not dnafeat's and are left alone, such as %s", len(found), upkeep.store.uri, found[0])
+    return len(found)
 
 
 def _disowned(upkeep: Upkeep, table: Table) -> list[str]:
@@ -96,7 +104,7 @@ def _disowned(upkeep: Upkeep, table: Table) -> list[str]:
 
 def _old_projectors(upkeep: Upkeep) -> set[str]:
     """Weights of projectors whose version was never recorded."""
-    old = {path for path, one in upkeep.listed.items() if path.startswith("projectors/") and upkeep.is_old(one)}
+    old = {path for path, one in upkeep.listed.items() if is_projector(path) and upkeep.is_old(one)}
     if not old:
         return old
     try:
@@ -138,30 +146,10 @@ def write_checkpoints(upkeep: Upkeep) -> int:
             done += 1
             if not upkeep.dry_run:
                 again(table.reload().snapshot.create_checkpoint)
+                delta_log.sync(table.uri, table.version())
     return done
 
 
 def _lately_forgotten(table: Table) -> bool:
     """Return whether something was forgotten in a table since its replaced files were deleted the last time."""
     return forgotten(table) > (table.transaction(VACUUMED) or 0)
-
-
-def _delete_replaced(table: Table, hours: int) -> None:
-    """Delta's own vacuum; never `full`, which takes the files of running jobs."""
-    for attempt in range(_ATTEMPTS):
-        try:
-            again(lambda: table.reload().snapshot.vacuum(retention_hours=hours, dry_run=False, enforce_retention_duration=False))
-            return
-        except CommitFailedError:
-            # One of its two commits had a conflict.
-            if attempt == _ATTEMPTS - 1:
-                raise
-            back_off(attempt)
-
-
-def _is_leftover(path: str) -> bool:
-    """Return whether a file of the store is one that a killed process leaves behind: a probe, or one not yet renamed. Logs are Delta's."""
-    folder, _, name = path.rpartition("/")
-    if not folder:
-        return name.startswith((".clock-", ".writable-")) and _HIDDEN.fullmatch(name) is not None
-    return folder.split("/")[0] in (*TABLES, "projectors") and "_delta_log" not in folder and bool(_HIDDEN.fullmatch(name))

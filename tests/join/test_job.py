@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import cohort
@@ -146,6 +147,28 @@ def test_rows_that_must_not_repeat_are_refused_by_key(store: str, tmp_path: Path
     with pytest.raises(UsageError, match=r"partner brain has [23] rows for subject_id '10000\d\d', and .*--reduce brain=mean"):
         joins.join(config, show=False)
     assert not DeltaTable.is_deltatable(config.output)
+
+
+def test_a_sweep_removes_what_joins_have_left_and_nothing_else(tmp_path: Path) -> None:
+    table = JoinedTable(str(tmp_path / "out"))
+    write_deltalake(table.uri, pa.table({"x": [1]}))
+    attempt, name = "0123456789abcdef", f"{0:05d}-{'0' * 32}.parquet"
+    ours = [f"join-{attempt}/{name}", f"_work/{attempt}/rows.spill"]
+    mine = [
+        "_work/thesis.txt",
+        "_work/notes/mine.spill",
+        "join-2026/mine.parquet",
+        f"join-{attempt}/mine.parquet",
+        "mine.parquet",
+    ]
+    for path in (*ours, *mine):
+        place = tmp_path / "out" / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(b"x")
+        os.utime(place, (0, 0))
+    table.look()
+    table.sweep()
+    assert [path for path in (*ours, *mine) if (tmp_path / "out" / path).exists()] == mine
 
 
 def test_the_result_does_not_depend_on_how_the_work_is_cut(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

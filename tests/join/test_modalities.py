@@ -48,6 +48,20 @@ def test_vectors_of_any_list_type_are_float32(tmp_path: Path, kind: str) -> None
     assert collected(table) == WANTED
 
 
+@pytest.mark.parametrize("folder", ["p%20q", "p\\q", "[p]", "a::b"])
+def test_parquet_files_are_read_from_a_folder_of_any_name(tmp_path: Path, folder: str) -> None:
+    (tmp_path / folder).mkdir()
+    pq.write_table(pa.table({"id": [0, 1, 2, 3], "v": VECTORS.tolist()}), tmp_path / folder / "t.parquet")
+    assert open_partner("p", str(tmp_path / folder), key="id").rows == 4
+
+
+def test_a_delta_table_in_a_folder_that_delta_readers_misread_is_refused(tmp_path: Path) -> None:
+    write_deltalake(str(tmp_path / "p q"), pa.table({"id": [0], "v": [[1.0]]}))
+    (tmp_path / "p q").rename(tmp_path / "p%20q")
+    with pytest.raises(UsageError, match="%20"):
+        open_partner("p", str(tmp_path / "p%20q"), key="id")
+
+
 def test_a_file_of_one_row_group_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modalities, "_BATCH_BYTES", 1)
     vectors = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)

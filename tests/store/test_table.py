@@ -6,6 +6,7 @@ import json
 import threading
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,8 +18,11 @@ from s3 import S3
 from stores import A, B, Entry, Run, digest, feature_rows, fill, vectors
 
 from dnafeat import parquet, storage
-from dnafeat.errors import StoreError
+from dnafeat.errors import StoreError, UsageError
+from dnafeat.store import Store
 from dnafeat.store.data_file import DataFile
+from dnafeat.store.maintain import maintain
+from dnafeat.store.replaced import ReplacedTable
 from dnafeat.store.schema import TABLES, arrow_schema
 from dnafeat.store.table import Refused, Table
 
@@ -197,7 +201,8 @@ def test_a_file_under_any_run_id_can_be_read_and_has_a_relative_path(store_uri: 
     assert [path for path in paths if urllib.parse.urlsplit(path).scheme] == []
 
 
-ODD = ["my store", "a#b", "ü", "a+b", "50%", "a?b", "[x]", "a=b"]
+ODD = ["my store", "a#b", "ü", "a+b", "50%", "a?b", "[x]", "a=b", "a::b", "a*b", "%zz"]
+MISREAD = ["a%20b", "a%25b", "a%2Fb", "a\\b", "a\nb"]
 
 
 @pytest.mark.parametrize("folder", ODD)
@@ -205,9 +210,50 @@ def test_a_folder_may_have_any_name(tmp_path: Path, folder: str) -> None:
     check_place(str(tmp_path / folder))
 
 
-@pytest.mark.parametrize("folder", ["my store", "ü", "a+b", "a=b"])
+@pytest.mark.parametrize("folder", ODD)
 def test_a_prefix_on_s3_may_have_any_name(s3: S3, folder: str) -> None:
-    check_place(s3.uri(folder))
+    uri = s3.uri(folder)
+    check_place(uri)
+    storage.check_writable(uri)
+    assert abs(storage.clock(uri) - datetime.now(UTC)) < timedelta(minutes=1)
+    found = {path.removeprefix(uri[len("s3://") :]) for path in s3.client().find(uri[5:].rpartition("/")[0])}
+    assert {path.split("/")[1] for path in found} == {"sequences"}, "in this place and in no other"
+    storage.remove_folder(uri)
+    assert list(storage.listing(uri)) == []
+    # Some servers go on listing the prefixes of what was there.
+    Store(uri).create()
+    assert Store(uri).exists()
+
+
+@pytest.mark.parametrize("folder", MISREAD)
+@pytest.mark.parametrize("part", ["{}", "{}/store"])
+def test_a_place_that_delta_readers_take_for_another_is_refused_before_anything_is_written(
+    tmp_path: Path, folder: str, part: str
+) -> None:
+    uri = str(tmp_path / part.format(folder))
+    for call in (Store(uri).create, Store(uri).exists, Store(uri).read, lambda: maintain(Store(uri)), ReplacedTable(uri).look):
+        with pytest.raises(UsageError) as error:
+            call()
+        assert "cannot name a store" in str(error.value)
+        assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://bucket/a%20b", "s3://bucket/a\\b", "s3://bucket//a", "s3://bucket/a/../b", "s3://bucket/./a"]
+)
+def test_a_prefix_that_delta_readers_take_for_another_is_refused(uri: str) -> None:
+    with pytest.raises(UsageError, match="cannot name a store"):
+        Store(uri).create()
+
+
+def test_two_stores_whose_names_decode_alike_never_share_a_log(tmp_path: Path) -> None:
+    fill(str(tmp_path / "p q"), [Entry("a", "ACGT")], tmp_path)
+    before = sorted(one.path for one in storage.listing(str(tmp_path / "p q")))
+    with pytest.raises(UsageError):
+        fill(str(tmp_path / "p%20q"), [Entry("b", "GGGG")], tmp_path)
+    assert not (tmp_path / "p%20q").exists()
+    assert sorted(one.path for one in storage.listing(str(tmp_path / "p q"))) == before
 
 
 def check_place(store: str) -> None:

@@ -24,7 +24,7 @@ class Faults:
     """Counts the writing calls, and lets one of them go wrong.
 
     A call is: an object or file that appears (`storage.write_whole`), a folder that goes (`storage.remove_folder`), a commit, added
-    columns, a vacuum.
+    columns, files that go (`storage.remove_files`).
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Faults:
                 (storage, "remove_folder", False),
                 (DeltaTable, "create_write_transaction", True),
                 (TableAlterer, "add_columns", True),
-                (DeltaTable, "vacuum", False),
+                (storage, "remove_files", False),
             ):
                 patch.setattr(owner, name, self._wrapped(getattr(owner, name), commits=commits))
             yield self
