@@ -16,7 +16,7 @@ from dnafeat.store.lineages import loaded
 from dnafeat.store.retention import ABANDONED_AFTER
 from dnafeat.store.retry import again, back_off
 from dnafeat.store.rewriting import Draft, forgotten, settle
-from dnafeat.store.schema import TABLES
+from dnafeat.store.schema import ON_DEMAND, TABLES
 from dnafeat.store.table import Table
 from dnafeat.store.upkeep import Upkeep
 
@@ -164,4 +164,8 @@ def _is_leftover(path: str) -> bool:
     folder, _, name = path.rpartition("/")
     if not folder:
         return name.startswith((".clock-", ".writable-")) and _HIDDEN.fullmatch(name) is not None
-    return folder.split("/")[0] in (*TABLES, "projectors") and "_delta_log" not in folder and bool(_HIDDEN.fullmatch(name))
+    return (
+        folder.split("/")[0] in (*TABLES, *ON_DEMAND, "projectors")
+        and "_delta_log" not in folder
+        and bool(_HIDDEN.fullmatch(name))
+    )

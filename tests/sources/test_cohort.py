@@ -58,6 +58,24 @@ def test_bcf_csi_and_two_files_give_the_same(tmp_path: Path, config: GenomeConfi
     assert stored(config.replace(vcf=tuple(parts)))[0] == letters
 
 
+def test_two_files_of_one_contig_are_read_in_order(tmp_path: Path, config: GenomeConfig) -> None:
+    letters = stored(config)[0]
+    parts = [
+        write_vcf(
+            tmp_path / f"{name}.vcf.gz", vcf_text(LENGTHS, ["A", "B"], [one for one in RECORDS if (len(one[3]) > 1) == long])
+        )
+        for name, long in (("long", True), ("short", False))
+    ]
+    assert stored(config.replace(vcf=tuple(parts)))[0] == letters
+
+
+def test_a_header_without_contigs_and_letters_in_lower_case(tmp_path: Path, config: GenomeConfig) -> None:
+    letters = stored(config)[0]
+    lower = [(contig, position, ref.lower(), alt.lower(), *calls) for contig, position, ref, alt, *calls in RECORDS]
+    text = vcf_text({}, ["A", "B"], lower)
+    assert stored(config.replace(vcf=(write_vcf(tmp_path / "bare.vcf.gz", text),)))[0] == letters
+
+
 def test_genome_packed_by_bgzip(tmp_path: Path, config: GenomeConfig) -> None:
     letters = stored(config)[0]
     packed = tmp_path / "packed.fa.gz"

@@ -65,6 +65,10 @@ class GenomeConfig(Settings, section="genome"):
         le=1,
     )
 
+    def uris(self) -> tuple[str, ...]:
+        """The files that are named."""
+        return tuple(uri for uri in (self.genome, self.regions, self.samples, *self.vcf) if uri)
+
     def extent(self) -> dict[str, str]:
         """The settings that make other regions of the same files, as texts; those that are not set are left out."""
         found: dict[str, str] = {"feature": self.feature} if self.feature else {}

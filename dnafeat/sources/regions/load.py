@@ -6,8 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
+import pyarrow as pa
+
 from dnafeat import storage
 from dnafeat.errors import UsageError
+from dnafeat.keys import named
 from dnafeat.sources.regions.annotation import read_annotation
 from dnafeat.sources.regions.bed import read_bed
 from dnafeat.sources.regions.config import GenomeConfig
@@ -66,7 +69,7 @@ def load(config: GenomeConfig, lengths: dict[str, int], tile: int | None, stride
         raise UsageError(f"{uri} has no region")
     contigs = _Contigs(config.genome, lengths, circular)
     extended, cut = [], 0
-    for region in _once(found):
+    for region in _once(_spelled(found)):
         placed, was_cut = _extended(contigs.placed(region), config, contigs)
         extended.append(placed)
         cut += was_cut
@@ -86,6 +89,18 @@ def _kind(uri: str) -> str:
             f"{uri} is of no kind of regions that is read here, which are {', '.join('.' + one for one in _KINDS)}: rename the file"
         )
     return kind
+
+
+def _spelled(regions: Sequence[Region]) -> list[Region]:
+    """Regions with their names spelled by the rule of keys. Raises UsageError for one whose name stands for a missing value."""
+    columns = {}
+    for key in ("name", "gene_id", "transcript_id", "gene_name", "biotype"):
+        columns[key] = named(pa.array([getattr(region, key) for region in regions], pa.string())).to_pylist()
+    if None in columns["name"]:
+        lost = regions[columns["name"].index(None)]
+        raise UsageError(f"{lost.place}: the region's name is {lost.name!r}, which stands for a missing value: give it another")
+    rows = zip(*columns.values(), strict=True)
+    return [replace(region, **dict(zip(columns, row, strict=True))) for region, row in zip(regions, rows, strict=True)]
 
 
 def _once(regions: Iterable[Region]) -> Iterator[Region]:
