@@ -24,6 +24,8 @@ class Declared:
     ----------
     name : str
         In YAML and in `to_dict`; the flag has - for _.
+    attribute : str
+        In Python: the name, with _ behind what is a word of the language.
     kind : type
         int, float, str, bool, tuple or dict.
     item : type
@@ -39,6 +41,7 @@ class Declared:
     """
 
     name: str
+    attribute: str
     kind: type
     item: type
     optional: bool
@@ -47,6 +50,8 @@ class Declared:
     help: str
     section: str
     shapes: bool
+    late: bool
+    unless: str | None
     positional: bool
     repeated: bool
     ge: float | None
@@ -66,7 +71,8 @@ class Declared:
         choices = typing.get_args(item) if typing.get_origin(item) is Literal else ()
         item = type(choices[0]) if choices else typing.get_origin(item) or item
         return cls(
-            name=name,
+            name=setting_name(name),
+            attribute=name,
             kind=tuple if several else item,
             item=item,
             optional=type(None) in accepted,
@@ -141,6 +147,11 @@ class Declared:
         lower = f"{self.ge:g} or more" if self.ge is not None else f"more than {self.gt:g}" if self.gt is not None else ""
         upper = f"{self.le:g} or less" if self.le is not None else f"less than {self.lt:g}" if self.lt is not None else ""
         return " and ".join(words for words in (lower, upper) if words)
+
+
+def setting_name(attribute: str) -> str:
+    """The name of a setting whose attribute may have _ at its end, because the name is a word of the language."""
+    return attribute.removesuffix("_")
 
 
 def _is(value: Any, kind: type) -> bool:

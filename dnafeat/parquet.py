@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from io import RawIOBase
 from typing import IO, Any
 
@@ -27,7 +28,6 @@ PAGED: Mapping[str, Any] = {"buffer_size": 1 << 20, "pre_buffer": False, **_CHEC
 CHECKED = ds.ParquetFragmentScanOptions(pre_buffer=True, **_CHECKED)
 """Options with which a scan of a dataset compares checksums."""
 
-_ROW_GROUP = 16_384  # rows
 # How object_store's words begin where a server failed; it gives no number.
 _SERVER = "Generic ", "response body", "reading a body"
 
@@ -49,6 +49,29 @@ def whole(uri: str) -> Iterator[None]:
         if not is_damage(error):
             raise
         raise DamagedError(f"{uri} is damaged: {one_line(error)}; restore it from a copy") from error
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How strings are packed.
+
+    Attributes
+    ----------
+    plain : tuple of str
+        Columns of strings without a dictionary: those whose values hardly repeat.
+    row_group : int
+        Rows of a group at most.
+    """
+
+    plain: tuple[str, ...] = ("sequence_digest",)
+    row_group: int = 16_384
+
+
+DISTINCT = Packing()
+"""Rows whose digests differ."""
+
+SHARED = Packing(plain=("sequence_id",), row_group=131_072)
+"""Rows whose ids differ, in an order in which few digests are near each other: entries of a cohort by region."""
 
 
 @contextlib.contextmanager
@@ -75,18 +98,23 @@ def check(uri: str) -> list[str]:
     Raises DamagedError where it is not what was written.
     """
     with opened(uri, **PAGED) as file:
-        for _ in file.iter_batches(_ROW_GROUP, use_threads=False):
+        for _ in file.iter_batches(DISTINCT.row_group, use_threads=False):
             pass
         return list(file.schema_arrow.names)
 
 
-def write_parquet(uri: str, tables: Iterable[pa.Table], footer: Callable[[], Mapping[str, str]] = dict) -> int:
+def write_parquet(
+    uri: str, tables: Iterable[pa.Table], footer: Callable[[], Mapping[str, str]] = dict, packing: Packing = DISTINCT
+) -> int:
     """Write one Parquet file, whole or not at all, and return its size in bytes; arguments as of `encode_parquet`."""
-    return storage.write_whole(uri, lambda file: encode_parquet(file, tables, footer))
+    return storage.write_whole(uri, lambda file: encode_parquet(file, tables, footer, packing))
 
 
 def encode_parquet(
-    file: IO[bytes] | RawIOBase, tables: Iterable[pa.Table], footer: Callable[[], Mapping[str, str]] = dict
+    file: IO[bytes] | RawIOBase,
+    tables: Iterable[pa.Table],
+    footer: Callable[[], Mapping[str, str]] = dict,
+    packing: Packing = DISTINCT,
 ) -> None:
     """Write tables as Parquet: PLAIN float lists under zstd level 1, dictionaries for strings, page checksums, no Arrow schema blob.
 
@@ -97,10 +125,11 @@ def encode_parquet(
         At least one. Each becomes a row group (a large one several), which is written in a thread while the next one is asked for.
     footer : callable
         Returns key-value metadata; called once the last table has been written.
+    packing : Packing
     """
     tables = iter(tables)
     first = next(tables)
-    strings = [field.name for field in first.schema if pa.types.is_string(field.type) and field.name != "sequence_digest"]
+    strings = [field.name for field in first.schema if pa.types.is_string(field.type) and field.name not in packing.plain]
     measured = [name for name in PRUNING if name in first.column_names]
     writer = pq.ParquetWriter(
         file,
@@ -114,11 +143,11 @@ def encode_parquet(
     )
     # Left from the inside out: whatever is raised, nothing is written any more when the writer is closed.
     with writer, ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(writer.write_table, first, row_group_size=_ROW_GROUP)
+        writing = pool.submit(writer.write_table, first, row_group_size=packing.row_group)
         del first
         for table in tables:
             writing.result()
-            writing = pool.submit(writer.write_table, table, row_group_size=_ROW_GROUP)
+            writing = pool.submit(writer.write_table, table, row_group_size=packing.row_group)
         writing.result()
         if metadata := dict(footer()):
             writer.add_key_value_metadata(metadata)

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Self
 
 import yaml
 
-from dnafeat.declarations import Declared, shown
+from dnafeat.declarations import Declared, setting_name, shown
 from dnafeat.errors import UsageError
 
 # A settings file has tens of lines. The limits keep a hostile one from filling the memory.
@@ -47,6 +47,8 @@ def option(
     le: float | None = None,
     lt: float | None = None,
     shapes: bool = False,
+    late: bool = False,
+    unless: str | None = None,
     positional: bool = False,
     repeated: bool = False,
     env: str | None = None,
@@ -64,6 +66,10 @@ def option(
         Bounds of a number, or of every member of a list: at least, more than, at most, less than.
     shapes : bool
         Whether the setting can change which entries a run stores, or what a training run learns. The feature version covers the vectors.
+    late : bool
+        Whether runs had digests of their settings before it came: its default then leaves no trace in `shaping`.
+    unless : str, optional
+        Another setting that stands in for this list where it is given, so that this one is required only without it.
     positional, repeated : bool
         A list is given by positional arguments, or by a flag for each member; otherwise by one flag with commas.
     env : str, optional
@@ -72,7 +78,15 @@ def option(
     declaration = {"help": help, "section": section, "ge": ge, "gt": gt, "le": le, "lt": lt}
     return field(
         default=default,
-        metadata={**declaration, "shapes": shapes, "positional": positional, "repeated": repeated, "env": env},
+        metadata={
+            **declaration,
+            "shapes": shapes,
+            "late": late,
+            "unless": unless,
+            "positional": positional,
+            "repeated": repeated,
+            "env": env,
+        },
     )
 
 
@@ -97,7 +111,7 @@ class Settings:
         problems = []
         for d in _own(type(self)):
             try:
-                object.__setattr__(self, d.name, d.accept(getattr(self, d.name)))
+                object.__setattr__(self, d.attribute, d.accept(getattr(self, d.attribute)))
             except ValueError as error:
                 problems.append(f"{d.name} {error}")
         require(not problems, "; ".join(problems))
@@ -112,14 +126,14 @@ class Settings:
 
     def shaping(self) -> dict[str, Any]:
         """The settings that can change the result, other than those that only change the vectors."""
-        return {d.name: value for d, value in self._values() if d.shapes}
+        return {d.name: value for d, value in self._values() if d.shapes and not (d.late and value == d.default)}
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values, by flat names."""
         return self.make({**self.to_dict(), **changes})
 
     def _values(self) -> Iterator[tuple[Declared, Any]]:
-        own = {d.name: d for d in _own(type(self))}
+        own = {d.attribute: d for d in _own(type(self))}
         for f in fields(self):  # type: ignore[arg-type]
             value = getattr(self, f.name)
             if f.name in own:
@@ -166,7 +180,7 @@ class Settings:
 
 def declared(settings: type[Settings]) -> tuple[Declared, ...]:
     """All settings of a class and of its parts, in the order of their declaration."""
-    own = {d.name: d for d in _own(settings)}
+    own = {d.attribute: d for d in _own(settings)}
     found: list[Declared] = []
     for f in fields(settings):  # type: ignore[arg-type]
         if f.name in own:
@@ -216,6 +230,7 @@ class _Origin:
         ways = ["name it on the command line" if d.positional else f"give {d.flag}"]
         ways += [f"add it to {self.file}"] if self.file else []
         ways += [f"set {d.env}"] if d.env else []
+        ways += [f"give --{d.unless}"] if d.unless else []
         return f"{d.name} is missing: {' or '.join(ways)}"
 
     def unknown(self, names: list[str], known: list[str]) -> str:
@@ -250,6 +265,8 @@ def _make(settings: type[Any], values: Mapping[str, Any], origin: _Origin) -> An
                 accepted[d.name] = d.accept(values[d.name])
             except ValueError as error:
                 problems.append(origin.sentence(d, str(error)))
+        elif d.unless is not None and values.get(d.unless) is not None:
+            accepted[d.name] = ()
         elif d.required:
             problems.append(origin.missing(d))
     require(not problems, "; ".join(problems))
@@ -266,8 +283,8 @@ def _construct(settings: type[Any], values: Mapping[str, Any], fault: Callable[[
             names = {d.name for d in declared(f.metadata["part"])}
             inner = {**f.metadata["defaults"], **{name: value for name, value in values.items() if name in names}}
             arguments[f.name] = _construct(f.metadata["part"], inner, fault)
-        elif f.name in values:
-            arguments[f.name] = values[f.name]
+        elif (name := setting_name(f.name)) in values:
+            arguments[f.name] = values[name]
     if any(f.metadata.get("part") and arguments[f.name] is None for f in fields(settings)):
         return None
     try:

@@ -158,6 +158,15 @@ def size(uri: str) -> int:
         raise fault(error, UsageError)(f"{uri} cannot be read: {one_line(error)}") from error
 
 
+def exists(uri: str) -> bool:
+    """Whether there is a file. Raises UsageError where that cannot be told."""
+    fs, path = filesystem(uri)
+    try:
+        return bool(fs.isfile(path))
+    except STORAGE_ERRORS as error:
+        raise fault(error, UsageError)(f"{uri} cannot be read: {one_line(error)}") from error
+
+
 def write_whole(uri: str, write: Callable[[IO[bytes]], Any]) -> int:
     """Write a file that appears whole or not at all, and return its size in bytes.
 
@@ -238,7 +247,7 @@ def listing(uri: str) -> Iterator[Listed]:
     for path, about in found.items():
         relative = path[len(root.rstrip("/")) + 1 :]
         if relative:
-            yield Listed(relative, int(about["size"]), _modified(about))
+            yield Listed(relative, int(about["size"]), modified(about))
 
 
 def names(uri: str) -> list[str]:
@@ -262,7 +271,8 @@ def is_empty(uri: str) -> bool:
     return not [one for one in found.get("Contents", ()) if not one["Key"].endswith("/")]
 
 
-def _modified(about: dict[str, Any]) -> datetime:
+def modified(about: dict[str, Any]) -> datetime:
+    """When a file was changed last, of what its filesystem says about it."""
     when = about["LastModified"] if "LastModified" in about else about["mtime"]
     return when.astimezone(UTC) if isinstance(when, datetime) else datetime.fromtimestamp(when, UTC)
 
@@ -273,7 +283,7 @@ def clock(uri: str) -> datetime:
     write_whole(probe, lambda file: file.write(b"dnafeat"))
     fs, path = filesystem(probe)
     try:
-        return _modified(fs.info(path))
+        return modified(fs.info(path))
     finally:
         fs.rm_file(path)
 

@@ -29,6 +29,7 @@ from dnafeat.pretrain.corpus import Genomes
 from dnafeat.project.config import FitProjectorConfig, ProjectConfig
 from dnafeat.provenance import digest_of
 from dnafeat.settings import Settings, declared, option, part
+from dnafeat.sources.regions.config import GenomeConfig
 
 FIELDS = {d.name: d for d in declared(EmbedConfig)}
 BASE: dict[str, Any] = {"sources": ("a.fa",), "store": "store"}
@@ -47,7 +48,7 @@ COMMANDS: list[type[Settings]] = [
     PretrainConfig,
     ProjectConfig,
 ]
-SECTIONS = {"input", "encoder", "join", "training", "output", "privacy", "workers", "advanced"}
+SECTIONS = {"input", "genome", "encoder", "join", "training", "output", "privacy", "workers", "advanced"}
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +123,8 @@ def test_every_field_has_a_flag(name: str) -> None:
     else:
         some = {int: ("7", 7), float: ("0.25", 0.25), str: ("text", "text"), tuple: ("b, a", ("b", "a"))}
         text, value = some[kind(name)]
+        if FIELDS[name].repeated:
+            value = (text,)
         if choices := FIELDS[name].choices:
             text, value = (f"{choices[1]}, {choices[0]}", choices[1::-1]) if kind(name) is tuple else (choices[0], choices[0])
         assert parsed(flag, text) == {name: value}
@@ -182,7 +185,8 @@ def wrong_types() -> list[Any]:
     cases += [(name, yaml) for name in NUMBERS for yaml in ("'0.5'", "true", "[0.5]", "{a: 1}")]
     cases += [(name, yaml) for name in BOOLS for yaml in ("1", "'yes'", "0", "[true]")]
     cases += [(name, yaml) for name in TEXTS for yaml in ("5", "true", "[a]", "2026-01-01", "1.5")]
-    cases += [(name, yaml) for name in LISTS for yaml in ("5", "[5]", "{a: b}", "[[a]]", "true", "[a, null]")]
+    cases += [(name, yaml) for name in LISTS for yaml in ("5", "{a: b}", "[[a]]", "true", "[a, null]")]
+    cases += [(name, "[a]" if FIELDS[name].item is int else "[5]") for name in LISTS]
     cases += [(name, "null") for name in FIELDS if not optional(name)]
     return [pytest.param(name, yaml, id=f"{name}: {yaml}") for name, yaml in cases]
 
@@ -531,7 +535,7 @@ def test_parts_are_flat_outside_python() -> None:
     assert NightlyConfig.make(flat) == config
     changed = config.replace(model="other", channel="d")
     assert (changed.embed.encoding.model, changed.channel, changed.embed.store) == ("other", "d", config.embed.store)
-    assert {d.owner for d in declared(NightlyConfig)} == {NightlyConfig, EmbedConfig, EncodingConfig, ActorsConfig}
+    assert {d.owner for d in declared(NightlyConfig)} == {NightlyConfig, EmbedConfig, EncodingConfig, ActorsConfig, GenomeConfig}
 
 
 def test_a_part_can_have_other_defaults() -> None:

@@ -56,6 +56,13 @@ def _files(pattern: str) -> list[Path]:
     return [one for one in root.glob(str(Path(*parts[1:]) if path.is_absolute() else path)) if not one.is_dir()]
 
 
+def _read(values: Mapping[str, Any], name: str) -> str:
+    """What is read: files, or regions of a genome and a cohort."""
+    if values["genome"] is None:
+        return _inputs(values[name])
+    return f"regions of {values['genome']}" + (f" of the people in {_inputs(values['vcf'])}" if values["vcf"] else "")
+
+
 def _inputs(patterns: Sequence[str]) -> str:
     """Input files in words: `2 files (1.2 MB)`."""
     if "-" in patterns:
@@ -84,7 +91,7 @@ def beginning(command: Command, values: Mapping[str, Any]) -> str:
 def _embed(values: Mapping[str, Any]) -> str:
     """What embedding is about to do."""
     encoder = values["model"] or (f"adapter {values['adapter']}" if values["adapter"] else "dnafeat-mini")
-    return f"reading {_inputs(values['sources'])} into {values['store']} with {encoder}; {_LOADS}"
+    return f"reading {_read(values, 'sources')} into {values['store']} with {encoder}; {_LOADS}"
 
 
 def _finetune(values: Mapping[str, Any]) -> str:
@@ -95,7 +102,7 @@ def _finetune(values: Mapping[str, Any]) -> str:
 
 def _predict(values: Mapping[str, Any]) -> str:
     """What prediction is about to do."""
-    return f"reading {_inputs(values['input'])} for {values['artifact']}; {_LOADS}"
+    return f"reading {_read(values, 'input')} for {values['artifact']}; {_LOADS}"
 
 
 def _demo(values: Mapping[str, Any]) -> str:

@@ -70,11 +70,11 @@ COMMANDS: tuple[Command, ...] = (
         examples=(
             "embed genome.fna.gz --tile 300 --stride 300 --store ./store",
             "embed 's3://bucket/reads/*.csv.gz' --store s3://bucket/store --num-actors 8",
-            "embed - --store ./store --source-name reads < reads.fq",
+            "embed --genome hg38.fa --regions genes.gff3 --vcf chr1.vcf.gz --store ./store --source-name cohort",
         ),
         about="Encodes only what the store does not have yet: the same command again encodes nothing. Lengths are in bases unless a "
         "name says tokens. - reads FASTA, FASTQ, CSV or TSV from standard input.",
-        reads=("sources", "salt_file"),
+        reads=("sources", "genome", "regions", "vcf", "samples", "salt_file"),
         needs=_ENCODES,
     ),
     Command(
@@ -90,7 +90,7 @@ COMMANDS: tuple[Command, ...] = (
         ),
         about="For scheduled runs. The channel moves once the new version covers every source of the old one. A run id that is published "
         "already does nothing.",
-        reads=("sources", "salt_file"),
+        reads=("sources", "genome", "regions", "vcf", "samples", "salt_file"),
         needs=_ENCODES,
     ),
     Command(
@@ -187,7 +187,7 @@ COMMANDS: tuple[Command, ...] = (
         ),
         about="Writes a row of labels and probabilities for each sequence, in the order of the input. The output is Parquet, or CSV or "
         "TSV where its name ends so.",
-        reads=("input",),
+        reads=("input", "genome", "regions", "vcf", "samples"),
         needs=_ENCODES,
     ),
     Command(

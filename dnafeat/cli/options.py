@@ -12,7 +12,7 @@ from dnafeat.settings import Declared, Settings, declared
 # Longer lists of choices stand in the text and not beside the flag.
 _CHOICES_WIDTH = 34
 # In the order of a help page.
-_SECTIONS = ("required", "input", "join", "encoder", "training", "output", "workers", "privacy", "advanced")
+_SECTIONS = ("required", "input", "genome", "join", "encoder", "training", "output", "workers", "privacy", "advanced")
 _DEFAULT = re.compile(r" \(default: ([^()]*)\)")
 # What a value looks like, at the beginning of a help text: `NAME=URI: where it lies`.
 _SHAPE = re.compile(r"^(\[?[A-Z]+[=:][][A-Z=:-]*[A-Z\]])[:,] ")
@@ -69,10 +69,10 @@ def metavar_of(d: Declared) -> str:
     if shape := _SHAPE.match(d.help):
         return shape[1]
     if d.repeated:
-        return "COLUMN=VALUE" if d.name == "where" else "FILE" if d.name in ("input", "holdout", "probe") else "TEXT"
+        return "COLUMN=VALUE" if d.name == "where" else "FILE" if d.name in ("input", "holdout", "probe", "vcf") else "TEXT"
     if d.name in ("store", "output", "storage"):
         return "URI"
-    if d.name.endswith("_file") or d.name in ("train", "dev", "test"):
+    if d.name.endswith("_file") or d.name in ("train", "dev", "test", "genome", "regions", "samples"):
         return "FILE"
     if d.name.endswith("column"):
         return "COLUMN"

@@ -18,12 +18,15 @@ import pyarrow.compute as pc
 
 from dnafeat import storage
 from dnafeat.cluster.spread import Each
+from dnafeat.embed.coded import CodedEntries
+from dnafeat.embed.deal import Deal
 from dnafeat.embed.intake import Intake
 from dnafeat.keys import named, spelled
+from dnafeat.parquet import DISTINCT, SHARED
 from dnafeat.spill import Spill
 from dnafeat.store import Store, digests
 from dnafeat.store.data_file import DataFile
-from dnafeat.store.digests import id_partition, netstring
+from dnafeat.store.digests import netstring
 from dnafeat.store.schema import arrow_schema
 from dnafeat.store.table import Table
 
@@ -43,12 +46,28 @@ _PLACES = pa.schema([("row", pa.int64())])
 _KEPT = pa.schema([("sequence_digest", pa.string())])
 
 
+class Opening(NamedTuple):
+    """Entries to open, in parts."""
+
+    parts: Sequence[Spill | CodedEntries]
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    def groups(self) -> list[Spill | CodedEntries]:
+        """The parts that have entries, spilled ones put together to what is written at a time."""
+        spilled = [part for part in self.parts if isinstance(part, Spill) and part.rows]
+        coded = [part for part in self.parts if isinstance(part, CodedEntries) and part.rows]
+        return [*(Spill.in_a_row(spilled).groups(_OPENED_BYTES) if spilled else []), *coded]
+
+
 class Difference(NamedTuple):
     """What makes a source's rows in some files of `sequences` what its entries are.
 
     Attributes
     ----------
-    fresh : Spill
+    fresh : Opening
         Entries to open.
     closing, opening : Spill
         Rows to close, and rows to open again, by number of the file: row.
@@ -58,7 +77,7 @@ class Difference(NamedTuple):
         Entries that readers see of the source, and those of them that this ends without another in their place.
     """
 
-    fresh: Spill
+    fresh: Opening
     closing: Spill
     opening: Spill
     kept: Spill
@@ -71,14 +90,14 @@ def compare(
 ) -> Difference:
     """Compares entries with the rows in the files `paths` of `sequences`."""
     partitions, withdrawn = intake.entries.partitions, store.history().undone(source_name)
-    find = functools.partial(_current, store.sequences, source_name, withdrawn, partitions, str(folder))
+    find = functools.partial(_current, store.sequences, source_name, withdrawn, partitions, str(folder), intake.deal)
     found = each(find, list(enumerate(paths)), "reading entries")
     current = Spill.together(found) if found else Spill(folder, "current", _CURRENT, partitions)
     differ = functools.partial(_compare, intake.keys, mode, max(1, len(paths)), intake.sequences.partitions, str(folder))
     pairs = list(zip(intake.entries.each(), current.each(), strict=True))
     fresh, closing, opening, kept, before, gone = zip(*each(differ, pairs, "comparing entries"), strict=True)
     ended, again, left = (Spill.together(some) for some in (closing, opening, kept))
-    return Difference(Spill.in_a_row(fresh), ended, again, left, sum(before), sum(gone))
+    return Difference(Opening([part for one in fresh for part in one.parts]), ended, again, left, sum(before), sum(gone))
 
 
 def write(
@@ -89,13 +108,20 @@ def write(
     ended = [(i, closing.part(i, i + 1), opening.part(i, i + 1)) for i in range(len(paths))]
     ended = [one for one in ended if one[1].rows or one[2].rows]
     added = each(functools.partial(_with_ends, table, paths, run_id, number), ended, "closing entries")
-    groups = difference.fresh.groups(_OPENED_BYTES) if difference.fresh.rows else []
-    written = each(functools.partial(_write_opened, table, run_id, source_name, number), groups, "opening entries")
+    written = each(
+        functools.partial(_write_opened, table, run_id, source_name, number), difference.fresh.groups(), "opening entries"
+    )
     return [*added, *(file for files in written for file in files)], [paths[i] for i, _, _ in ended]
 
 
 def _current(
-    table: Table, source_name: str, withdrawn: Sequence[int], partitions: int, folder: str, numbered: tuple[int, str]
+    table: Table,
+    source_name: str,
+    withdrawn: Sequence[int],
+    partitions: int,
+    folder: str,
+    deal: Deal,
+    numbered: tuple[int, str],
 ) -> Spill:
     """A source's open rows in a file of `sequences`, spilled like the new entries, and those that a withdrawn run has closed.
 
@@ -115,18 +141,24 @@ def _current(
         kept = rows.take(at)
         places = [pa.array(np.full(len(at), number)), pc.add(at, first)]
         columns = [kept["sequence_id"], _state(kept, keys), *places, opened.take(at), ended.take(at)]
+        dealt = deal(kept, partitions)
         for batch in pa.Table.from_arrays(columns, schema=_CURRENT).combine_chunks().to_batches():
-            current.add(batch, id_partition(batch["sequence_id"], partitions))
+            current.add(batch, dealt)
         first += len(rows)
     current.close()
     return current
 
 
-def _compare(keys: Sequence[str], mode: str, files: int, ranges: int, folder: str, pair: tuple[Spill, Spill]) -> Difference:
+def _compare(
+    keys: Sequence[str], mode: str, files: int, ranges: int, folder: str, pair: tuple[Spill | CodedEntries, Spill]
+) -> Difference:
     """Of the new entries and the current ones of a partition of ids."""
     folder = storage.join(folder, uuid.uuid4().hex)
     fresh, kept = Spill(folder, "fresh", pair[0].schema), Spill(folder, "kept", _KEPT, ranges)
     closing, opening = Spill(folder, "closing", _PLACES, files), Spill(folder, "opening", _PLACES, files)
+    if isinstance(pair[0], CodedEntries) and not pair[1].rows:
+        # All of them are new, and are made rows when they are written.
+        return Difference(Opening([pair[0]]), closing, opening, kept, 0, 0)
     new, old = pair[0].table(), pair[1].table()
     old = _as_now_spelled(old, new["sequence_id"])
     ended, old = old.filter(old["ended"]), old.filter(pc.invert(old["ended"]))
@@ -151,7 +183,7 @@ def _compare(keys: Sequence[str], mode: str, files: int, ranges: int, folder: st
             kept.add(batch, digests.partition(digests.to_numpy(batch["sequence_digest"]), ranges))
     for spill in (fresh, closing, opening, kept):
         spill.close()
-    return Difference(fresh, closing, opening, kept, len(before), gone)
+    return Difference(Opening([fresh]), closing, opening, kept, len(before), gone)
 
 
 def _as_now_spelled(old: pa.Table, ids: pa.ChunkedArray) -> pa.Table:
@@ -188,11 +220,13 @@ def _with_ends(table: Table, paths: Sequence[str], stem: str, number: int, ended
     return table.write(rows.set_column(at, rows.schema.field(at), until), stem=stem)
 
 
-def _write_opened(table: Table, stem: str, source_name: str, number: int, fresh: Spill) -> list[DataFile]:
+def _write_opened(table: Table, stem: str, source_name: str, number: int, fresh: Spill | CodedEntries) -> list[DataFile]:
     """Entries as files of `sequences`."""
     schema = table.schema()
-    opened = (_opened(rows, source_name, number, schema) for rows in chunks(fresh.every_batch()))
-    return [table.write(rows, stem=stem) for rows in in_files(opened)]
+    packing = SHARED if isinstance(fresh, CodedEntries) else DISTINCT
+    held = packing.row_group if packing is SHARED else _ROWS_AT_A_TIME
+    opened = (_opened(rows, source_name, number, schema) for rows in chunks(fresh.every_batch(), held))
+    return [table.write(rows, stem=stem, packing=packing) for rows in in_files(opened)]
 
 
 def _state(rows: pa.Table, keys: Iterable[str]) -> pa.ChunkedArray:
@@ -225,15 +259,15 @@ def _opened(rows: pa.Table, source_name: str, number: int, schema: pa.Schema) ->
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Batches gathered into tables of some ten thousand rows, or of long ones fewer."""
+def chunks(batches: Iterable[pa.RecordBatch], most: int = _ROWS_AT_A_TIME) -> Iterator[pa.Table]:
+    """Batches gathered into tables of about `most` rows, or of long ones fewer."""
     held: list[pa.RecordBatch] = []
     rows = size = 0
     for batch in batches:
         for at in range(0, len(batch), _ROWS_AT_A_TIME):
             held.append(batch.slice(at, _ROWS_AT_A_TIME))
             rows, size = rows + len(held[-1]), size + held[-1].nbytes
-            if rows >= _ROWS_AT_A_TIME or size >= _BYTES_AT_A_TIME:
+            if rows >= most or size >= _BYTES_AT_A_TIME:
                 yield pa.Table.from_batches(held)
                 held, rows, size = [], 0, 0
     if rows:

@@ -9,6 +9,7 @@ from typing import Literal
 from dnafeat.cluster.config import ActorsConfig
 from dnafeat.encoder.config import EncodingConfig
 from dnafeat.settings import Settings, option, part, require
+from dnafeat.sources.regions.config import GenomeConfig
 from dnafeat.urls import refuse_secrets
 from dnafeat.vectors import VECTORS, Vector
 
@@ -17,7 +18,9 @@ from dnafeat.vectors import VECTORS, Vector
 class EmbedConfig(Settings, section="input"):
     """Settings of `dnafeat embed` and `jobs/embed.py`. Lengths are in bases unless a name says tokens."""
 
-    sources: tuple[str, ...] = option("FASTA, FASTQ, CSV, TSV or Parquet files, folders, globs or s3:// URIs", positional=True)
+    sources: tuple[str, ...] = option(
+        "FASTA, FASTQ, CSV, TSV or Parquet files, folders, globs or s3:// URIs", unless="genome", positional=True
+    )
     store: str = option("feature store: folder or s3:// prefix", section="output", env="DNAFEAT_STORE")
     encoding: EncodingConfig = part(EncodingConfig)
     vectors: tuple[Vector, ...] = option("vectors to store, with commas", VECTORS, section="output")
@@ -47,6 +50,7 @@ class EmbedConfig(Settings, section="input"):
     iupac: bool = option("accept all IUPAC codes, not only A C G T N", False, shapes=True)
     max_n_share: float = option("refuse entries with a larger share of N", 0.5, shapes=True, ge=0, le=1)
     strict: bool = option("store only the rejects when an entry is refused", False, shapes=True)
+    reference: GenomeConfig = part(GenomeConfig)
     hash_keys: tuple[str, ...] = option(
         "columns with personal ids, with commas, whose values are hashed with the salt of --salt-file before they are stored; "
         "sequence_id can be one",
@@ -76,9 +80,17 @@ class EmbedConfig(Settings, section="input"):
     )
 
     def check(self) -> None:
-        require(bool(self.sources), "name at least one source to embed")
-        for uri in (*self.sources, self.store, self.source_name or ""):
+        over = self.reference.genome is not None
+        require(bool(self.sources) or over, "name at least one source to embed")
+        for uri in (*self.sources, self.store, self.source_name or "", *self.reference.uris()):
             refuse_secrets(uri)
+        require(
+            not (self.sources and over), "sources and genome exclude each other: regions of a genome are a source of their own"
+        )
+        columns = [name for name in ("id_column", "sequence_column") if getattr(self, name) is not None]
+        require(
+            not (columns and over), f"{' and '.join(columns)} is for tables, and the source is regions of a genome: leave it out"
+        )
         require(bool(self.vectors) and len(set(self.vectors)) == len(self.vectors), "vectors names none, or one twice")
         require(
             bool(self.hash_keys or self.keyed_digests) == (self.salt_file is not None),

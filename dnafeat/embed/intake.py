@@ -13,7 +13,7 @@ import json
 import re
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,8 @@ from dnafeat import pseudonyms as keyhash
 from dnafeat import sequence as dna
 from dnafeat import storage
 from dnafeat.cluster.spread import Each, here
+from dnafeat.embed.coded import CodedEntries
+from dnafeat.embed.deal import Deal
 from dnafeat.errors import UsageError
 from dnafeat.sources import reader as sources
 from dnafeat.sources.entries import gathered
@@ -37,7 +39,7 @@ _PARTITION_BYTES, _LARGE_PARTITION_BYTES = 16 * 2**20, 64 * 2**20
 _LARGE = 2**30
 # Of a part that is read at a time.
 _PART_BYTES = 128 * 2**20
-_TEXT_KEPT = 10_000
+TEXT_KEPT = 10_000
 # https://github.com/delta-io/delta/blob/master/PROTOCOL.md#column-mapping
 _FORBIDDEN = " ,;{}()\n\t="
 
@@ -87,8 +89,9 @@ class Intake:
 
     Attributes
     ----------
-    entries : Spill
-        Accepted entries by hash of `sequence_id`, or in their order: sequence_id, sequence_digest, file, row, keys.
+    entries : Spill or CodedEntries
+        Accepted entries by hash of `sequence_id`, by ranges of `region_id`, or in their order: sequence_id, sequence_digest, file, row,
+        keys.
     sequences : Spill
         Their sequences by range of digest, duplicates still in: sequence_digest, sequence.
     rejects : Spill
@@ -98,14 +101,23 @@ class Intake:
         Of id, digest or reason, and keys of all entries, whatever their order: SHA-256 of the sum of their SHA-256.
     missing : dict of str to int
         Of each key, entries without a value of it; keys that all have are left out.
+    deal : Deal
+        How the entries are dealt out.
+    cohort : dict of str to int or None
+        What was counted of regions and people, where those are the source.
+    coded : CodedEntries or None
+        The entries of those, with what is said of each haplotype.
     """
 
-    entries: Spill
+    entries: Spill | CodedEntries
     sequences: Spill
     rejects: Spill
     keys: list[str]
     fingerprint: str
     missing: dict[str, int] = field(default_factory=dict)
+    deal: Deal = field(default_factory=Deal)
+    cohort: dict[str, int] | None = None
+    coded: CodedEntries | None = None
 
     @property
     def read(self) -> int:
@@ -123,10 +135,16 @@ class _Reading:
     by_id: bool
     discretion: Discretion
 
-    @property
-    def entry_schema(self) -> pa.Schema:
-        named = [("sequence_id", pa.string()), ("sequence_digest", pa.string()), ("file", pa.string()), ("row", pa.int64())]
-        return pa.schema(named + [(key, pa.string()) for key in self.layout.keys])
+
+def entry_schema(keys: Sequence[str]) -> pa.Schema:
+    """The columns of accepted entries as they are spilled."""
+    named = [("sequence_id", pa.string()), ("sequence_digest", pa.string()), ("file", pa.string()), ("row", pa.int64())]
+    return pa.schema(named + [(key, pa.string()) for key in keys])
+
+
+def reject_schema() -> pa.Schema:
+    """The columns of refused entries as they are spilled."""
+    return pa.schema([arrow_schema("rejects").field(name) for name in ("file", "row", "sequence_id", "reason", "text")])
 
 
 def check_names(keys: Sequence[str], stored: Sequence[str]) -> None:
@@ -182,10 +200,9 @@ def take_in(
 def _take_in_part(reading: _Reading, part: Sequence[sources.Portion]) -> tuple[Spill, Spill, Spill, np.ndarray, np.ndarray]:
     """Entries, sequences and rejects of a part as in `Intake`, its share of the fingerprint, and missing values of each key."""
     folder, keys, partitions = storage.join(reading.folder, uuid.uuid4().hex), reading.layout.keys, reading.partitions
-    reject_fields = [arrow_schema("rejects").field(name) for name in ("file", "row", "sequence_id", "reason", "text")]
-    entries = Spill(folder, "entries", reading.entry_schema, partitions if reading.by_id else 1)
+    entries = Spill(folder, "entries", entry_schema(keys), partitions if reading.by_id else 1)
     sequences = Spill(folder, "sequences", SEQUENCE_SCHEMA, partitions)
-    rejects = Spill(folder, "rejects", pa.schema(reject_fields))
+    rejects = Spill(folder, "rejects", reject_schema())
     fingerprint, limits = np.zeros(4, np.uint64), asdict(reading.checks)
     missing = np.zeros(len(keys), np.int64)
     salt = reading.discretion.salt if reading.discretion.keyed_digests else b""
@@ -225,7 +242,7 @@ def entry_sums(batch: pa.RecordBatch, keys: Sequence[str], outcome: list[str]) -
 
 def _refused(batch: pa.RecordBatch, faults: list[str | None], letters: list[bytes] | None, schema: pa.Schema) -> pa.RecordBatch:
     at = [i for i, fault in enumerate(faults) if fault is not None]
-    text = [None if letters is None else (letters[i] or b"")[:_TEXT_KEPT].decode("utf-8", "replace") for i in at]
+    text = [None if letters is None else (letters[i] or b"")[:TEXT_KEPT].decode("utf-8", "replace") for i in at]
     chosen = batch.take(pa.array(at, pa.int64()))
     reason = pa.array([faults[i] for i in at], pa.string())
     columns = [chosen["file"], chosen["row"], chosen["sequence_id"], reason, pa.array(text, pa.string())]
@@ -241,6 +258,9 @@ def duplicate_ids(intake: Intake, each: Each = here) -> list[Double]:
 
     The first 1,000 of them.
     """
+    if isinstance(intake.entries, CodedEntries):
+        # Names of regions and of samples are unique.
+        return []
     found = each(_doubles, intake.entries.each(), "comparing ids")
     return [double for some in found for double in some][:_DOUBLES_TOLD]
 
@@ -267,14 +287,16 @@ def without(intake: Intake, names: Sequence[str], reason: str, folder: Path | st
     sequences = each(leave_out, intake.sequences.each(), "leaving out sequences")
     rejects = Spill.together([intake.rejects, *(refused for _, refused in entries)])
     left, letters = (Spill.in_a_row([kept for kept, _ in found]) for found in (entries, sequences))
-    return Intake(left, letters, rejects, intake.keys, intake.fingerprint, intake.missing)
+    return replace(intake, entries=left, sequences=letters, rejects=rejects)
 
 
-def _without_part(out: pa.Array, reason: str, folder: str, reject_schema: pa.Schema, spill: Spill) -> tuple[Spill, Spill]:
+def _without_part(
+    out: pa.Array, reason: str, folder: str, reject_schema: pa.Schema, spill: Spill | CodedEntries
+) -> tuple[Spill, Spill]:
     """What is left of a partition of entries or sequences, and the entries left out as refused ones."""
     folder = storage.join(folder, uuid.uuid4().hex)
     left, rejects = Spill(folder, "left", spill.schema), Spill(folder, "rejects", reject_schema)
-    for batch in spill.batches():
+    for batch in spill.batches(0):
         named = pc.is_in(batch["sequence_digest"], value_set=out)
         left.add(batch.filter(pc.invert(named)))
         taken = batch.filter(named)

@@ -18,6 +18,8 @@ from dnafeat.cluster.observe import Job
 from dnafeat.embed import plan, runner
 from dnafeat.embed.config import EmbedConfig
 from dnafeat.embed.intake import Checks, Discretion, Intake, check_names, is_large, take_in
+from dnafeat.embed.regions import is_large as are_large
+from dnafeat.embed.regions import take_in_regions
 from dnafeat.embed.report import RunSummary
 from dnafeat.embed.run import Encoded, RunSpec, carry_out, new_run_id
 from dnafeat.embed.worker import EncoderSettings, EncodeShards, checked
@@ -28,6 +30,8 @@ from dnafeat.encoder.source import Source, portable
 from dnafeat.encoder.version import FeatureVersion
 from dnafeat.errors import UsageError
 from dnafeat.provenance import digest_of
+from dnafeat.sources.cohort.layout import RegionLayout
+from dnafeat.sources.cohort.layout import look as look_regions
 from dnafeat.sources.reader import ReadOptions, expand, look
 from dnafeat.store import Store
 from dnafeat.store.lineages import vectors_of
@@ -36,10 +40,14 @@ from dnafeat.vectors import PROJECTED_WIDTH
 
 
 def default_source_name(config: EmbedConfig) -> str:
-    """Where the entries come from: the paths as absolute ones, and the tiling, since tiles are entries of their own."""
-    names = [storage.absolute(pattern) for pattern in config.sources]
+    """Where the entries come from: the paths as absolute ones, and what cuts them, since tiles are entries of their own."""
+    over = config.reference
+    own = [over.genome, over.regions, *over.vcf] if over.genome and over.regions else config.sources
+    names = [storage.absolute(pattern) for pattern in own if pattern]
     name = " ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more {digest_of({'names': names})[:8]}"
-    return name if config.tile is None else f"{name}#tile={config.tile},stride={config.stride or config.tile}"
+    tiling = {} if config.tile is None else {"tile": config.tile, "stride": config.stride or config.tile}
+    chosen = over.extent() | tiling
+    return name + ("#" + ",".join(f"{one}={value}" for one, value in chosen.items()) if chosen else "")
 
 
 def embed(config: EmbedConfig, *, show: bool = True) -> RunSummary:
@@ -64,6 +72,7 @@ def embed(config: EmbedConfig, *, show: bool = True) -> RunSummary:
     """
     clock, started = time.monotonic(), datetime.now(UTC)
     files = expand(config.sources)
+    regions = look_regions(config.reference, config.tile, config.stride) if config.reference.genome is not None else None
     discretion = _discretion(config)
     model = Source.find(config.encoding)
     version = _version(config, model)
@@ -87,16 +96,17 @@ def embed(config: EmbedConfig, *, show: bool = True) -> RunSummary:
         clock=clock,
         started=started,
     )
-    entries = _Files(config, files, discretion, tokenizer.min_bases, show)
+    entries = _Entries(config, files, regions, discretion, tokenizer.min_bases, show)
     return carry_out(spec, entries, _Encoding(config, spec, model, tokenizer, show))
 
 
 @dataclass(frozen=True)
-class _Files:
-    """The entries of a source's files."""
+class _Entries:
+    """The entries of a source: of its files, or of regions of a genome."""
 
     config: EmbedConfig
     files: list[str]
+    regions: RegionLayout | None
     discretion: Discretion
     min_bases: int
     show: bool
@@ -104,11 +114,15 @@ class _Files:
     def read(self, workspace: Workspace) -> Intake:
         """One pass over the source, spread over a cluster where it is large."""
         config = self.config
+        alphabet = dna.IUPAC if config.iupac else dna.UNAMBIGUOUS
+        checks = Checks(alphabet=alphabet, max_n_share=config.max_n_share, min_bases=self.min_bases)
+        if self.regions is not None:
+            if are_large(self.regions) and config.actors.runner != "local":
+                workspace.spread(self.show)
+            return take_in_regions(self.regions, checks, workspace.spills, discretion=self.discretion, each=workspace.each)
         options = ReadOptions(
             id_column=config.id_column, sequence_column=config.sequence_column, tile=config.tile, stride=config.stride
         )
-        alphabet = dna.IUPAC if config.iupac else dna.UNAMBIGUOUS
-        checks = Checks(alphabet=alphabet, max_n_share=config.max_n_share, min_bases=self.min_bases)
         layout = look(self.files, options)
         check_names(layout.keys, Store(config.store).sequences.schema().names)
         layout.warn()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dnafeat.text import human_bytes
@@ -17,7 +18,8 @@ class RunSummary:
     Of the sequences it encoded, `windowed` took several windows and `truncated` were encoded without their end. `stages` are the seconds
     that reading, planning, encoding, audit and publishing took; the rest of `seconds` is the beginning. `runner` is where it encoded
     (local, ray, or empty where nothing had to be), and `runner_reason` why there. `missing` counts, of each key, the entries without it;
-    `reject_reasons` refused entries by reason, the most frequent first, with … for numbers and names.
+    `reject_reasons` refused entries by reason, the most frequent first, with … for numbers and names. `cohort` is what was counted of
+    regions and people, and is empty for other sources.
     """
 
     run_id: str
@@ -48,9 +50,37 @@ class RunSummary:
     runner_reason: str = ""
     missing: dict[str, int] = field(default_factory=dict)
     reject_reasons: dict[str, int] = field(default_factory=dict)
+    cohort: dict[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return describe_run(self)
+
+
+_RULES = {
+    "missing": "missing alleles, read as the reference",
+    "unphased": "heterozygous calls without phase, taken as they are written",
+    "ambiguous": "times a subject has several of those in a region",
+    "mixed_ploidy": "times a subject has calls of several ploidies in a region",
+    "left_out": "times a subject has too many missing alleles in a region, and no entry",
+    "overlaps": "alleles that an earlier one overlaps, and that were left out; see `bcftools norm -f GENOME -m -any`",
+    "star": "alleles * that change nothing",
+    "symbolic": "symbolic alleles and breakends that were not applied",
+    "cut_flanks": "flanks cut at the end of a contig",
+    "absent_contigs": "contigs that the cohort does not have, where all have the reference",
+    "masked": "regions left out because of a run of N",
+}
+
+
+def _cohort(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+    """Headings and lines of what was counted of regions and people."""
+    if "subjects" in counts:
+        people = f"{counts['subjects']:,} subjects, {counts['records']:,} records in {counts['regions']:,} regions"
+        yield "cohort", f"{people}: {counts['haplotypes']:,} haplotypes, {counts['saved']:,} encodings saved"
+    elif counts:
+        yield "regions", f"{counts['regions']:,}"
+    for name, text in _RULES.items():
+        if counts.get(name):
+            yield "", f"{counts[name]:,} {text}"
 
 
 def describe_run(summary: RunSummary) -> str:
@@ -70,6 +100,7 @@ def describe_run(summary: RunSummary) -> str:
     if s.missing:
         told = [f"{count:,} without {key}" for key, count in s.missing.items()]
         lines.append(f"  keys     {', '.join(told[:_TOLD])}{f' and {len(told) - _TOLD} more' if len(told) > _TOLD else ''}")
+    lines += [f"  {heading:<9}{text}" for heading, text in _cohort(s.cohort)]
     salvaged = f", {s.salvaged:,} taken from a run that had ended" if s.salvaged else ""
     lines.append(f"  distinct {s.distinct:,} sequences, {s.already_stored:,} already there{salvaged}, {s.encoded:,} encoded")
     if s.encoded:

@@ -22,6 +22,7 @@ from dnafeat.cluster.observe import Job
 from dnafeat.cluster.spread import Each, here
 from dnafeat.embed import plan
 from dnafeat.embed.audit import audit
+from dnafeat.embed.haplotypes import commit_haplotypes
 from dnafeat.embed.intake import Intake, as_rejects, duplicate_ids, without
 from dnafeat.embed.publish import Publication
 from dnafeat.embed.report import RunSummary
@@ -236,6 +237,7 @@ class _Steps:
             number, opened, closed = publication.commit_sequences(
                 intake, committed, workspace.spills, spec.mode, workspace.each, spec.max_closed
             )
+            commit_haplotypes(store, spec.source_name, intake, number, spec.run_id, workspace.spills)
         summary = RunSummary(
             run_id=spec.run_id,
             run_number=number,
@@ -257,6 +259,7 @@ class _Steps:
             runner_reason=encoded.runner_reason,
             missing=intake.missing,
             reject_reasons=reasons_of(intake.rejects.batches()),
+            cohort=_counted(intake, wanted),
             **encoded.counts(new),
         )
         row = _run_row(summary, spec) | {"source_fingerprint": intake.fingerprint}
@@ -335,6 +338,13 @@ class _Steps:
         except MassCloseError:
             self.publication.commit_rejects(intake.rejects)
             raise
+
+
+def _counted(intake: Intake, wanted: plan.Work) -> dict[str, int]:
+    """What a summary says of regions and people; nothing where those are not the source."""
+    if intake.cohort is None:
+        return {}
+    return {**intake.cohort, "haplotypes": intake.read, "distinct": wanted.distinct, "saved": intake.read - wanted.distinct}
 
 
 def _run_row(summary: RunSummary, spec: RunSpec) -> dict[str, object]:

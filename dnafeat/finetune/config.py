@@ -9,6 +9,7 @@ from dnafeat.cluster.config import ActorsConfig
 from dnafeat.encoder.config import EncodingConfig
 from dnafeat.finetune.tasks import METRICS, Metric, Task
 from dnafeat.settings import Settings, option, part, require
+from dnafeat.sources.regions.config import GenomeConfig
 from dnafeat.training.config import WorkersConfig, default_rate
 
 
@@ -152,7 +153,7 @@ class PredictConfig(Settings, section="input"):
 
     artifact: str = option("artifact that `dnafeat finetune` wrote: folder or s3:// prefix", positional=True)
     input: tuple[str, ...] = option(
-        "FASTA, FASTQ, CSV, TSV or Parquet file, folder, glob or s3:// URI; repeat for several", repeated=True
+        "FASTA, FASTQ, CSV, TSV or Parquet file, folder, glob or s3:// URI; repeat for several", unless="genome", repeated=True
     )
     output: str = option("file to write, local or s3://; an existing file is replaced; -: standard output", section="output")
     format: Literal["parquet", "csv", "tsv"] | None = option(
@@ -167,6 +168,7 @@ class PredictConfig(Settings, section="input"):
         "column of a table with the names of its entries (default: sequence_id or id, else file name and row)", None
     )
     sequence_column: str | None = option("column of a table with the sequences (default: sequence or seq)", None)
+    reference: GenomeConfig = part(GenomeConfig)
     iupac: bool = option("accept all IUPAC codes, not only A C G T N", False)
     max_n_share: float = option("refuse entries with a larger share of N", 0.5, ge=0, le=1)
     strict: bool = option("write nothing when an entry is refused (default: its row has nulls)", False)
@@ -184,4 +186,6 @@ class PredictConfig(Settings, section="input"):
     actors: ActorsConfig = part(ActorsConfig)
 
     def check(self) -> None:
-        require(bool(self.input), "name at least one file to predict with --input")
+        over = self.reference.genome is not None
+        require(bool(self.input) or over, "name at least one file to predict with --input")
+        require(not (self.input and over), "input and genome exclude each other: regions of a genome are an input of their own")

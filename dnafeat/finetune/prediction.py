@@ -27,10 +27,12 @@ from dnafeat.cluster import packages
 from dnafeat.cluster.observe import Job
 from dnafeat.embed import plan, runner
 from dnafeat.embed.intake import Checks, Intake, take_in
+from dnafeat.embed.regions import take_in_regions
 from dnafeat.errors import AuditError, StrictError, UsageError, one_line
 from dnafeat.finetune.config import PredictConfig
 from dnafeat.finetune.labels import Labels
 from dnafeat.finetune.predictor import Predictor, PredictShards
+from dnafeat.sources.cohort.layout import look as look_regions
 from dnafeat.sources.reader import ReadOptions, expand, look
 from dnafeat.spill import Spill
 from dnafeat.store import digests
@@ -93,19 +95,23 @@ def predict(config: PredictConfig, *, show: bool = True) -> PredictSummary:
     """
     clock = time.monotonic()
     output = storage.absolute(config.output)
-    files = expand(config.input)
+    regions = look_regions(config.reference).as_in_file() if config.reference.genome is not None else None
+    files = expand(config.input) if regions is None else regions.files
     _check_output(output, files)
     predictor = Predictor.find(config.artifact, windows=config.windows, model=config.model)
     folder = Path(tempfile.mkdtemp(prefix="dnafeat-"))
     work = f"{output}.work-{secrets.token_hex(4)}"
     try:
-        options = ReadOptions(id_column=config.id_column, sequence_column=config.sequence_column, keys=False)
         alphabet = dna.IUPAC if config.iupac else dna.UNAMBIGUOUS
         min_bases = predictor.source.tokenizer(predictor.encoding).min_bases
         checks = Checks(alphabet=alphabet, max_n_share=config.max_n_share, min_bases=min_bases)
-        layout = look(files, options)
-        layout.warn()
-        intake = take_in(layout, checks, folder, by_id=False)
+        if regions is not None:
+            intake = take_in_regions(regions, checks, folder, by_id=False)
+        else:
+            options = ReadOptions(id_column=config.id_column, sequence_column=config.sequence_column, keys=False)
+            layout = look(files, options)
+            layout.warn()
+            intake = take_in(layout, checks, folder, by_id=False)
         refused = _first_refused(intake)
         if config.strict and refused is not None:
             raise StrictError(

@@ -1,4 +1,4 @@
-"""A feature store: five Delta tables below one folder or prefix, and how they are read. Knows neither Ray nor torch."""
+"""A feature store: five Delta tables, or six, below one folder or prefix, and how they are read. Knows neither Ray nor torch."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class Store:
             raise StoreError(f"a store is a folder or an s3:// prefix, and not {uri!r}")
         self.uri = storage.absolute(str(uri))
         self.features, self.sequences, self._versions, self.rejects, self.runs = (Table(self.uri, name) for name in TABLES)
+        self.haplotypes = Table(self.uri, "haplotypes")
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
@@ -67,7 +68,7 @@ class Store:
             table.create()
 
     def tables(self) -> tuple[Table, ...]:
-        """The five tables, each at its snapshot."""
+        """The five tables that every store has, each at its snapshot."""
         return self.features, self.sequences, self._versions, self.rejects, self.runs
 
     def exists(self) -> bool:

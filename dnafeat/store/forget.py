@@ -11,7 +11,8 @@ What is done, in this order, and each step may be done again:
 3. `rejects`: refused entries that belong to the subject.
 4. Work shards under `work/`, and vector files that no commit names yet (`salvage`): the digests of step 2. What runs that are spread over
    a cluster have spilled there while they plan goes as a whole: they are refused anyway, and it holds ids and keys.
-5. `sequences`: the subject's rows, in all intervals.
+5. `haplotypes`: carriers counted without the subject, and rows that are left without any; then `sequences`: the subject's rows, in all
+   intervals.
 6. `features`: the digests of step 2, in all versions.
 
 Why in this order. Steps 3 and 4 need what only `sequences` knows, so they come before 5: a call that ended in the middle is made good
@@ -58,6 +59,7 @@ from dnafeat.errors import DamagedError, UsageError
 from dnafeat.keys import forms, spelled
 from dnafeat.store import digests
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.carriers import recount
 from dnafeat.store.catalog import Store
 from dnafeat.store.conditions import Where, parse_where
 from dnafeat.store.damage import Damage, Rows, way_out
@@ -149,11 +151,13 @@ def forget(store: Store, where: Where, *, dry_run: bool = False) -> ErasureSumma
         _count(table)
     damage = Damage()
     with storage.reached(store.uri):
-        pairs, alone = looking_again(lambda: _gather(store, wanted, damage))
+        pairs, affected, alone = looking_again(lambda: _gather(store, wanted, damage))
         rejects, uncommitted = _take_rows(store.rejects, lambda rows: _refused(rows, wanted, pairs), damage)
         work = take_work(store, alone)
         uncommitted += take_uncommitted(store, alone)
+        recount(store.haplotypes, store.sequences, affected, lambda rows: _matches(rows, wanted))
         entries, more = _take_rows(store.sequences, lambda rows: _matches(rows, wanted), damage)
+        recount(store.haplotypes, store.sequences, affected, lambda rows: _matches(rows, wanted))
         vectors, _ = take_vectors(store, _within(alone), forgotten=True, damage=damage)
         notes = _notes(store, wanted, damage)
         if damage:
@@ -205,8 +209,10 @@ def _count(table: Table) -> None:
     settle(table, lambda _: Change(transactions=raised(table)))
 
 
-def _gather(store: Store, where: Mapping[str, Sequence[str]], damage: Damage) -> tuple[set[tuple[str, str]], np.ndarray]:
-    """The entries that meet the conditions: (source_name, sequence_id) pairs, and the sorted digests that no other entry names."""
+def _gather(
+    store: Store, where: Mapping[str, Sequence[str]], damage: Damage
+) -> tuple[set[tuple[str, str]], np.ndarray, np.ndarray]:
+    """The entries that meet the conditions: (source_name, sequence_id) pairs, their sorted digests, and those that no other entry names."""
     columns = list(dict.fromkeys((*_OWN, *where)))
     table = store.sequences.reload()
 
@@ -230,7 +236,7 @@ def _gather(store: Store, where: Mapping[str, Sequence[str]], damage: Damage) ->
         return table.batches(columns, EVERY, [], BATCH_ROWS)
 
     pairs, wanted = damage.spared(table, columns, scan, mine)
-    return pairs, wanted[~damage.spared(table, columns, scan, shared)] if len(wanted) else wanted
+    return pairs, wanted, wanted[~damage.spared(table, columns, scan, shared)] if len(wanted) else wanted
 
 
 def _matches(rows: pa.Table | pa.RecordBatch, where: Mapping[str, Sequence[str]]) -> np.ndarray:

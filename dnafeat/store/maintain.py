@@ -38,7 +38,7 @@ from dnafeat.store.merge import merge
 from dnafeat.store.ownership import claim
 from dnafeat.store.retry import looking_again
 from dnafeat.store.rewriting import Draft, raised, settle
-from dnafeat.store.schema import DROPPABLE, TABLES
+from dnafeat.store.schema import DROPPABLE
 from dnafeat.store.table import Table
 from dnafeat.store.upkeep import Upkeep
 from dnafeat.store.vacuum import abort_uploads, count_foreign, remove_abandoned, vacuum, write_checkpoints
@@ -54,7 +54,7 @@ class MaintenanceSummary:
     store : str
     dry_run : bool
     files_before, files_after : int
-        Of all five tables.
+        Of all tables.
     bytes_rewritten : int
         Size of the files that were replaced.
     rows_collected : int
@@ -162,7 +162,7 @@ def _maintained(upkeep: Upkeep, dropped: Sequence[str]) -> MaintenanceSummary:
     collected = collect(upkeep, unnamed)
     merge(upkeep, unnamed.waiting)
     abandoned = remove_abandoned(upkeep)
-    vacuumed = sum(vacuum(upkeep, name, unnamed.forgotten and name == "features") for name in TABLES)
+    vacuumed = sum(vacuum(upkeep, name, unnamed.forgotten and name == "features") for name in upkeep.tables)
     checkpoints = write_checkpoints(upkeep)
     uploads = abort_uploads(upkeep)
     if not upkeep.dry_run:
@@ -172,7 +172,9 @@ def _maintained(upkeep: Upkeep, dropped: Sequence[str]) -> MaintenanceSummary:
         dry_run=upkeep.dry_run,
         files_before=sum(map(len, before.values())),
         files_after=sum(map(len, upkeep.files.values())),
-        bytes_rewritten=sum(size for name in TABLES for path, size in before[name].items() if path in upkeep.replaced[name]),
+        bytes_rewritten=sum(
+            size for name in upkeep.tables for path, size in before[name].items() if path in upkeep.replaced[name]
+        ),
         rows_collected=collected,
         files_vacuumed=vacuumed,
         abandoned_files=abandoned,

@@ -14,22 +14,22 @@ from dnafeat.errors import ConflictError, StoreError
 from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.data_file import Change, DataFile
 from dnafeat.store.rewriting import Draft, settle
-from dnafeat.store.schema import TABLES
 from dnafeat.store.table import Table
 from dnafeat.store.upkeep import Upkeep
 
 _TARGET = 128 * 2**20  # bytes of a merged file; in memory it is about three times as much
 # Rows of a merged file. A run that closes an entry rewrites the file that it stands in, and a refused entry has up to 10,000 characters.
-_TARGET_ROWS = {"sequences": 1_000_000, "rejects": 50_000, "runs": 50_000, "versions": 50_000}
+_TARGET_ROWS = {"sequences": 1_000_000, "rejects": 50_000, "haplotypes": 1_000_000, "runs": 50_000, "versions": 50_000}
 _FEWEST = 4  # small files that are worth a merge
 _TOO_MANY = 64  # files of a table that is read whole
 _ORDER = {
     "sequences": ["source_name", "sequence_id", "from_run"],
     "rejects": ["source_name", "run_id", "file", "row"],
     "runs": ["run_number"],
+    "haplotypes": ["source_name", "region_id", "sequence_digest", "from_run"],
     "versions": ["recorded_at"],
 }
-_RANGE = {"features": "sequence_digest", "sequences": "source_name"}
+_RANGE = {"features": "sequence_digest", "sequences": "source_name", "haplotypes": "source_name"}
 
 
 def merge(upkeep: Upkeep, waiting: set[str]) -> None:
@@ -52,7 +52,7 @@ def compact(table: Table) -> None:
 
 def _merges(upkeep: Upkeep, waiting: set[str]) -> Iterator[tuple[str, list[list[DataFile]]]]:
     """For each table, and each version of `features`, the files to be merged with each other."""
-    for name in TABLES:
+    for name in upkeep.tables:
         column = _RANGE.get(name, "")
         files = sorted(upkeep.files[name], key=lambda one: (*(str(end.get(column, "")) for end in _ends(one[0])), one[1]))
         small = [file for file, _ in files if file.path not in waiting]

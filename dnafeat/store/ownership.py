@@ -17,12 +17,13 @@ from dnafeat import storage
 from dnafeat.errors import StoreError, one_line
 from dnafeat.spill import SUFFIX
 from dnafeat.store import durability
-from dnafeat.store.schema import TABLES, delta_schema
+from dnafeat.store.schema import ON_DEMAND, TABLES, delta_schema
 from dnafeat.urls import delta_uri
 
 MARKER = "_dnafeat.json"
 """A file in the folder of a store, which says that it is one. Stores of earlier releases get theirs with the next run or `maintain`."""
-PARTS = (*TABLES, "work", "projectors")
+_TABLES = (*TABLES, *ON_DEMAND)
+PARTS = (*_TABLES, "work", "projectors")
 
 _HEX = "[0-9a-f]"
 _TEMPORARY = rf"\.(clock|writable)-{_HEX}{{32}}"
@@ -49,9 +50,9 @@ def is_leftover(path: str) -> bool:
     if not rest:
         return _PROBE.fullmatch(part) is not None
     folder, _, name = rest.rpartition("/")
-    if part in TABLES and not folder and _PROBE.fullmatch(name):
+    if part in _TABLES and not folder and _PROBE.fullmatch(name):
         return True
-    place = _is_place(part, folder) if part in TABLES else part == "projectors" and not folder
+    place = _is_place(part, folder) if part in _TABLES else part == "projectors" and not folder
     return place and _HIDDEN.fullmatch(name) is not None
 
 
@@ -81,7 +82,7 @@ def foreign(paths: Iterable[str], known: Iterable[str]) -> list[str]:
 
 def _is_own(path: str) -> bool:
     part, _, rest = path.partition("/")
-    if part in TABLES and (rest.startswith("_delta_log/") or is_data_file(part, rest)):
+    if part in _TABLES and (rest.startswith("_delta_log/") or is_data_file(part, rest)):
         return True
     return path == MARKER or is_leftover(path) or is_projector(path) or work_of(path) is not None
 

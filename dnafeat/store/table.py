@@ -16,7 +16,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from dnafeat import storage
 from dnafeat.errors import ConflictError, ForgottenError, MissingFileError, StoreError, one_line
-from dnafeat.parquet import write_parquet
+from dnafeat.parquet import DISTINCT, Packing, write_parquet
 from dnafeat.store import delta_log, durability
 from dnafeat.store.data_file import Change, DataFile, plain
 from dnafeat.store.retry import READINGS, again, back_off, broken_off
@@ -33,6 +33,7 @@ _STATISTICS = {
     "versions": (),
     "rejects": (),
     "runs": (),
+    "haplotypes": ("source_name", "from_run"),
 }
 _PARTITION = {"features": ["feature_version"]}
 _ATTEMPTS = 20
@@ -79,6 +80,7 @@ class Table(TableSnapshot):
         stem: str,
         partition: Mapping[str, str] | None = None,
         footer: Callable[[], Mapping[str, str]] = dict,
+        packing: Packing = DISTINCT,
     ) -> DataFile:
         """Write a file below the table without making it part of it.
 
@@ -101,7 +103,7 @@ class Table(TableSnapshot):
                     nulls[column] += table[column].null_count
                 yield table
 
-        size = write_parquet(storage.join(self.uri, path), measured(), footer)
+        size = write_parquet(storage.join(self.uri, path), measured(), footer, packing)
         low, high = ({column: end(seen) for column, seen in ends.items() if seen} for end in (min, max))
         return DataFile(path, size, count, low, high, nulls, partition or {})
 

@@ -9,7 +9,7 @@ from dnafeat.store.catalog import Store
 from dnafeat.store.damage import Damage
 from dnafeat.store.data_file import DataFile
 from dnafeat.store.retention import ABANDONED_AFTER, RETENTION
-from dnafeat.store.schema import TABLES
+from dnafeat.store.schema import ON_DEMAND, TABLES
 from dnafeat.store.table import Table
 
 
@@ -38,13 +38,14 @@ class Upkeep:
 
     def __init__(self, store: Store, dry_run: bool, now: datetime | None) -> None:
         self.store, self.dry_run = store, dry_run
-        self.tables = {name: Table(store.uri, name) for name in TABLES}
+        tables = [Table(store.uri, name) for name in (*TABLES, *ON_DEMAND)]
+        self.tables = {table.name: table for table in tables if table.name in TABLES or table.exists()}
         self.files: dict[str, list[tuple[DataFile, datetime]]] = {name: table.files() for name, table in self.tables.items()}
         clock = storage.clock(store.uri)
         self.now = now or clock
         self.keeps_replaced = self.now - clock < RETENTION
         self.listed = {one.path: one for one in storage.listing(store.uri)}
-        self.replaced: dict[str, set[str]] = {name: set() for name in TABLES}
+        self.replaced: dict[str, set[str]] = {name: set() for name in self.tables}
         self.damage = Damage()
 
     def is_old(self, file: storage.Listed) -> bool:

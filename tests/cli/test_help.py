@@ -198,4 +198,6 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         assert "yaml" not in loaded.split()
         assert configs.split() == []
     if arguments[:1] == ["embed"]:
-        assert {*configs.split()} == {"dnafeat.embed.config", "dnafeat.encoder.config", "dnafeat.cluster.config"}
+        assert {*configs.split()} == {
+            *("dnafeat.embed.config", "dnafeat.encoder.config", "dnafeat.cluster.config", "dnafeat.sources.regions.config")
+        }

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from models import KMER_SPECIAL, bert_config, bert_state, dna, random_folder
+from people import vcf_text, write_genome, write_vcf
 from s3 import S3
 from safetensors.torch import load_file, save_file
 from stores import fasta
@@ -41,6 +42,7 @@ from dnafeat.finetune.per_base import base_values
 from dnafeat.finetune.prediction import PredictSummary, _in_order, predict
 from dnafeat.finetune.predictor import Predictor
 from dnafeat.finetune.trainer import Data
+from dnafeat.sequence import reverse_complement
 from dnafeat.sources import reader as sources
 from dnafeat.training.batches import Collate, Examples, truncate
 
@@ -209,6 +211,33 @@ def test_every_entry_gets_what_the_trained_network_answers(way: str, make: Make,
     assert long >= LONG
     assert (summary.rows, summary.refused, summary.sequences, summary.truncated) == (9, 0, DISTINCT, long)
     assert (summary.windowed, summary.precision, summary.window_tokens) == (0, "float32", MAX_TOKENS)
+
+
+def test_regions_of_a_cohort_stand_in_the_order_of_their_lines(make: Make, tmp_path: Path) -> None:
+    made = make(**WAYS["LoRA"])
+    genome = dna(300, seed=1)
+    ref, alt = genome[119], next(base for base in "ACGT" if base != genome[119])
+    lines = ["c\t200\t260\tlast\t0\t-", "c\t100\t150\tmiddle", "c\t0\t2\tshort", "c\t20\t80\tfirst"]
+    (tmp_path / "r.bed").write_text("\n".join(lines))
+    vcf = write_vcf(tmp_path / "v.vcf.gz", vcf_text({"c": 300}, ["A", "B"], [("c", 120, ref, alt, "0|1", "1|1")]))
+    paths = {"genome": write_genome(tmp_path / "g.fa", {"c": genome}), "regions": str(tmp_path / "r.bed"), "vcf": (vcf,)}
+    output = tmp_path / "predictions.parquet"
+    summary = predict(PredictConfig.make(artifact=made.uri, output=str(output), max_n_share=0.0, **paths), show=False)
+    own = {
+        "last": reverse_complement(genome[200:260].encode()).decode(),
+        "middle": genome[100:150],
+        "short": genome[:2],
+        "first": genome[20:80],
+    }
+    changed = genome[100:119] + alt + genome[120:150]
+    letters = {
+        f"{person}/{name}/{number}": changed if name == "middle" and (person, number) != ("A", 1) else text
+        for name, text in own.items()
+        for person in "AB"
+        for number in (1, 2)
+    }
+    check(pq.read_table(output), made, letters)
+    assert (summary.rows, summary.sequences) == (16, 5)
 
 
 @pytest.mark.parametrize("method", ["lora", "full", "probe"])

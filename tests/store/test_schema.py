@@ -11,7 +11,7 @@ from deltalake import DeltaTable, Schema
 
 from dnafeat import storage
 from dnafeat.store import Store
-from dnafeat.store.schema import TABLES, arrow_schema, delta_schema, joined_schema, without_metadata
+from dnafeat.store.schema import ON_DEMAND, TABLES, arrow_schema, delta_schema, joined_schema, without_metadata
 from dnafeat.vectors import PROJECTED_WIDTH, VECTORS
 
 FILES = sorted((Path(__file__).parents[2] / "schemas").glob("*.json"))
@@ -70,7 +70,7 @@ TYPES = {
 
 
 def test_every_table_has_a_contract() -> None:
-    assert {file.name.split(".")[0] for file in FILES} == {*TABLES, "joined"}
+    assert {file.name.split(".")[0] for file in FILES} == {*TABLES, *ON_DEMAND, "joined"}
 
 
 def test_the_contract_of_a_joined_table_names_its_columns_after_key_and_modalities() -> None:

@@ -1,0 +1,221 @@
+"""The distinct haplotypes of a region: their letters, built once each, and who carries them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dnafeat import sequence as dna
+from dnafeat.errors import UsageError
+from dnafeat.sources.cohort import alleles as rules
+from dnafeat.sources.cohort.alleles import Edit, Record, check_reference, record_of
+from dnafeat.sources.cohort.calls import genotypes
+from dnafeat.sources.cohort.files import CohortReader
+from dnafeat.sources.cohort.groups import HaplotypeGroups, Numbered, group
+from dnafeat.sources.regions.genome import Genome
+from dnafeat.sources.regions.region import Part, Region
+
+COUNTED = ("records", "missing", "unphased", "ambiguous", "mixed_ploidy", "left_out", "overlaps", "star", "symbolic")
+_LOWER_TO_N = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyz", b"N" * 26)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortReading:
+    """How a cohort is read: settings of `GenomeConfig`."""
+
+    only_pass: bool = False
+    unphased: str = "take"
+    max_missing: float = 1.0
+    soft_masked: str = "keep"
+
+
+@dataclass
+class RegionHaplotypes:
+    """The distinct haplotypes of a region.
+
+    Attributes
+    ----------
+    letters : list of bytes
+        Of each, as its strand has them.
+    codes : np.ndarray, shape=(samples, ploidy), int32
+        Which of them a subject's haplotype is; -1 where the subject has none.
+    variants : list of list of str
+        Those that were applied, as `contig-position-ref-alt`: of several ways to the same letters the first.
+    skipped : list of int
+        Alleles that an earlier one overlaps.
+    reference : bytes
+        The region's letters without any variant.
+    counts : Counter
+        By the names of `COUNTED`.
+    """
+
+    letters: list[bytes]
+    codes: np.ndarray
+    variants: list[list[str]]
+    skipped: list[int]
+    reference: bytes
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def letters_of(genome: Genome, region: Region, soft_masked: str = "keep") -> list[bytes]:
+    """The forward letters of each part of a region, in upper case."""
+    found = [genome.letters(region.contig, part.start, part.end) for part in region.parts]
+    return [normalised(one, soft_masked) for one in found]
+
+
+def normalised(letters: bytes, soft_masked: str) -> bytes:
+    """Letters of a genome in upper case, those in lower case as N where they are masked."""
+    return dna.normalise(letters.translate(_LOWER_TO_N) if soft_masked == "n" else letters)
+
+
+def joined(parts: Sequence[Part], forward: Sequence[bytes]) -> bytes:
+    """The letters of a region of those of its parts."""
+    if len(parts) == 1:
+        return parts[0].read(forward[0])
+    return b"".join(part.read(one) for part, one in zip(parts, forward, strict=True))
+
+
+def read_region(cohort: CohortReader, genome: Genome, region: Region, how: CohortReading) -> RegionHaplotypes:
+    """Read the records of a region, and build each distinct haplotype once.
+
+    Raises
+    ------
+    UsageError
+        REF of a record is not what the genome has, a call names an allele that its record lacks, or one is unphased and that is refused.
+    """
+    own = _Records(cohort, genome, region, how)
+    groups = group(own.calls, len(cohort.samples), how.max_missing)
+    return _Builder(region, letters_of(genome, region, how.soft_masked), own.records).built(groups)
+
+
+class _Records:
+    """The records of a region, in the order of the file, each once."""
+
+    def __init__(self, cohort: CohortReader, genome: Genome, region: Region, how: CohortReading) -> None:
+        self.cohort, self.genome, self.region, self.how = cohort, genome, region, how
+        self.records: list[Record] = []
+
+    def calls(self) -> Iterator[Numbered]:
+        """Their calls; `records` has the records themselves afterwards."""
+        self.records = []
+        before: tuple[int, int] | None = None
+        for span in rules.spans(self.region.parts):
+            letters = self.genome.letters(self.region.contig, *span)
+            for found in self.cohort.records(self.region.contig, *span):
+                record = record_of(found, self.region.contig)
+                # One that reaches over from the stretch before is there already.
+                seen = before is not None and record.start < before[1] and record.end > before[0]
+                if seen or not self._is_taken(found):
+                    continue
+                self._check(record, span[0], letters)
+                yield self._numbered(record, found)
+            before = (before[0] if before else span[0], span[1])
+
+    def _is_taken(self, found: Any) -> bool:
+        return not self.how.only_pass or set(found.filter.keys()) <= {"PASS"}
+
+    def _check(self, record: Record, first: int, letters: bytes) -> None:
+        start, end = record.start - first, record.start - first + len(record.ref)
+        if start >= 0 and end <= len(letters):
+            own = letters[start:end]
+        else:
+            length = self.genome.lengths[record.contig]
+            own = self.genome.letters(record.contig, record.start, min(first + end, length))
+        check_reference(record, own, "the cohort")
+
+    def _numbered(self, record: Record, found: Any) -> Numbered:
+        samples = len(self.cohort.samples)
+        sets = _phase_sets(found, samples) if "PS" in found.format else None
+        try:
+            calls = genotypes(found, samples)
+        except ValueError as error:
+            raise UsageError(f"{record.place}: the genotypes cannot be read: {error}") from None
+        if calls.alleles.max(initial=0) > len(record.alts):
+            at = int(np.flatnonzero((calls.alleles > len(record.alts)).any(axis=1))[0])
+            raise UsageError(
+                f"{record.place}: sample {self.cohort.samples[at]} has allele {calls.alleles[at].max()}, and the record has "
+                f"{len(record.alts)} beside REF"
+            )
+        if self.how.unphased == "refuse" and calls.unphased.any():
+            known = np.where(calls.alleles >= 0, calls.alleles, calls.alleles.max(axis=1, keepdims=True))
+            differ = (known.min(axis=1) != known.max(axis=1)) & calls.unphased
+            if differ.any():
+                name = self.cohort.samples[int(np.flatnonzero(differ)[0])]
+                raise UsageError(
+                    f"{record.place}: the call of sample {name} is unphased, and --unphased is refuse: phase the cohort, or take such "
+                    f"calls as they are written"
+                )
+        self.records.append(record)
+        return Numbered(len(self.records) - 1, calls, sets)
+
+
+def _phase_sets(found: Any, samples: int) -> np.ndarray:
+    values = [sample.get("PS") for sample in found.samples.values()]
+    # 0 stands for the calls of no named set, and the position of a set is 1 or more.
+    return np.fromiter((value if isinstance(value, int) else _named(value) for value in values), np.int64, samples)
+
+
+def _named(value: object) -> int:
+    return 0 if value in (None, ".", (None,)) else 1 + hash(str(value)) % 2**62
+
+
+class _Allele(NamedTuple):
+    """Why an allele is not applied, or None; what it does to each part, and what it is called."""
+
+    why: str | None
+    edits: list[Edit | None]
+    variant: str
+
+
+class _Builder:
+    """Builds the letters of haplotypes of one region; an allele's edit is made once."""
+
+    def __init__(self, region: Region, forward: list[bytes], records: Sequence[Record]) -> None:
+        self.region, self.forward, self.records = region, forward, records
+        self._known: dict[tuple[int, int], _Allele] = {}
+
+    def allele(self, pair: tuple[int, int]) -> _Allele:
+        """What a record's allele does."""
+        if pair not in self._known:
+            record, number = self.records[pair[0]], pair[1]
+            why, edits = rules.kind(record.alts[number - 1]), list[Edit | None]()
+            if why is None:
+                edits = [rules.edit(record, number, part, own) for part, own in zip(self.region.parts, self.forward, strict=True)]
+            self._known[pair] = _Allele(why, edits, record.variant(number))
+        return self._known[pair]
+
+    def built(self, groups: HaplotypeGroups) -> RegionHaplotypes:
+        """The distinct letters of all groups; several groups can have the same."""
+        names = ("missing", "unphased", "ambiguous", "mixed_ploidy", "left_out")
+        counts = Counter({name: getattr(groups, name) for name in names})
+        counts["records"] = len(self.records)
+        parts, number = self.region.parts, dict[bytes, int]()
+        found = RegionHaplotypes([], groups.codes, [], [], joined(parts, self.forward), counts)
+        code_of = np.empty(len(groups.alleles) + 1, np.int32)
+        code_of[-1] = -1
+        for at, (carried, copies) in enumerate(zip(groups.alleles, groups.carriers.tolist(), strict=True)):
+            alleles = [self.allele(pair) for pair in carried]
+            applied = [one for one in alleles if one.why is None]
+            if len(applied) < len(alleles):
+                for one in alleles:
+                    if one.why:
+                        counts[one.why] += copies
+            done = [
+                rules.apply(part, own, [one.edits[which] for one in applied])
+                for which, (part, own) in enumerate(zip(parts, self.forward, strict=True))
+            ]
+            skipped = sum(len(one.skipped) for one in done)
+            counts["overlaps"] += skipped * copies
+            letters = joined(parts, [one.letters for one in done])
+            code_of[at] = number.setdefault(letters, len(number))
+            if len(number) > len(found.letters):
+                left_out = {one for part in done for one in part.skipped}
+                found.letters.append(letters)
+                found.variants.append([one.variant for i, one in enumerate(applied) if i not in left_out])
+                found.skipped.append(skipped)
+        found.codes = code_of[groups.codes]
+        return found
