@@ -45,7 +45,7 @@ def with_deadlines(fs: fsspec.AbstractFileSystem) -> fsspec.AbstractFileSystem:
         body = arguments.get("Body")
         limit = seconds() + _size(body) / _SLOWEST
         for _ in range(_TRIES):
-            if hasattr(body, "seek"):
+            if body is not None and hasattr(body, "seek"):
                 body.seek(0)
             try:
                 async with asyncio.timeout(limit) as deadline:

@@ -11,7 +11,7 @@ import pytest
 import s3fs
 from s3 import S3
 
-from dnafeat import deadlines, storage
+from dnafeat import buckets, deadlines, storage
 from dnafeat.errors import StoreError, UnreachableError
 from dnafeat.store.snapshot import TableSnapshot
 
@@ -52,7 +52,7 @@ def write(size: int) -> Callable[[str], Any]:
         (storage.check_writable, UnreachableError),
         (storage.remove, deadlines.NoAnswerError),
         (lambda uri: list(storage.listing(uri)), deadlines.NoAnswerError),
-        (lambda uri: list(storage.unfinished_uploads(uri)), deadlines.NoAnswerError),
+        (lambda uri: list(buckets.unfinished_uploads(uri)), deadlines.NoAnswerError),
         (lambda uri: TableSnapshot(uri, "runs").exists(), UnreachableError),
         (lambda uri: TableSnapshot(uri, "runs").snapshot, UnreachableError),
     ],

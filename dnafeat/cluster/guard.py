@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any, cast
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -71,8 +72,9 @@ class _Guard(threading.Thread):
     def _look(self) -> None:
         try:
             if self._place is None:
-                self._place = ray.get(self._board.actor.place.remote(), timeout=self._watch.silent)
-            found, still = ray.get(self._board.actor.overdue.remote(), timeout=self._watch.silent)
+                self._place = cast(Place, ray.get(self._board.actor.place.remote(), timeout=self._watch.silent))
+            looked: Any = ray.get(self._board.actor.overdue.remote(), timeout=self._watch.silent)
+            found, still = cast(tuple[list[Overdue], float], looked)
         except ray.exceptions.GetTimeoutError:
             if self._place is not None:
                 # Its next process counts from nothing, and workers ask that one again.

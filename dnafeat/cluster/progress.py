@@ -151,7 +151,7 @@ class RayBoard:
     def read(self) -> tuple[int, int, list[str]]:
         """As it was at the last look where Ray cannot answer now: the next look will."""
         with contextlib.suppress(ray.exceptions.RayError):
-            self._last = ray.get(self.actor.read.remote(), timeout=_LOOK_SECONDS)
+            self._last = cast(tuple[int, int, list[str]], ray.get(self.actor.read.remote(), timeout=_LOOK_SECONDS))
         return self._last
 
 

@@ -21,7 +21,7 @@ import ray
 from ray._common.utils import get_default_ray_temp_dir
 from ray._private import ray_constants, services
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray._raylet import GcsClient
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
 
 from dnafeat.cluster import observe

@@ -93,11 +93,11 @@ def read(
         A file cannot be read, or has none of the further columns.
     """
     options = replace(options, verbatim=(label,))
-    for of_lists, some in itertools.groupby(files, lambda file: label in list_columns(file)):
+    for of_lists, together in itertools.groupby(files, lambda file: label in list_columns(file)):
+        some = list(together)
         if of_lists:
             yield from itertools.chain.from_iterable(_read_lists(file, options, label, also) for file in some)
         else:
-            some = list(some)
             for file in some if also else ():
                 _check_columns(file, sources.key_columns([file], options), also)
             for batch in sources.read(some, options):

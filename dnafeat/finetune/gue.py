@@ -200,5 +200,5 @@ def _all_seeds(row: Mapping[str, Any]) -> str:
     values = [100 * value for value in seeds["scores"]["this run"] if value is not None] if seeds else []
     if len(values) < 2:
         return "-"
-    metric = "" if seeds["metric"] == row["metric"] else f"{seeds['metric']} "
+    metric = "" if seeds is None or seeds["metric"] == row["metric"] else f"{seeds['metric']} "
     return f"{metric}{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f} ({len(values)})"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from scipy.sparse import csr_matrix, issparse
@@ -24,7 +25,7 @@ PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _WORSE = 2
 _ITERATIONS = 2000
 _ABSENT = -20.0  # how far below the others the logit of a class without training rows is
-Features = np.ndarray | csr_matrix
+Features: TypeAlias = np.ndarray | csr_matrix
 
 
 @dataclass(frozen=True)

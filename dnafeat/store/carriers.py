@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from dnafeat.store import digests
-from dnafeat.store.data_file import Change
+from dnafeat.store.data_file import Change, DataFile
 from dnafeat.store.rewriting import BATCH_ROWS, Draft, raised, settle
 from dnafeat.store.table import Table
 
@@ -62,7 +62,9 @@ def recount(
 
     def change(draft: Draft) -> Change | None:
         nonlocal dropped
-        dropped, added, removed = 0, [], []
+        dropped = 0
+        added: list[DataFile] = []
+        removed: list[str] = []
         numbers = _numbers(haplotypes, affected)
         counts = _carriers(sequences.reload(), numbers, affected, goes)
         for path in haplotypes.paths():
@@ -123,7 +125,7 @@ def _recounted(rows: pa.Table, own: np.ndarray, counts: Mapping[tuple[str, str, 
     some: list[dict[str, Any]] = (
         rows.filter(pa.array(own)).select(["source_name", REGION, "sequence_digest", "from_run"]).to_pylist()
     )
-    carriers[own] = [counts.get(tuple(row.values()), 0) for row in some]  # type: ignore[call-overload]
+    carriers[own] = [counts.get(tuple(row.values()), 0) for row in some]
     if (carriers == rows["carriers"].to_numpy()).all():
         return None, 0
     place = rows.schema.get_field_index("carriers")

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dnafeat import storage
+from dnafeat import buckets
 from dnafeat.keys import forms
 from dnafeat.store.catalog import Store
 from dnafeat.store.damage import Damage, Rows
@@ -90,7 +90,7 @@ def notes_of(store: Store, where: Mapping[str, Sequence[str]], damage: Damage) -
         count = damage.spared(table, columns, functools.partial(table.batches, columns, EVERY, [], BATCH_ROWS), holding)
         if count:
             notes.append(f"{count} rows of table {name} name it as part of a source, file or run; such names are kept")
-    keeps = storage.keeps_old_versions(store.uri)
+    keeps = buckets.keeps_old_versions(store.uri)
     if keeps:
         notes.append(
             "the bucket keeps old versions of objects: the bytes stay until a lifecycle rule of the bucket deletes those"

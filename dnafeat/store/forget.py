@@ -184,7 +184,7 @@ def _counted(store: Store, where: Mapping[str, Sequence[str]], shown: Mapping[st
     """What would be erased."""
     damage = Damage()
     store.features.reload().version()
-    pairs, alone = _gather(store, where, damage)
+    pairs, _, alone = _gather(store, where, damage)
     columns = list(where)
     entries = damage.spared(
         store.sequences,

@@ -8,7 +8,7 @@ import warnings
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from dnafeat import storage
+from dnafeat import buckets, storage
 from dnafeat.errors import DamagedError, DnafeatWarning, one_line
 from dnafeat.store import delta_log
 from dnafeat.store.data_file import Change
@@ -121,9 +121,9 @@ def _old_projectors(upkeep: Upkeep) -> set[str]:
 def abort_uploads(upkeep: Upkeep) -> int:
     """End multipart uploads that were begun a week ago, and return how many."""
     try:
-        old = [one for one in storage.unfinished_uploads(upkeep.store.uri) if upkeep.now - one.began > ABANDONED_AFTER]
+        old = [one for one in buckets.unfinished_uploads(upkeep.store.uri) if upkeep.now - one.began > ABANDONED_AFTER]
         for upload in old if not upkeep.dry_run else ():
-            storage.abort(upload)
+            buckets.abort(upload)
     except (OSError, BotoCoreError, ClientError) as error:
         # It takes other rights than all the rest, which is done.
         warnings.warn(

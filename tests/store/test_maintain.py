@@ -23,7 +23,7 @@ from places import local_first
 from s3 import S3
 from stores import STEPS, A, B, Entry, Run, digest, every_row, expected, feature_rows, fill, rows
 
-from dnafeat import storage
+from dnafeat import buckets, storage
 from dnafeat.cli import main as cli
 from dnafeat.embed.publish import Publication
 from dnafeat.errors import ConflictError, StoreError
@@ -513,10 +513,10 @@ def test_unfinished_uploads_are_ended_after_a_week(s3: S3, tmp_path: Path) -> No
         fs.call_s3("create_multipart_upload", Bucket=s3.bucket, Key=key)
     assert maintain(Store(uri)).abandoned_uploads == 0
     assert maintain(Store(uri), now=in_days(8), dry_run=True).abandoned_uploads == 1
-    assert [upload.key for upload in storage.unfinished_uploads(uri)] == keys[:1]
+    assert [upload.key for upload in buckets.unfinished_uploads(uri)] == keys[:1]
     assert maintain(Store(uri), now=in_days(8)).abandoned_uploads == 1
-    assert list(storage.unfinished_uploads(uri)) == []
-    assert [upload.key for upload in storage.unfinished_uploads(other)] == keys[1:]
+    assert list(buckets.unfinished_uploads(uri)) == []
+    assert [upload.key for upload in buckets.unfinished_uploads(other)] == keys[1:]
 
 
 def test_rights_that_are_missing_for_uploads_leave_the_rest_done(
@@ -528,7 +528,7 @@ def test_rights_that_are_missing_for_uploads_leave_the_rest_done(
     def refuse(*_: object) -> None:
         raise PermissionError("Access Denied")
 
-    monkeypatch.setattr(storage, "unfinished_uploads", refuse)
+    monkeypatch.setattr(buckets, "unfinished_uploads", refuse)
     assert cli.main(["maintain", "--store", uri]) == 0
     told = capsys.readouterr()
     assert "uploads" in told.err
