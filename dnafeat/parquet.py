@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import RawIOBase
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from dnafeat import storage
@@ -25,8 +24,8 @@ PRUNING = ("sequence_digest", "source_name", "from_run")
 _CHECKED: Mapping[str, Any] = {"page_checksum_verification": True}
 PAGED: Mapping[str, Any] = {"buffer_size": 1 << 20, "pre_buffer": False, **_CHECKED}
 """Options of `pyarrow.parquet.ParquetFile` that compare checksums, and read pages as needed and none ahead: slower, sparing of memory."""
-CHECKED = ds.ParquetFragmentScanOptions(pre_buffer=True, **_CHECKED)
-"""Options with which a scan of a dataset compares checksums."""
+if TYPE_CHECKING:
+    from pyarrow.dataset import ParquetFragmentScanOptions
 
 # How object_store's words begin where a server failed; it gives no number.
 _SERVER = "Generic ", "response body", "reading a body"
@@ -72,6 +71,14 @@ DISTINCT = Packing()
 
 SHARED = Packing(plain=("sequence_id",), row_group=131_072)
 """Rows whose ids differ, in an order in which few digests are near each other: entries of a cohort by region."""
+
+
+def checked_scan() -> ParquetFragmentScanOptions:
+    """Options with which a scan of a dataset compares checksums."""
+    # It imports pandas, which tasks that tokenise do not need.
+    from pyarrow.dataset import ParquetFragmentScanOptions
+
+    return ParquetFragmentScanOptions(pre_buffer=True, **_CHECKED)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from dnafeat.errors import UsageError
 from dnafeat.join.config import DNA
 from dnafeat.join.job import join
 from dnafeat.join.table import JoinedTable
-from dnafeat.parquet import CHECKED
+from dnafeat.parquet import checked_scan
 from dnafeat.store.matrices import fixed, matrix, one_array
 from dnafeat.text import did_you_mean
 
@@ -232,7 +232,7 @@ def read_joined(uri: str, modality: str | None, *, both: bool = True) -> tuple[p
     columns = [*further, DNA, name, *([f"{DNA}_mask"] if f"{DNA}_mask" in there else [])]
     has = [ds.field(f"has_{one}") for one in (DNA, name)]
     table = place.table.snapshot.to_pyarrow_dataset().to_table(
-        columns=columns, filter=has[0] & has[1] if both else has[0] | has[1], fragment_scan_options=CHECKED
+        columns=columns, filter=has[0] & has[1] if both else has[0] | has[1], fragment_scan_options=checked_scan()
     )
     if not len(table):
         raise UsageError(

@@ -32,7 +32,13 @@ _LASTING = (1, 2, 4, 7)
 LEFT_OUT = [
     *("*.?*", "!*.json", "!*.toml", "!*.yaml", "!*.yml", "!constraints.txt", "!requirements*.txt"),
     *("*credential*", "*password*", "*salt*", "*secret*", "*token", "*key", "id_*", "_delta_log", "demo-store*", "scale-store"),
-    *("!*.py", "!/dnafeat/py.typed", "!/dnafeat/bundled/data/*.?*", "!/dnafeat/bundled/dnafeat-mini/*.?*"),
+    *(
+        "!*.py",
+        "!/dnafeat/py.typed",
+        "!/dnafeat/bundled/data/*.?*",
+        "!/dnafeat/bundled/data/*/*.?*",
+        "!/dnafeat/bundled/dnafeat-mini/*.?*",
+    ),
     *(".?*", "__pycache__", "/tests"),
 ]
 _PATIENCE = 120.0  # seconds that a job server may not answer

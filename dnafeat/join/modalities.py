@@ -19,7 +19,7 @@ from deltalake.exceptions import DeltaError
 
 from dnafeat import keys, storage
 from dnafeat.errors import UsageError, one_line
-from dnafeat.parquet import CHECKED, PAGED
+from dnafeat.parquet import PAGED, checked_scan
 from dnafeat.provenance import digest_of
 from dnafeat.text import did_you_mean
 from dnafeat.urls import delta_uri
@@ -196,7 +196,7 @@ def read_columns(what: str, uri: str, columns: Sequence[str], version: int | Non
                 wanted, there = " and ".join(map(repr, columns)), ", ".join(map(repr, dataset.schema.names))
                 hint = did_you_mean(column, dataset.schema.names)
                 raise UsageError(f"{what} has no column {column!r}: it needs {wanted}, and has {there}{hint}")
-        return dataset.to_table(columns=list(columns), fragment_scan_options=CHECKED), fingerprint or f"version {version}"
+        return dataset.to_table(columns=list(columns), fragment_scan_options=checked_scan()), fingerprint or f"version {version}"
     except (OSError, pa.ArrowException, *storage.SERVER_ERRORS) as error:
         raise storage.fault(error, UsageError)(f"{what} cannot be read: {one_line(error)}") from error
 

@@ -134,7 +134,7 @@ class TableSnapshot:
         """Rows of the snapshot. Raises StoreError when a file of it is gone, damaged or cannot be read."""
         with self._readable(pruned_by):
             dataset = self.dataset(pruned_by)
-            table = again(lambda: dataset.to_table(columns=columns, filter=where, fragment_scan_options=parquet.CHECKED))
+            table = again(lambda: dataset.to_table(columns=columns, filter=where, fragment_scan_options=parquet.checked_scan()))
             self._check_names(dataset, where)
             return table
 
@@ -152,7 +152,7 @@ class TableSnapshot:
             """What was not given yet: a scan has one order, so that one begun anew is taken up where the last broke off."""
             seen = 0
             # Arrow's own readahead holds a third more of a million vectors in memory, and is no faster.
-            ahead = {"batch_readahead": 8, "fragment_readahead": 2, "fragment_scan_options": parquet.CHECKED}
+            ahead = {"batch_readahead": 8, "fragment_readahead": 2, "fragment_scan_options": parquet.checked_scan()}
             dataset = self.dataset(pruned_by)
             for batch in dataset.to_batches(columns=columns, filter=where, batch_size=rows, **ahead):
                 first, seen = max(given - seen, 0), seen + len(batch)
@@ -260,7 +260,7 @@ class TableSnapshot:
             self.check_file(path)
             # Or Arrow cannot make of it what the table's schema says.
             with parquet.whole(storage.join(self.uri, path)):
-                for _ in fragment.to_batches(schema=dataset.schema, fragment_scan_options=parquet.CHECKED):
+                for _ in fragment.to_batches(schema=dataset.schema, fragment_scan_options=parquet.checked_scan()):
                     pass
 
     def paths(self, pruned_by: Sequence[tuple[str, str, Any]] | None = None) -> list[str]:

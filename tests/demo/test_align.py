@@ -45,7 +45,7 @@ def test_the_example_runs_to_its_end(tmp_path: Path) -> None:
     """With too few subjects and steps to find anything; `make test-long` looks at what it finds."""
     said: list[str] = []
     more: dict[str, Any] = {"permutations": 5, "resamples": 5, "steps": 4, "eval_steps": 2}
-    found = demoalign.demo(str(tmp_path / "demo"), Cohort(subjects=60, founders=6, factors=3, noise=0.2), said.append, **more)
+    found = demoalign.demo(str(tmp_path / "demo"), Cohort(subjects=240, founders=8, factors=6, noise=0.2), said.append, **more)
     assert found["apart"] <= 1e-5
     assert [one["gene"] for one in found["by_gene"]["measures"]["genes"]] == list(demoalign.GENES)
     assert "The signal was planted" in "\n".join(said)

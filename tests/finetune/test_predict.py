@@ -439,7 +439,7 @@ def test_what_is_no_artifact_is_refused_in_one_sentence(
     whole = about.read_text()
     for text in ("{}", '{"labels": 1}'):
         about.write_text(text)
-        assert "is no whole artifact" in refusal(capsys, made.uri, *flags)
+        assert "is not as dnafeat finetune wrote it" in refusal(capsys, made.uri, *flags)
     about.write_text("{")
     assert "cannot be read" in refusal(capsys, made.uri, *flags)
     about.write_text(whole)

@@ -39,6 +39,7 @@ from stores import (
 )
 
 import dnafeat
+from dnafeat import parquet
 from dnafeat.cli.main import main
 from dnafeat.errors import DnafeatError, StoreError, UsageError
 from dnafeat.store import Store, matrix, schema
@@ -389,7 +390,7 @@ def test_a_key_that_is_not_there_or_no_text_is_one_sentence(local: Store, where:
 def test_files_and_row_groups_without_a_wanted_sequence_are_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr("dnafeat.parquet._ROW_GROUP", 2)
+    monkeypatch.setitem(vars(parquet.DISTINCT), "row_group", 2)
     few = [entry for entry in MANY if entry.keys["subject"] == "s3"]
     fill(str(tmp_path / "store"), MANY, tmp_path, source="one", shard_rows=10)
     fill(str(tmp_path / "store"), few, tmp_path, source="few")

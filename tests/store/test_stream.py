@@ -18,6 +18,7 @@ from stores import WIDTHS, B, Entry, digest, fill, vectors
 from torch.utils.data import DataLoader
 
 import dnafeat
+from dnafeat import parquet
 from dnafeat.errors import StoreError, UsageError
 from dnafeat.store import Store
 from dnafeat.store.rollback import rollback
@@ -30,7 +31,7 @@ IDS = sorted(entry.id for entry in ENTRIES)
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnafeat.parquet._ROW_GROUP", 4)
+    monkeypatch.setitem(vars(parquet.DISTINCT), "row_group", 4)
 
 
 def filled(uri: str, folder: Path) -> str:

@@ -446,7 +446,7 @@ def test_a_run_that_is_never_committed_leaves_the_tables_as_they_were(store_uri:
 
 
 def test_pages_are_those_of_row_groups_that_can_hold_what_is_wanted(store_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "_ROW_GROUP", 4)
+    monkeypatch.setitem(vars(parquet.DISTINCT), "row_group", 4)
     table = made(store_uri, "features")
     names = [f"SQ.{i:032d}" for i in range(20)]
     files = [
