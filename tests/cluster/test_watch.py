@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -113,6 +114,8 @@ def test_only_a_process_of_ray_is_ended_even_while_it_is_stopped() -> None:
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     ray = subprocess.Popen(["ray::Stopped", "-c", "import time; time.sleep(60)"], executable=sys.executable)
     try:
+        while not Path(f"/proc/{ray.pid}/cmdline").read_bytes():
+            time.sleep(0.01)
         ray.send_signal(signal.SIGSTOP)
         assert not guard.end_process(other.pid)
         assert guard.end_process(ray.pid)

@@ -444,7 +444,7 @@ def test_what_is_no_artifact_is_refused_in_one_sentence(
     assert "cannot be read" in refusal(capsys, made.uri, *flags)
     about.write_text(whole)
     Path(made.uri, "head.safetensors").unlink()
-    assert "is no whole artifact" in refusal(capsys, made.uri, *flags)
+    assert "head.safetensors cannot be" in refusal(capsys, made.uri, *flags)
     assert not Path(out).exists()
 
 

@@ -162,6 +162,7 @@ def test_on_s3(s3: S3, output: str, tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_storage_that_does_not_give_a_file_is_no_bad_file(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "a.npy", draw(3))
     gone = s3.uri("gone.npy")
+    monkeypatch.setattr("dnafeat.storage.expand", lambda pattern: [])
     monkeypatch.setattr("dnafeat.sources.reader.expand", lambda patterns: [str(tmp_path / "a.npy"), gone])
     with pytest.raises(StoreError, match=rf"{gone} cannot be read or written: .*; send the same command again"):
         make("generic", tmp_path / "out", gone, skip_bad=True)

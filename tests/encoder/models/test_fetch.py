@@ -23,7 +23,7 @@ from s3 import S3
 
 from dnafeat.encoder.models.checkpoint import Checkpoint, find, load_encoder
 from dnafeat.encoder.models.fetch import cache_folder
-from dnafeat.errors import UsageError
+from dnafeat.errors import DnafeatError, UnreachableError, UsageError
 
 VALUES = models.config()
 WEIGHTS = models.state(VALUES)
@@ -64,11 +64,11 @@ def assert_loads(found: Checkpoint, *files: str) -> None:
     torch.testing.assert_close(out, wanted, atol=1e-5, rtol=1e-4)
 
 
-def refusal(name: str, *named: str, revision: str | None = None) -> str:
-    with pytest.raises(UsageError) as error:
+def refusal(name: str, *named: str, revision: str | None = None, kind: type[DnafeatError] = UsageError) -> str:
+    with pytest.raises(kind) as error:
         find(name, revision)
     sentence = str(error.value)
-    assert error.value.exit_code == 2
+    assert error.value.exit_code == (6 if kind is UnreachableError else 2)
     assert "\n" not in sentence
     assert [part for part in (name, *named) if part not in sentence] == []
     return sentence
@@ -336,8 +336,8 @@ def test_a_pin_that_lies_here_needs_no_server(s3: S3, tmp_path: Path) -> None:
     pin = find(uri).revision
     with s3.changed(AWS_ENDPOINT_URL="http://127.0.0.1:9", AWS_MAX_ATTEMPTS="1"):
         assert_loads(find(uri, pin), *FILES)
-        refusal(uri)
-        refusal(uri, revision="0" * 40)
+        refusal(uri, kind=UnreachableError)
+        refusal(uri, revision="0" * 40, kind=UnreachableError)
 
 
 def test_a_prefix_without_a_model_is_one_sentence(s3: S3) -> None:
@@ -347,7 +347,7 @@ def test_a_prefix_without_a_model_is_one_sentence(s3: S3) -> None:
     s3.client().pipe_file(f"{uri}/bert_layers.py", b"")
     refusal(uri, "does not exist or holds no model")
     with s3.changed(AWS_SECRET_ACCESS_KEY="wrong"):
-        refusal(uri)
+        refusal(uri, kind=UnreachableError)
     refusal("nosuchprotocol://bucket/model")
 
 
