@@ -18,17 +18,17 @@ _SMALL: dict[str, Any] = {"num_cpus": 2, "include_dashboard": False, "object_sto
 
 
 @contextlib.contextmanager
-def shared() -> Iterator[str]:
+def shared(**settings: Any) -> Iterator[str]:
     """The address of a Ray in processes of its own, whose workers keep the environment that this process has now."""
     cluster = Cluster()
     try:
         try:
-            cluster.add_node(**_SMALL)
+            cluster.add_node(**{**_SMALL, **settings})
         except Exception:
             # Ray waits half a minute for a node to answer, and two workers of pytest may start theirs on a busy machine.
             cluster.shutdown()
             cluster = Cluster()
-            cluster.add_node(**_SMALL)
+            cluster.add_node(**{**_SMALL, **settings})
         yield cluster.address
     finally:
         # Ray refuses to end a node that this process is still connected to.
@@ -51,9 +51,9 @@ def connected(address: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def own(**settings: Any) -> Iterator[None]:
-    """A block with a Ray of its own: other resources, or workers with another environment."""
-    ray.init(**{"address": "local", "log_to_driver": False, **_SMALL, **settings})
-    try:
+    """A block with a Ray of its own: other resources, or workers with another environment.
+
+    Its processes are its own, too: after one that `ray.init` starts, Ray Data waits for ever on the shared one.
+    """
+    with shared(**settings) as address, connected(address):
         yield
-    finally:
-        ray.shutdown()
