@@ -63,6 +63,7 @@ class Store:
     def create(self) -> None:
         """Make the tables that are not there yet. Raises StoreError for a place that cannot be written, or holds other files."""
         claim(self.uri)
+        storage.check_writable(self.uri)
         for table in self.tables():
             table.create()
 
@@ -311,8 +312,7 @@ class Store:
 
     def published_run(self, run_id: str) -> dict | None:
         """The row of `runs` of that id, or None."""
-        rows = self.runs.reload().read(where=ds.field("run_id") == run_id).to_pylist()
-        return rows[0] if rows else None
+        return next(iter(self.runs.reload().read(where=ds.field("run_id") == run_id).to_pylist()), None)
 
     def stored_digests(self, version: str, first: str, last: str) -> Iterator[np.ndarray]:
         """Digests from `first` to `last` that have vectors of the version at the present snapshot, in arrays of dtype S35."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -256,3 +257,16 @@ def test_what_a_run_with_a_hidden_name_left_is_forgotten_reused_and_deleted(tmp_
     assert not any(Path(uri, name, one).exists() for name, paths in files.items() for one in paths)
     assert path not in Table(uri, "features").paths()
     assert not Path(uri, "features", path).exists()
+
+
+def test_a_store_that_takes_no_files_any_more_ends_a_run_before_its_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(str(tmp_path / "store"))
+    store.create()
+
+    def read_only(*_: object) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(storage, "write_whole", read_only)
+    with pytest.raises(StoreError, match=r"cannot be written: .*Read-only file system") as error:
+        store.create()
+    assert error.value.exit_code == 6
