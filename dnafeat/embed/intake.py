@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +34,9 @@ from dnafeat.spill import Spill
 from dnafeat.store import digests
 from dnafeat.store.digests import id_partition, netstring
 from dnafeat.store.schema import arrow_schema
+
+if TYPE_CHECKING:
+    from dnafeat.sources.cohort.layout import RegionLayout
 
 # Bytes of the unpacked source that a partition may hold, and the same of a source that is worth spreading.
 _PARTITION_BYTES, _LARGE_PARTITION_BYTES = 16 * 2**20, 64 * 2**20
@@ -160,7 +164,7 @@ def check_names(keys: Sequence[str], stored: Sequence[str]) -> None:
             )
 
 
-def is_large(layout: sources.Layout) -> bool:
+def is_large(layout: sources.Layout | RegionLayout) -> bool:
     """Whether a source is worth spreading over tasks."""
     return layout.unpacked > _LARGE
 
@@ -191,10 +195,8 @@ def take_in(
     found = each(functools.partial(_take_in_part, reading), parts, "reading the source")
     entries, sequences, rejects, sums, nulls = zip(*found, strict=True)
     missing = {key: int(count) for key, count in zip(layout.keys, np.sum(nulls, axis=0), strict=True) if count}
-    fingerprint = hashlib.sha256(json.dumps(layout.keys).encode())
-    fingerprint.update(np.sum(sums, axis=0, dtype=np.uint64).astype("<u8").tobytes())
     read, letters, refused = (Spill.together(some) for some in (entries, sequences, rejects))
-    return Intake(read, letters, refused, layout.keys, fingerprint.hexdigest(), missing)
+    return Intake(read, letters, refused, layout.keys, fingerprint_of(layout.keys, sums), missing)
 
 
 def _take_in_part(reading: _Reading, part: Sequence[sources.Portion]) -> tuple[Spill, Spill, Spill, np.ndarray, np.ndarray]:
@@ -230,6 +232,13 @@ def _take_in_part(reading: _Reading, part: Sequence[sources.Portion]) -> tuple[S
     for spill in (entries, sequences, rejects):
         spill.close()
     return entries, sequences, rejects, fingerprint, missing
+
+
+def fingerprint_of(keys: Sequence[str], sums: Sequence[np.ndarray]) -> str:
+    """The fingerprint of a source with these keys, of what its parts add to it, (4,) uint64 each."""
+    whole = hashlib.sha256(json.dumps(keys).encode())
+    whole.update(np.sum(sums, axis=0, dtype=np.uint64).astype("<u8").tobytes())
+    return whole.hexdigest()
 
 
 def entry_sums(batch: pa.RecordBatch, keys: Sequence[str], outcome: list[str]) -> np.ndarray:

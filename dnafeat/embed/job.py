@@ -18,7 +18,6 @@ from dnafeat.cluster.observe import Job
 from dnafeat.embed import plan, runner
 from dnafeat.embed.config import EmbedConfig
 from dnafeat.embed.intake import Checks, Discretion, Intake, check_names, is_large, take_in
-from dnafeat.embed.regions import is_large as are_large
 from dnafeat.embed.regions import take_in_regions
 from dnafeat.embed.report import RunSummary
 from dnafeat.embed.run import Encoded, RunSpec, carry_out, new_run_id
@@ -117,7 +116,7 @@ class _Entries:
         alphabet = dna.IUPAC if config.iupac else dna.UNAMBIGUOUS
         checks = Checks(alphabet=alphabet, max_n_share=config.max_n_share, min_bases=self.min_bases)
         if self.regions is not None:
-            if are_large(self.regions) and config.actors.runner != "local":
+            if is_large(self.regions) and config.actors.runner != "local":
                 workspace.spread(self.show)
             return take_in_regions(self.regions, checks, workspace.spills, discretion=self.discretion, each=workspace.each)
         options = ReadOptions(

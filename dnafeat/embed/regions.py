@@ -21,7 +21,16 @@ from dnafeat import storage
 from dnafeat.cluster.spread import Each, here
 from dnafeat.embed.coded import CodedEntries, coded_schema
 from dnafeat.embed.deal import Deal
-from dnafeat.embed.intake import SEQUENCE_SCHEMA, TEXT_KEPT, Checks, Discretion, Intake, entry_schema, reject_schema
+from dnafeat.embed.intake import (
+    SEQUENCE_SCHEMA,
+    TEXT_KEPT,
+    Checks,
+    Discretion,
+    Intake,
+    entry_schema,
+    fingerprint_of,
+    reject_schema,
+)
 from dnafeat.errors import UsageError
 from dnafeat.keys import named
 from dnafeat.sources.cohort.haplotypes import COUNTED
@@ -31,7 +40,6 @@ from dnafeat.store import digests
 
 # Letters of a partition of sequences, and entries of one of entries.
 _PARTITION_BYTES, _PARTITION_ENTRIES = 64 * 2**20, 1_000_000
-_LARGE = 2**30
 
 
 @dataclass(frozen=True)
@@ -46,11 +54,6 @@ class _Taking:
     samples: pa.Array | None
     salt: bytes
     keep_text: bool
-
-
-def is_large(layout: RegionLayout) -> bool:
-    """Whether regions are worth spreading over tasks."""
-    return layout.unpacked > _LARGE
 
 
 def take_in_regions(
@@ -81,15 +84,13 @@ def take_in_regions(
         counts.update(one)
     if samples is not None:
         counts["subjects"] = len(samples)
-    fingerprint = hashlib.sha256(json.dumps(layout.keys).encode())
-    fingerprint.update(np.sum(sums, axis=0, dtype=np.uint64).astype("<u8").tobytes())
     coded = CodedEntries.together(entries)
     return Intake(
         coded,
         Spill.together(sequences),
         Spill.together(rejects),
         layout.keys,
-        fingerprint.hexdigest(),
+        fingerprint_of(layout.keys, sums),
         deal=Deal(bounds),
         cohort=dict(counts),
         coded=coded if samples is not None else None,
