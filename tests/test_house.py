@@ -6,6 +6,9 @@ import ast
 from collections import defaultdict
 from pathlib import Path
 
+import mutants
+import pytest
+
 import dnafeat
 
 ROOT = Path(dnafeat.__file__).parent
@@ -30,3 +33,8 @@ def test_no_two_public_classes_have_one_name() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 found[node.name].append(str(path))
     assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
+
+
+@pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_changes_one_place_of_the_tree(mutant: mutants.Mutant) -> None:
+    assert mutants.count(mutant, ROOT.parent) == 1

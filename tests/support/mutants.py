@@ -3,7 +3,7 @@
     python tests/support/mutants.py [NAME …]
 
 A mutant is one line of the package changed in a copy of the tree, in which the tests that should notice run. Those that survive are named
-at the end, and the exit code is 1. A mutant whose line is not there any more is an error: write it anew with the line.
+at the end, and the exit code is 1. Each mutant's line has to be in the tree once: `tests/test_house.py` looks.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Mutant:
 
 
 PUBLISH, AUDIT = "dnafeat/embed/publish.py", "dnafeat/embed/audit.py"
+WEIGHTS = "dnafeat/encoder/models/weights.py"
 MUTANTS = (
     Mutant(
         "sequences-forget-erasure",
@@ -62,8 +63,20 @@ MUTANTS = (
         "            intake = entries.read(workspace)\n",
         "            intake = entries.read(workspace)\n            publication = Publication(store, spec.run_id, spec.source_name)\n",
     ),
+    Mutant("pickles-run", WEIGHTS, "weights_only=True, mmap=True", "weights_only=False, mmap=True"),
     Mutant(
-        "pickles-run", "dnafeat/encoder/models/checkpoint.py", "weights_only=True, mmap=True", "weights_only=False, mmap=True"
+        "pickles-run-loading",
+        WEIGHTS,
+        'map_location="cpu", weights_only=True)',
+        'map_location="cpu", weights_only=False)',
+        "tests/encoder/models/test_checkpoint.py",
+    ),
+    Mutant(
+        "pickles-run-partners",
+        "dnafeat/partners/arrays.py",
+        "weights_only=True",
+        "weights_only=False",
+        "tests/partners/test_hostile.py",
     ),
     Mutant("salvage-takes-nan", "dnafeat/embed/salvage.py", " and not receipt.not_finite", ""),
     Mutant("audit-size", AUDIT, "if (size, len(names)) != (file.size, file.rows):", "if len(names) != file.rows:"),
@@ -94,13 +107,17 @@ MUTANTS = (
 )
 
 
+def count(mutant: Mutant, tree: Path) -> int:
+    """Count the places of a tree that a mutant would change."""
+    return (tree / mutant.file).read_text().count(mutant.before)
+
+
 def mutate(mutant: Mutant, tree: Path) -> None:
     """Apply a mutant to a copy of the tree."""
+    if count(mutant, tree) != 1:
+        raise SystemExit(f"{mutant.name}: its lines are in {mutant.file} {count(mutant, tree)} times, and not once")
     file = tree / mutant.file
-    text = file.read_text()
-    if text.count(mutant.before) != 1:
-        raise SystemExit(f"{mutant.name}: its lines stand {text.count(mutant.before)} times in {mutant.file}, and not once")
-    file.write_text(text.replace(mutant.before, mutant.after))
+    file.write_text(file.read_text().replace(mutant.before, mutant.after))
 
 
 def survives(mutant: Mutant) -> bool:
