@@ -10,7 +10,7 @@ from pathlib import Path
 import ray.data
 import yaml
 
-from dnafeat.cluster import observe, starting
+from dnafeat.cluster import observe, raylet, starting
 from dnafeat.cluster import packages as pins
 from dnafeat.cluster.bar import say
 from dnafeat.cluster.config import on_cluster as on_cluster
@@ -18,6 +18,7 @@ from dnafeat.cluster.observe import Job
 from dnafeat.errors import UsageError
 
 _ours = False  # whether this process's Ray was started here
+_raylet: raylet.RayletWatch | None = None
 # Sequences that make up for the minutes until a node of the cloud is there.
 _WORTH_A_NODE = 100_000
 # More processes than that on a CPU are of no use, and each has a model in memory.
@@ -34,7 +35,7 @@ def start_ray() -> None:
     ClusterError
         Nobody answers there, or Ray does not start here.
     """
-    global _ours
+    global _ours, _raylet
     if ray.is_initialized():
         return
     _ours = True
@@ -51,6 +52,7 @@ def start_ray() -> None:
             )
     else:
         starting.start_here()
+    _raylet = raylet.watch()
 
 
 def only_here() -> bool:
@@ -60,7 +62,10 @@ def only_here() -> bool:
 
 def stop_ray() -> None:
     """Leaves the Ray that `start_ray` connected to or started; one that was there before is let be."""
-    global _ours
+    global _ours, _raylet
+    if _raylet is not None:
+        _raylet.stop()
+        _raylet = None
     if _ours:
         ray.shutdown()
         _ours = False
