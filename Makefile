@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# One thread for each product: two files run at a time, and threads that wait for one another cost more than they bring.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three files run at a time: tests with Ray or S3 wait for a third of their time, and two would leave cores idle. One thread for each
+# product: threads that wait for one another cost more than they bring.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 # Ray looks for these before it talks to anything outside.
 export RAY_USAGE_STATS_ENABLED ?= 0
 
@@ -25,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## Fine-tune on bundled sequences, embed them into ./demo-store, look at the result
 	@$(BIN)/dnafeat demo --store demo-store
 
-test: setup  ## Run the tests, two files at a time (16 minutes on 2 cores)
+test: setup  ## Run the tests, three files at a time (16 minutes on 2 cores)
 	$(PYTEST)
 
 test-long: setup  ## Run all tests in full counts, those that `make test` leaves out one at a time (an hour)

@@ -52,8 +52,8 @@ def demo(store: str, say: Callable[[str], None] = _log.info, *, show: bool = Tru
         `store`, `artifact`, `metrics` (of the artifact) and `versions`: those of dnafeat-mini and of the adapter.
     """
     artifact = f"{store.rstrip('/')}-artifact"
-    say("1. Fine-tuning dnafeat-mini on human splice junctions (UCI): dnafeat finetune --train uci_splice.csv.gz --epochs 3\n")
-    tuning = FinetuneConfig.make(train=SPLICE, output=artifact, epochs=3)
+    say("1. Fine-tuning dnafeat-mini on human splice junctions (UCI): dnafeat finetune --train uci_splice.csv.gz --epochs 2\n")
+    tuning = FinetuneConfig.make(train=SPLICE, output=artifact, epochs=2)
     about = finetune(tuning, show=show, say=lambda sentence: say(f"  {sentence}"))
     say("\n" + format_result(about, artifact).partition("\n\n")[2].rpartition("\n\n")[0] + "\n")
     say("2. Embedding phage lambda in pieces of 300 bases, and the junctions, by dnafeat-mini and by the fine-tuned adapter.\n")

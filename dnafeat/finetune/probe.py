@@ -21,6 +21,9 @@ from dnafeat.training.worker import Context, agreed
 # Numbers of vectors that are held at a time: the training vectors of a regression, or a part of a split's. Dev is held whole.
 NUMBERS = 64_000_000
 
+# Numbers of training vectors above which their regression is shared out over threads.
+_SHARED = 4_000_000
+
 
 def is_regression(head: Head | TokenHead) -> bool:
     """Whether a head is one linear layer, so that on a frozen encoder its best state can be solved for."""
@@ -57,8 +60,8 @@ class Frozen:
         # By all workers together, before the first one solves.
         self._kept["dev"] = trainer.features("dev")
         larger = metric not in LOWER_IS_BETTER
-        # As many threads as the worker has.
-        with threadpool_limits(torch.get_num_threads()):
+        # As many threads as the worker has, and one where they would wait for one another for longer than they compute.
+        with threadpool_limits(torch.get_num_threads() if features.size > _SHARED else 1):
             return agreed(self.context, lambda: solve(labels, features, targets, value, weights=weights, larger_is_better=larger))
 
     def logits(self, solution: Solution, split: str) -> np.ndarray:

@@ -26,7 +26,8 @@ from dnafeat.training.callbacks import Draws
 from dnafeat.training.checkpoints import STATE, TrainingProgress, known
 from dnafeat.training.schedule import schedule
 
-_EVALUATION_TOKENS = 16_384
+# Tokens of a batch that is measured, by the kind of device: on a CPU small batches stay in its caches, and take two thirds of the time.
+_EVALUATION_TOKENS = {"cuda": 16_384, "cpu": 1_024}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +223,8 @@ class Trainer(transformers.Trainer):
         model.eval()
         order = rows[np.argsort(-examples.lengths[rows], kind="stable")]
         mine: list[tuple[int, np.ndarray]] = []
-        for number, batch in enumerate(_by_tokens(order, examples.lengths)):
+        limit = _EVALUATION_TOKENS[self.args.device.type]
+        for number, batch in enumerate(_by_tokens(order, examples.lengths, limit)):
             if number % self.args.world_size != self.args.process_index:
                 continue
             inputs = self._prepare_inputs(collate([(int(i), 1.0, reverse) for i in batch]))
@@ -264,11 +266,11 @@ class Trainer(transformers.Trainer):
         return over
 
 
-def _by_tokens(order: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    """Divide examples, by falling length, into batches of some thousand tokens."""
+def _by_tokens(order: np.ndarray, lengths: np.ndarray, limit: int) -> list[np.ndarray]:
+    """Divide examples, by falling length, into batches of at most `limit` tokens, special ones counted, or of one example."""
     batches, i = [], 0
     while i < len(order):
-        rows = max(1, _EVALUATION_TOKENS // int(lengths[order[i]] + 2))
+        rows = max(1, limit // int(lengths[order[i]] + 2))
         batches.append(order[i : i + rows])
         i += rows
     return batches

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -90,7 +89,8 @@ def train_locally(run: TrainingRun, *, show: bool, say: Callable[[str], None]) -
     job = Job(name=run.name.partition("-")[0], run_id=run.name)
     try:
         with steps_shown(lambda: context.now, show, job), _quiet():
-            run_worker(context, run.work, run.job, lambda: run.data, workers.cpus_per_worker or os.cpu_count() or 1)
+            # PyTorch's own number by default: the cores that this process may use, or OMP_NUM_THREADS.
+            run_worker(context, run.work, run.job, lambda: run.data, workers.cpus_per_worker or threads)
     except DnafeatError:
         raise
     except Exception as error:

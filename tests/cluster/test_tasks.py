@@ -163,7 +163,7 @@ def test_a_large_source_is_planned_by_tasks_and_nothing_of_it_stays(
     sequences = {f"s{i}": dna(30 + i, seed=i % 60) for i in range(90)}
     file = fasta(tmp_path / "a.fa", sequences)
     config = EmbedConfig.make(
-        sources=(file,), store=store_uri, model=model, vectors=("mean",), num_actors=2, source_name="cohort"
+        sources=(file,), store=store_uri, model=model, vectors=("mean",), num_actors=1, source_name="cohort"
     )
     first = embed(config, show=False)
     assert (first.read, first.distinct, first.encoded) == (90, 90, 90)

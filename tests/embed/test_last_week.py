@@ -50,6 +50,7 @@ def readings(store: Store, run: Run, ended: datetime) -> list[list[dict[str, Any
     return [rows(store.read(A.digest, as_of=name)) for name in names]
 
 
+@local_first
 def test_last_week_is_read_after_three_nights_a_compaction_and_a_vacuum(
     store_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

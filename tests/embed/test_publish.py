@@ -16,6 +16,7 @@ from counts import examples
 from deltalake import DeltaTable
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from places import local_first
 from stores import STEPS, A, B, Entry, Run, digest, every_row, expected, feature_version, fill, in_order, rows, write_csv
 
 from dnafeat.embed.intake import Checks, take_in
@@ -102,6 +103,7 @@ def test_a_published_run_is_read_as_it_was_sent(store_uri: str, tmp_path: Path) 
     assert store.published_run("another") is None
 
 
+@local_first
 def test_refused_entries_stand_in_rejects_with_run_and_source(store_uri: str, tmp_path: Path) -> None:
     run = fill(store_uri, [*ENTRIES, *REFUSED], tmp_path)
     found = rows(Store(store_uri).rejects.dataset().to_table())
@@ -155,6 +157,7 @@ def test_a_run_that_died_anywhere_is_made_good_by_any_other(tmp_path: Path, stop
 # intervals
 
 
+@local_first
 def test_a_run_without_changes_opens_and_closes_nothing(store_uri: str, tmp_path: Path) -> None:
     fill(store_uri, ENTRIES, tmp_path)
     version = Store(store_uri).sequences.paths()
@@ -216,6 +219,7 @@ def test_a_key_column_that_comes_and_goes_without_values_changes_nothing(tmp_pat
     assert rows(Store(store).read()) == expected(plain, ["m"])
 
 
+@local_first
 def test_keys_that_come_later_are_null_before(store_uri: str, tmp_path: Path) -> None:
     before = [Entry("a", "ACGT"), Entry("b", "GGCC")]
     fill(store_uri, before, tmp_path)
@@ -262,6 +266,7 @@ def test_a_value_that_moves_to_another_key_is_a_change(tmp_path: Path) -> None:
         assert (run.opened, run.closed) == (1, 1), keys
 
 
+@local_first
 def test_a_second_source_leaves_the_first_as_it_was(store_uri: str, tmp_path: Path) -> None:
     fill(store_uri, ENTRIES, tmp_path, source="one")
     other = [Entry("a", "CCCC", {"subject": "s9"}), Entry("z", "ACGT")]
@@ -277,6 +282,7 @@ def test_a_second_source_leaves_the_first_as_it_was(store_uri: str, tmp_path: Pa
     assert rows(Store(store_uri).read(source="two")) == []
 
 
+@local_first
 def test_two_versions_hold_one_source_as_of_their_own_runs(store_uri: str, tmp_path: Path) -> None:
     fill(store_uri, ENTRIES, tmp_path)
     run = fill(store_uri, CHANGED, tmp_path, version=B)
@@ -370,6 +376,7 @@ def test_runs_that_overlap_store_each_vector_once(store_uri: str, tmp_path: Path
     assert {row["sequence_digest"] for row in own if row["run_id"] == first.run_id} == {digest(one) for one in pool[:10]}
 
 
+@local_first
 def test_runs_that_overlap_wholly_store_each_vector_once(store_uri: str, tmp_path: Path) -> None:
     runs = [Run(store_uri, ENTRIES, tmp_path, source=source).encode() for source in ("one", "two")]
     for run in runs:
@@ -607,6 +614,7 @@ def test_two_files_of_a_source_are_one_state(tmp_path: Path) -> None:
     assert as_of(run.store, "cohort", 1) == states(ENTRIES)
 
 
+@local_first
 def test_a_version_is_recorded_once_however_many_runs_fill_it(store_uri: str, tmp_path: Path) -> None:
     for version in (A, A, B):
         fill(store_uri, ENTRIES, tmp_path, version=version)

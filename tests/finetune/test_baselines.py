@@ -8,11 +8,11 @@ import random
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
-from scipy.special import expit
+from scipy.special import expit, softmax
 
-from dnafeat.finetune import baselines
+from dnafeat.finetune import baselines, regression
 from dnafeat.finetune.labels import Labels
-from dnafeat.finetune.regression import solve
+from dnafeat.finetune.regression import Solution, solve
 from dnafeat.finetune.splits import Split
 
 
@@ -123,6 +123,36 @@ def test_a_regression_is_solved_whatever_the_scale_of_features(sparse: bool) -> 
     assert np.abs(gradient).max() < 0.05
     assert abs(wrong.sum()) < 0.05
     assert np.mean(logits[300:].argmax(1) == y[300:]) > 0.85
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_few_dense_features_are_solved_closely_and_as_many_ones_are(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newton's method and L-BFGS have one solution, also with weights and for features that nearly follow from one another."""
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal((500, 2))
+    x = (np.concatenate([shared, shared + 0.1 * rng.standard_normal((500, 2))], axis=1) + 3).astype(np.float32)
+    labels = Labels(task, ("a", "b", "c"))
+    noisy = shared @ rng.standard_normal((2, 3)) + rng.standard_normal((500, 3))
+    y = noisy.argmax(1) if task == "multiclass" else (noisy > 0).astype(np.float32)
+    weights = rng.uniform(0.5, 2, 500 if task == "multiclass" else (500, 3))
+
+    def solved() -> Solution:
+        return solve(labels, x, y, lambda s: -s.penalty, weights=weights)
+
+    newton = solved()
+    monkeypatch.setattr(regression, "_NEWTON_WEIGHTS", 0)
+    other = solved()
+    assert newton.penalty == other.penalty == 10
+    assert newton.iterations < 10 < other.iterations
+    np.testing.assert_allclose(newton.logits(x), other.logits(x), atol=0.05)
+    # At the end no weight gains by a step: the gradient of the weighted and penalised loss is zero.
+    std = x.std(0, dtype=np.float64)
+    scaled, weight = (x - x.mean(0, dtype=np.float64)) / std, newton.weight * std
+    truth = np.eye(3)[y] if task == "multiclass" else y
+    chance = softmax(newton.logits(x), axis=1) if task == "multiclass" else expit(newton.logits(x))
+    wrong = (chance - truth) * (weights[:, None] if task == "multiclass" else weights)
+    assert np.abs(wrong.T @ scaled + weight / newton.penalty).max() < 1e-2
+    assert np.abs(wrong.sum(0)).max() < 1e-2
 
 
 BINARY = Labels("binary", ("a", "b"))

@@ -207,7 +207,8 @@ def events(file: Path) -> list[int]:
 
 # One run, killed twice, and what is left of it
 
-STEPS, EVERY = 24, 4
+# A checkpoint of workers takes Ray Train a second; kills come between two.
+STEPS, EVERY = 24, counts.examples(12, 4)
 
 
 def until(true: Callable[[], Any], process: subprocess.Popen[bytes], log: Path) -> None:

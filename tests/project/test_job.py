@@ -17,7 +17,8 @@ import stores
 import torch
 from faults import Died, Faults
 from models import dna, random_folder
-from stores import WIDTHS, A, B, Entry, digest, fasta, fill
+from places import local_first
+from stores import WIDTHS, A, B, Entry, copied, digest, fasta, fill
 from stores import vectors as made_up
 
 import dnafeat
@@ -218,15 +219,22 @@ def test_the_same_projector_as_the_parents_is_refused(tmp_path: Path) -> None:
 # -- readers ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def child(artifact: str, tmp_path: Path) -> tuple[Store, str]:
-    """Several files of parent and child, whose ranges overlap."""
-    store = fill(str(tmp_path / "store"), ENTRIES[:7], tmp_path, shard_rows=3).store
+@pytest.fixture(scope="module")
+def made(artifact: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Several files of parent and child, whose ranges overlap: a store, and the child's version."""
+    folder = tmp_path_factory.mktemp("made")
+    store = fill(str(folder / "store"), ENTRIES[:7], folder, shard_rows=3).store
     projected(store, artifact, shard_rows=2)
-    fill(store, ENTRIES, tmp_path, shard_rows=2)
+    fill(store, ENTRIES, folder, shard_rows=2)
     done = projected(store, artifact, shard_rows=3)
     store.point("production", done.feature_version)
-    return store, done.feature_version
+    return store.uri, done.feature_version
+
+
+@pytest.fixture
+def child(made: tuple[str, str], tmp_path: Path) -> tuple[Store, str]:
+    uri, version = made
+    return Store(copied(uri, str(tmp_path / "store"))), version
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 10**6])
@@ -366,6 +374,7 @@ project(ProjectConfig(store=sys.argv[1], projector=sys.argv[2], shard_rows=1), s
 """
 
 
+@local_first
 def test_a_process_killed_half_way_is_gone_on_from(store_uri: str, artifact: str, tmp_path: Path) -> None:
     store = fill(store_uri, ENTRIES, tmp_path).store
     command = [sys.executable, "-c", KILLED, store_uri, artifact]

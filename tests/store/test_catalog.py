@@ -27,6 +27,7 @@ from stores import (
     B,
     Entry,
     Run,
+    copied,
     digest,
     expected,
     feature_rows,
@@ -61,20 +62,28 @@ def fill_two(store: str, folder: Path) -> Store:
     return Store(store)
 
 
-@pytest.fixture
-def filled(store_uri: str, tmp_path: Path) -> Store:
-    return fill_two(store_uri, tmp_path)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Two stores of which tests get copies."""
+    folder = tmp_path_factory.mktemp("made")
+    fill(str(folder / "one"), ENTRIES, folder)
+    fill_two(str(folder / "two"), folder)
+    return {name: str(folder / name) for name in ("one", "two")}
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> Store:
-    return fill_two(str(tmp_path / "store"), tmp_path)
+def filled(made: dict[str, str], store_uri: str) -> Store:
+    return Store(copied(made["two"], store_uri))
 
 
 @pytest.fixture
-def local(tmp_path: Path) -> Store:
-    fill(str(tmp_path / "store"), ENTRIES, tmp_path)
-    return Store(str(tmp_path / "store"))
+def two(made: dict[str, str], tmp_path: Path) -> Store:
+    return Store(copied(made["two"], str(tmp_path / "store")))
+
+
+@pytest.fixture
+def local(made: dict[str, str], tmp_path: Path) -> Store:
+    return Store(copied(made["one"], str(tmp_path / "store")))
 
 
 # what there is
@@ -796,6 +805,7 @@ def test_what_the_package_does_not_have_is_an_attribute_error() -> None:
         ({"run": object}, "has published no run"),
     ],
 )
+@local_first
 def test_arguments_of_another_type_are_named(filled: Store, arguments: dict[str, Any], words: str) -> None:
     for read in (filled.read, lambda **given: list(filled.scan(**given))):
         with pytest.raises(DnafeatError) as error:
@@ -810,6 +820,7 @@ def test_a_store_is_named_by_a_text(uri: Any) -> None:
         Store(uri)
 
 
+@local_first
 def test_a_matrix_is_made_of_a_column_of_vectors(filled: Store) -> None:
     table = filled.read(A.digest)
     assert matrix(table["mean"]).shape[0] == len(table)

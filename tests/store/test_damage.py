@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from stores import A, Entry, Run, digest, expected, fill, rows
+from stores import A, Entry, Run, copied, digest, expected, fill, rows
 
 from dnafeat import parquet, storage
 from dnafeat.cli.main import main
@@ -28,13 +28,19 @@ OTHERS = [Entry("c", "GGCC", {"subject": "s2"}), Entry("d", "CCCC", {"subject": 
 BAD = Entry("s1-bad", "AC!T", {"subject": "s1"})
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The subject `s1` has a run of its own, and another file in each table therefore."""
-    uri = str(tmp_path / "store")
-    fill(uri, [*MINE, BAD], tmp_path, source="one", run_id="one")
-    fill(uri, OTHERS, tmp_path, source="two", run_id="two")
-    return Store(uri)
+    folder = tmp_path_factory.mktemp("made")
+    uri = str(folder / "store")
+    fill(uri, [*MINE, BAD], folder, source="one", run_id="one")
+    fill(uri, OTHERS, folder, source="two", run_id="two")
+    return uri
+
+
+@pytest.fixture
+def store(made: str, tmp_path: Path) -> Store:
+    return Store(copied(made, str(tmp_path / "store")))
 
 
 def files(store: Store, table: str, run_id: str = "") -> list[Path]:

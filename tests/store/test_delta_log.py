@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 from places import local_first
-from stores import A, Entry, Run, digest, expected, feature_rows, fill, refused, rows
+from stores import A, Entry, Run, copied, digest, expected, feature_rows, fill, refused, rows
 
 from dnafeat import storage
 from dnafeat.errors import StoreError
@@ -31,13 +31,19 @@ def entry(uri: str, table: str, version: int | None = None) -> Path:
     return Path(uri, table, "_delta_log", f"{number:020}.json")
 
 
-@pytest.fixture
-def uri(tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A store with two runs."""
-    uri = str(tmp_path / "store")
-    fill(uri, FIRST, tmp_path, run_id="first")
-    fill(uri, SECOND, tmp_path, run_id="second")
+    folder = tmp_path_factory.mktemp("made")
+    uri = str(folder / "store")
+    fill(uri, FIRST, folder, run_id="first")
+    fill(uri, SECOND, folder, run_id="second")
     return uri
+
+
+@pytest.fixture
+def uri(made: str, tmp_path: Path) -> str:
+    return copied(made, str(tmp_path / "store"))
 
 
 # order on the disk

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from places import local_first
 from stores import WIDTHS, A, B, Entry, Run, digest, feature_rows, feature_version, fill, vectors
 
 from dnafeat.cli.main import main
@@ -75,6 +76,7 @@ def fill_vectors(store: str, folder: Path, version: FeatureVersion, made: Callab
 # counts and numbers
 
 
+@local_first
 def test_versions_are_compared_on_the_sequences_they_have_in_common(store_uri: str, tmp_path: Path) -> None:
     fill(store_uri, ONE, tmp_path)
     fill(store_uri, OTHER[:4], tmp_path, version=B, source="first")

@@ -462,6 +462,7 @@ def test_a_reader_at_any_moment_sees_all_or_none_of_the_subject(tmp_path: Path, 
     assert all(one in (seen[0], seen[-1]) for one in seen)
 
 
+@local_first
 def test_two_forgets_and_maintains_at_once(store_uri: str, tmp_path: Path) -> None:
     for night in range(4):
         fill(store_uri, [*OTHERS[: night + 1], *MINE], tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 from places import local_first
-from stores import A, B, Entry, Run, expected, fill, in_order, refused, rows
+from stores import A, B, Entry, Run, copied, expected, fill, in_order, refused, rows
 
 from dnafeat.cli.main import main
 from dnafeat.errors import StoreError
@@ -30,15 +31,29 @@ THIRD = [FIRST[0], SECOND[1]]
 OTHERS = [Entry("a", "CCCC", {"subject": "s3"})]
 
 
-@pytest.fixture
-def nights(store_uri: str, tmp_path: Path) -> list[Run]:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     """Runs 1 to 5: the source, the same under B, its second state, another source, its third state."""
-    return fill_nights(store_uri, tmp_path)
+    folder = tmp_path_factory.mktemp("made")
+    return fill_nights(str(folder / "store"), folder)
 
 
 @pytest.fixture
-def local(tmp_path: Path) -> list[Run]:
-    return fill_nights(str(tmp_path / "store"), tmp_path)
+def nights(made: list[Run], store_uri: str) -> list[Run]:
+    return moved(made, store_uri)
+
+
+@pytest.fixture
+def local(made: list[Run], tmp_path: Path) -> list[Run]:
+    return moved(made, str(tmp_path / "store"))
+
+
+def moved(runs: list[Run], uri: str) -> list[Run]:
+    """The same runs in a copy of their store."""
+    found, store = [copy.copy(run) for run in runs], Store(copied(runs[0].store.uri, uri))
+    for run in found:
+        run.store = store
+    return found
 
 
 def fill_nights(store: str, folder: Path) -> list[Run]:

@@ -11,7 +11,7 @@ import duckdb
 import pytest
 from deltalake import DeltaTable
 from places import local_first
-from stores import A, B, Entry, Run, every_row, expected, fill, in_order, rows
+from stores import A, B, Entry, Run, copied, every_row, expected, fill, in_order, rows
 
 from dnafeat.cli.main import main
 from dnafeat.errors import StoreError, UsageError
@@ -359,16 +359,22 @@ def test_withdrawals_and_publications_at_the_same_time(store_uri: str, tmp_path:
 # runs that are not the last
 
 
-@pytest.fixture
-def nights(tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Three runs of a source, of which the second brings an entry that the third keeps, and runs of another source and version."""
-    uri = str(tmp_path / "store")
-    fill(uri, FIRST, tmp_path, run_id="mon")
-    fill(uri, FIRST, tmp_path, version=B, run_id="mon-b")
-    fill(uri, [*FIRST, Entry("wrong", "TTTT")], tmp_path, run_id="tue")
-    fill(uri, [*FIRST, Entry("wrong", "TTTT")], tmp_path, run_id="wed")
-    fill(uri, FIRST, tmp_path, source="other", run_id="thu")
+    folder = tmp_path_factory.mktemp("made")
+    uri = str(folder / "store")
+    fill(uri, FIRST, folder, run_id="mon")
+    fill(uri, FIRST, folder, version=B, run_id="mon-b")
+    fill(uri, [*FIRST, Entry("wrong", "TTTT")], folder, run_id="tue")
+    fill(uri, [*FIRST, Entry("wrong", "TTTT")], folder, run_id="wed")
+    fill(uri, FIRST, folder, source="other", run_id="thu")
     return uri
+
+
+@pytest.fixture
+def nights(made: str, tmp_path: Path) -> str:
+    return copied(made, str(tmp_path / "store"))
 
 
 def test_the_command_refuses_a_run_whose_entries_later_runs_have_kept(nights: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from places import local_first
-from stores import WIDTHS, B, Entry, digest, fill, vectors
+from stores import WIDTHS, B, Entry, copied, digest, fill, vectors
 from torch.utils.data import DataLoader
 
 import dnafeat
@@ -40,14 +40,22 @@ def filled(uri: str, folder: Path) -> str:
     return uri
 
 
-@pytest.fixture
-def store(store_uri: str, tmp_path: Path) -> str:
-    return filled(store_uri, tmp_path)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vars(parquet.DISTINCT), "row_group", 4)
+        return filled(str(folder / "store"), folder)
 
 
 @pytest.fixture
-def local(tmp_path: Path) -> str:
-    return filled(str(tmp_path / "store"), tmp_path)
+def store(made: str, store_uri: str) -> str:
+    return copied(made, store_uri)
+
+
+@pytest.fixture
+def local(made: str, tmp_path: Path) -> str:
+    return copied(made, str(tmp_path / "store"))
 
 
 def ids(batches: Any) -> list[str]:

@@ -128,7 +128,7 @@ def survives(mutant: Mutant) -> bool:
             place = ROOT / name
             (shutil.copytree if place.is_dir() else shutil.copy)(place, tree / name)
         mutate(mutant, tree)
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", *mutant.tests.split()]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *mutant.tests.split()]
         environment = {**os.environ, "PYTHONPATH": str(tree)}
         return subprocess.run(command, cwd=tree, env=environment, capture_output=True).returncode == 0
 
