@@ -47,6 +47,11 @@ def haplotypes(count: int, records: int, seed: int) -> np.ndarray:
     return found
 
 
+def files(folder: Path) -> MadeCohort:
+    """Where `write` puts a cohort."""
+    return MadeCohort(*(str(folder / name) for name in ("genome.fa", "regions.bed", "people.vcf.gz")))
+
+
 def write(
     folder: Path, *, subjects: int, regions: int, bases: int, records: int, seed: int = 0, drawn: Sequence[int] | None = None
 ) -> MadeCohort:
@@ -68,7 +73,8 @@ def write(
     length = _GAP + regions * (bases + _GAP)
     letters = np.frombuffer(b"ACGT", np.uint8)[draw.integers(0, 4, length, np.uint8)]
     whole = letters.tobytes().decode()
-    genome, bed, vcf = folder / "genome.fa", folder / "regions.bed", folder / "people.vcf"
+    made = files(folder)
+    genome, bed, vcf = Path(made.genome), Path(made.regions), Path(made.vcf.removesuffix(".gz"))
     genome.write_text(f">{_CONTIG}\n" + "".join(f"{whole[i : i + _LINE]}\n" for i in range(0, length, _LINE)))
     pysam.faidx(str(genome))
     starts = _GAP + np.arange(regions) * (bases + _GAP)
@@ -85,7 +91,7 @@ def write(
     pysam.tabix_compress(str(vcf), f"{vcf}.gz", force=True)
     vcf.unlink()
     pysam.tabix_index(f"{vcf}.gz", preset="vcf", force=True)
-    return MadeCohort(str(genome), str(bed), f"{vcf}.gz")
+    return made
 
 
 def _write_records(file: IO[bytes], places: np.ndarray, letters: np.ndarray, alleles: np.ndarray) -> None:

@@ -378,7 +378,9 @@ def test_a_key_of_a_region_that_changes_changes_its_entries(
     assert after.filter(pl.col("until_run") == 2)["region_id"].unique().to_list() == ["r00003"]
 
 
-def test_rows_of_an_earlier_source_of_the_name_are_compared_by_id(cohort: cohorts.MadeCohort, filled: Store, tmp_path: Path) -> None:
+def test_rows_of_an_earlier_source_of_the_name_are_compared_by_id(
+    cohort: cohorts.MadeCohort, filled: Store, tmp_path: Path
+) -> None:
     table = filled.sequences.reload()
     path = table.paths()[0]
     own = table.read_file(path)

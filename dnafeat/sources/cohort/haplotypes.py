@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -87,12 +87,34 @@ def read_region(cohort: CohortReader, genome: Genome, region: Region, how: Cohor
     UsageError
         REF of a record is not what the genome has, a call names an allele that its record lacks, or one is unphased and that is refused.
     """
-    own = _Records(cohort, genome, region, how)
-    groups = group(own.calls, len(cohort.samples), how.max_missing)
-    return _Builder(region, letters_of(genome, region, how.soft_masked), own.records).built(groups)
+    own = RegionRecords(cohort, genome, region, how)
+    forward = letters_of(genome, region, how.soft_masked)
+    return built_from(own.calls, len(cohort.samples), region, forward, own.records, how.max_missing)
 
 
-class _Records:
+def built_from(
+    calls: Callable[[], Iterable[Numbered]],
+    samples: int,
+    region: Region,
+    forward: list[bytes],
+    records: list[Record],
+    max_missing: float = 1.0,
+) -> RegionHaplotypes:
+    """Group people by the calls of a region's records, and build each distinct haplotype.
+
+    Parameters
+    ----------
+    calls : callable
+        As `groups.group` takes it.
+    forward : list of bytes
+        The letters of each part.
+    records : list of Record
+        Filled once the calls have been read.
+    """
+    return _Builder(region, forward, records).built(group(calls, samples, max_missing))
+
+
+class RegionRecords:
     """The records of a region, in the order of the file, each once."""
 
     def __init__(self, cohort: CohortReader, genome: Genome, region: Region, how: CohortReading) -> None:
@@ -101,7 +123,7 @@ class _Records:
 
     def calls(self) -> Iterator[Numbered]:
         """Their calls; `records` has the records themselves afterwards."""
-        self.records = []
+        self.records.clear()
         before: tuple[int, int] | None = None
         for span in rules.spans(self.region.parts):
             letters = self.genome.letters(self.region.contig, *span)
