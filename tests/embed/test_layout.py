@@ -24,6 +24,7 @@ from dnafeat.embed.intake import Checks, Intake, without
 from dnafeat.embed.job import embed
 from dnafeat.embed.publish import CommittedVectors, Publication
 from dnafeat.embed.regions import take_in_regions
+from dnafeat.embed.report import RunSummary
 from dnafeat.parquet import DISTINCT
 from dnafeat.sources.cohort import layout
 from dnafeat.sources.regions.config import GenomeConfig
@@ -423,3 +424,25 @@ def test_the_log_is_told_of_statistics_once(filled: Store) -> None:
     assert table.version() == version
     told = json.dumps(table.snapshot.metadata().configuration)
     assert ("region_id" in told, "subject_id" in told) == (True, False)
+
+
+def drawn_people(folder: Path, subjects: int, people: int, **sizes: int) -> tuple[RunSummary, RunSummary]:
+    """The runs of a cohort, and of more people who carry its haplotypes, under one source name."""
+    first = cohorts.write(folder / "few", subjects=subjects, **sizes)
+    drawn = cohorts.redrawn(people, subjects, seed=1)
+    second = cohorts.write(folder / "many", subjects=subjects, drawn=drawn, **sizes)
+    few, many = (embed(config(one, folder / "s", max_closed=1.0), show=False) for one in (first, second))
+    return few, many
+
+
+def test_people_with_known_haplotypes_encode_nothing(tmp_path: Path) -> None:
+    few, many = drawn_people(tmp_path, 20, 60, regions=3, bases=60, records=8)
+    assert (few.encoded, many.read, many.encoded) == (few.distinct, 360, 0)
+
+
+@pytest.mark.long
+def test_ten_thousand_people_with_known_haplotypes_encode_nothing(tmp_path: Path) -> None:
+    few, many = drawn_people(tmp_path, 1000, 10_000, regions=10, bases=300, records=20)
+    assert (few.encoded, many.read, many.encoded) == (few.distinct, 200_000, 0)
+    check_rows = rows(Store(str(tmp_path / "s"))).filter(pl.col("until_run").is_null())
+    assert len(check_rows) == check_rows["sequence_id"].n_unique() == 200_000
