@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,7 @@ def _planned(folder: Path, regions: int, repeats: int) -> list[Row]:
 
 def opened(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Bytes and speed of the files that codes become."""
+    from dnafeat.cluster.spread import here
     from dnafeat.embed.coded import CodedEntries, coded_schema
     from dnafeat.embed.intake import entry_schema
     from dnafeat.embed.opening import Opening, write_opened
@@ -113,12 +114,9 @@ def opened(settings: Mapping[str, Any]) -> dict[str, Any]:
     entries = CodedEntries(spill, entry_schema(["subject_id", "haplotype", *keys]), people, np.array([rows]), pa.table({}))
     rates, size = [], 0
 
-    def each(function: Callable[[Any], Any], items: Sequence[Any], _: str) -> list[Any]:
-        return [function(item) for item in items]
-
     for _ in range(settings["repeats"]):
         began = time.process_time()
-        files = write_opened(table, "bench", "people", 1, Opening([entries]), each)
+        files = write_opened(table, "bench", "people", 1, Opening([entries]), here)
         rates.append(rows / (time.process_time() - began))
         size = sum(file.size for file in files)
         assert sum(file.rows for file in files) == rows, "rows are missing"
@@ -164,9 +162,8 @@ def _config(made: cohorts.MadeCohort) -> Any:
 def write_drawn(settings: Mapping[str, Any]) -> None:
     """Two cohorts of the same haplotypes."""
     folder = Path(settings["folder"])
-    sizes = {"subjects": _FOUNDERS, "regions": 20, "bases": 3000, "records": 45}
-    cohorts.write(folder / "few", **sizes)
-    cohorts.write(folder / "many", **sizes, drawn=cohorts.redrawn(_DRAWN, _FOUNDERS, seed=1))
+    for name, drawn in (("few", None), ("many", cohorts.redrawn(_DRAWN, _FOUNDERS, seed=1))):
+        cohorts.write(folder / name, subjects=_FOUNDERS, regions=20, bases=3000, records=45, drawn=drawn)
 
 
 def write_planned(settings: Mapping[str, Any]) -> None:

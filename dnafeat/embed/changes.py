@@ -73,8 +73,9 @@ def compare(
             arrays.stored, store.sequences, source_name, withdrawn, partitions, str(folder), intake.deal, intake.entries
         )
         there = [] if not paths else each(looked, list(enumerate(paths)), "reading entries")
-        if None not in there:
-            return _matched(intake, intake.entries, there, mode, max(1, len(paths)), str(folder), each)
+        by_number = [one for one in there if one is not None]
+        if len(by_number) == len(there):
+            return _matched(intake, intake.entries, by_number, mode, max(1, len(paths)), str(folder), each)
     find = functools.partial(_current, store.sequences, source_name, withdrawn, partitions, str(folder), intake.deal)
     found = each(find, list(enumerate(paths)), "reading entries")
     current = Spill.together(found) if found else Spill(folder, "current", _CURRENT, partitions)

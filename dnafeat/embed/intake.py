@@ -295,12 +295,12 @@ def without(intake: Intake, names: Sequence[str], reason: str, folder: Path | st
     entries = each(leave_out, intake.entries.each(), "leaving out entries")
     sequences = each(leave_out, intake.sequences.each(), "leaving out sequences")
     rejects = Spill.together([intake.rejects, *(refused for _, refused in entries)])
-    letters = Spill.in_a_row([kept for kept, _ in sequences])
-    left = [kept for kept, _ in entries]
-    if isinstance(intake.entries, CodedEntries):
-        coded = intake.entries.in_a_row([one for one in left if isinstance(one, CodedEntries)])
-        return replace(intake, entries=coded, sequences=letters, rejects=rejects, coded=intake.coded and coded)
-    return replace(intake, entries=Spill.in_a_row(left), sequences=letters, rejects=rejects)
+    letters = Spill.in_a_row([kept for kept, _ in sequences if isinstance(kept, Spill)])
+    changed = replace(intake, sequences=letters, rejects=rejects)
+    if not isinstance(intake.entries, CodedEntries):
+        return replace(changed, entries=Spill.in_a_row([kept for kept, _ in entries if isinstance(kept, Spill)]))
+    left = intake.entries.in_a_row([kept for kept, _ in entries if isinstance(kept, CodedEntries)])
+    return replace(changed, entries=left, coded=left if intake.coded is not None else None)
 
 
 def _without_part(

@@ -196,7 +196,7 @@ def _take_apart(left: list[CodedEntries], spill: Spill, order: np.ndarray, ends:
     """Take partitions from the front of `left` until their digests are many, and spill the codes of their regions by bucket."""
     keys: dict[str, list[str | None]] = {}
     names: list[pa.Array] = []
-    first, widths, size = [0], [], 0
+    first, widths, size = [0], list[int](), 0
     while left and size < _DIGEST_BYTES:
         part = left.pop(0)
         for row in sorted(part.rows_of_regions(0), key=lambda one: one["region_id"][0].as_py()):

@@ -39,12 +39,12 @@ class Cut(NamedTuple):
     """A bucket of subjects, and how many there are."""
 
     bucket: int
-    count: int
+    of: int
 
     @property
     def packing(self) -> Packing:
         """How the rows of a file of it are packed: their ids differ, and few digests are near each other."""
-        return Packing(("sequence_id",), ("from_run",), GROUP_ROWS, MEASURED, {_NOTE: f"{self.bucket}/{self.count}"})
+        return Packing(("sequence_id",), ("from_run",), GROUP_ROWS, MEASURED, {_NOTE: f"{self.bucket}/{self.of}"})
 
 
 def buckets(subjects: int, new: int, stored: int = 0) -> int:

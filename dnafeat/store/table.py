@@ -232,12 +232,14 @@ class Table(TableSnapshot):
 
     def measure(self, names: Iterable[str]) -> None:
         """Have the log keep the statistics of further columns, those of the table among `names`: other tools write them, too."""
-        known = self.snapshot.metadata().configuration.get(_MEASURED, "").split(",")
+        known = [name for name in self.snapshot.metadata().configuration.get(_MEASURED, "").split(",") if name]
         if missing := [name for name in names if name in self.schema().names and name not in known]:
-            self._alter(lambda made: self._set_measured([*known, *missing], made))
+            # A store of an early release may not name those that its log has.
+            every = dict.fromkeys([*_STATISTICS[self.name], *known, *missing])
+            self._alter(lambda made: self._set_measured(every, made))
 
-    def _set_measured(self, names: Sequence[str], made: CommitProperties) -> None:
-        self.snapshot.alter.set_table_properties({_MEASURED: ",".join(filter(None, names))}, commit_properties=made)
+    def _set_measured(self, names: Iterable[str], made: CommitProperties) -> None:
+        self.snapshot.alter.set_table_properties({_MEASURED: ",".join(names)}, commit_properties=made)
 
     def add_string_columns(self, names: Iterable[str]) -> None:
         """Add nullable string columns that are not there yet. Raises StoreError where a column of the name has another type."""

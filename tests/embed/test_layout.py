@@ -111,7 +111,7 @@ def check(store: Store, paths: list[str] | None = None) -> dict[str, Cut]:
         held = table.read_file(file.path).to_pylist()
         places = [(row["source_name"], row["region_id"], row["subject_id"], row["sequence_id"], row["from_run"]) for row in held]
         assert places == sorted(places)
-        assert {zlib.crc32(row["subject_id"].encode()) % own.count for row in held} == {own.bucket}
+        assert {zlib.crc32(row["subject_id"].encode()) % own.of for row in held} == {own.bucket}
         assert (file.minimum["region_id"], file.maximum["region_id"]) == (places[0][1], places[-1][1])
         footer = pq.ParquetFile(f"{table.uri}/{file.path}").metadata
         assert {footer.row_group(i).num_rows for i in range(footer.num_row_groups)} <= set(range(17))
@@ -130,7 +130,7 @@ def test_buckets_by_rows_and_people() -> None:
 
 def test_files_have_a_bucket_and_a_run_of_regions(filled: Store) -> None:
     found = check(filled)
-    assert {one.count for one in found.values()} == {BUCKETS}
+    assert {one.of for one in found.values()} == {BUCKETS}
     assert len(found) >= 3 * BUCKETS
     assert {one.bucket for one in found.values()} == set(range(BUCKETS))
     there = rows(filled)
