@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import RawIOBase
 from typing import IO, TYPE_CHECKING, Any
 
@@ -58,19 +58,25 @@ class Packing:
     ----------
     plain : tuple of str
         Columns of strings without a dictionary: those whose values hardly repeat.
+    repeated : tuple of str
+        Columns of numbers with a dictionary.
     row_group : int
         Rows of a group at most.
+    measured : tuple of str
+        Columns with min/max statistics beside those of `PRUNING`.
+    notes : mapping of str to str
+        Key-value metadata of the file.
     """
 
     plain: tuple[str, ...] = ("sequence_digest",)
+    repeated: tuple[str, ...] = ()
     row_group: int = 16_384
+    measured: tuple[str, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 DISTINCT = Packing()
 """Rows whose digests differ."""
-
-SHARED = Packing(plain=("sequence_id",), row_group=131_072)
-"""Rows whose ids differ, in an order in which few digests are near each other: entries of a cohort by region."""
 
 
 def checked_scan() -> ParquetFragmentScanOptions:
@@ -129,21 +135,23 @@ def encode_parquet(
     ----------
     file : binary file
     tables : iterable of pyarrow.Table
-        At least one. Each becomes a row group (a large one several), which is written in a thread while the next one is asked for.
+        At least one; columns of dictionaries are written as what they stand for. Each becomes a row group (a large one several), which
+        is written in a thread while the next one is asked for.
     footer : callable
         Returns key-value metadata; called once the last table has been written.
     packing : Packing
     """
     tables = iter(tables)
     first = next(tables)
-    strings = [field.name for field in first.schema if pa.types.is_string(field.type) and field.name not in packing.plain]
-    measured = [name for name in PRUNING if name in first.column_names]
+    texts = [one.name for one in first.schema if pa.types.is_string(one.type) or pa.types.is_dictionary(one.type)]
+    coded = [name for name in texts if name not in packing.plain] + list(packing.repeated)
+    measured = [name for name in (*PRUNING, *packing.measured) if name in first.column_names]
     writer = pq.ParquetWriter(
         file,
         first.schema,
         compression="zstd",
         compression_level=1,
-        use_dictionary=strings,
+        use_dictionary=coded,
         store_schema=False,
         write_statistics=measured or False,
         write_page_checksum=True,
@@ -156,5 +164,5 @@ def encode_parquet(
             writing.result()
             writing = pool.submit(writer.write_table, table, row_group_size=packing.row_group)
         writing.result()
-        if metadata := dict(footer()):
+        if metadata := {**packing.notes, **footer()}:
             writer.add_key_value_metadata(metadata)

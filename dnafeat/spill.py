@@ -58,6 +58,8 @@ class Spill:
 
     Attributes
     ----------
+    uri : str
+        The file; empty where it is made of others.
     counts : np.ndarray, shape=(partitions,), int64
         Rows of each.
     """
@@ -65,7 +67,7 @@ class Spill:
     def __init__(self, folder: Path | str, name: str, schema: pa.Schema, partitions: int = 1) -> None:
         self.schema, self.partitions = schema, partitions
         self.counts = np.zeros(partitions, np.int64)
-        self._uri = storage.join(str(folder), f"{name}{SUFFIX}")
+        self.uri = storage.join(str(folder), f"{name}{SUFFIX}")
         self._file: IO[bytes] | None = None
         # One for every time that the buffer was written.
         self._written: list[_Written] = []
@@ -104,13 +106,13 @@ class Spill:
         else:
             starts = np.array([0, len(whole)])
         if self._file is None:
-            self._file = storage.create(self._uri)
+            self._file = storage.create(self.uri)
         ends = [self._file.tell()]
         for first_row, end in itertools.pairwise(starts):
             for batch in whole.slice(first_row, end - first_row).to_batches():
                 self._file.write(_packed(batch))
             ends.append(self._file.tell())
-        self._written.append(_Written(self._uri, 0, np.array(ends)))
+        self._written.append(_Written(self.uri, 0, np.array(ends)))
         self.counts += np.diff(starts)
         self._waiting, self._waiting_bytes = [], 0
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from dnafeat.settings import Settings, option, require
 
-Section = Literal["cpu", "gpu", "pipeline", "tokenising", "duplicates", "flat", "plan", "files", "read"]
+Section = Literal["cpu", "gpu", "pipeline", "tokenising", "duplicates", "flat", "plan", "files", "read", "cohort"]
 SECTIONS: tuple[str, ...] = get_args(Section)
 # These need torch and transformers only, the others the whole of dnafeat.
 BARE = ("cpu", "gpu")

@@ -50,15 +50,18 @@ class Sizes:
     night: int
     files: int
     read: int
+    regions: int
+    """Of a cohort whose rows are written; of one that is planned, `planned`."""
+    planned: int
 
 
 _FULL = Sizes(
     repeats=5, runs=3, cpu=400, gpu=16_384, gpu_peers=2048, pipeline=4000, tokenising=40_000, duplicates=3000,
-    flat=(10_000, 100_000, 1_000_000), entries=400_000, night=1_000_000, files=128, read=1_000_000,
+    flat=(10_000, 100_000, 1_000_000), entries=400_000, night=1_000_000, files=128, read=1_000_000, regions=200, planned=100,
 )  # fmt: skip
 _QUICK = Sizes(
     repeats=3, runs=1, cpu=100, gpu=8192, gpu_peers=1024, pipeline=2000, tokenising=10_000, duplicates=600,
-    flat=(5000, 50_000), entries=100_000, night=100_000, files=24, read=100_000,
+    flat=(5000, 50_000), entries=100_000, night=100_000, files=24, read=100_000, regions=40, planned=20,
 )  # fmt: skip
 # What the engine should reach on a GPU, where there is none.
 _NO_GPU = (
@@ -245,6 +248,12 @@ class Benchmark:
         from dnafeat.bench import tables as benchtables
 
         return benchtables.reading(self._models["wide"], self.folder, rows=self.sizes.read, repeats=self.sizes.repeats)
+
+    def cohort(self) -> list[Row]:
+        from dnafeat.bench import people as benchpeople
+
+        sizes = self.sizes
+        return benchpeople.measure(self.folder, regions=sizes.regions, planned=sizes.planned, repeats=sizes.runs)
 
 
 def machine() -> list[Row]:

@@ -6,7 +6,6 @@ Entries and rows are dealt out by hash of `sequence_id`, so that memory is bound
 from __future__ import annotations
 
 import functools
-import itertools
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,23 +17,20 @@ import pyarrow.compute as pc
 
 from dnafeat import storage
 from dnafeat.cluster.spread import Each
+from dnafeat.embed import arrays
+from dnafeat.embed.arrays import KEPT, PLACES
 from dnafeat.embed.coded import CodedEntries
 from dnafeat.embed.deal import Deal
 from dnafeat.embed.intake import Intake
+from dnafeat.embed.opening import Opening, write_opened
 from dnafeat.keys import named, spelled
-from dnafeat.parquet import DISTINCT, SHARED
 from dnafeat.spill import Spill
 from dnafeat.store import Store, digests
+from dnafeat.store.cut import packing_of
 from dnafeat.store.data_file import DataFile
 from dnafeat.store.digests import netstring
 from dnafeat.store.schema import arrow_schema
 from dnafeat.store.table import Table
-
-_ROWS_PER_FILE = 1_000_000
-# Held in memory and written as one or several row groups.
-_ROWS_AT_A_TIME, _BYTES_AT_A_TIME = 65_536, 32 * 2**20
-# Of entries, packed as they are spilled, that are written at a time: about as many.
-_OPENED_BYTES = 64 * 2**20
 
 _CURRENT = pa.schema(
     [
@@ -42,24 +38,6 @@ _CURRENT = pa.schema(
         *[("withdrawn", pa.bool_()), ("ended", pa.bool_())],
     ]
 )
-_PLACES = pa.schema([("row", pa.int64())])
-_KEPT = pa.schema([("sequence_digest", pa.string())])
-
-
-class Opening(NamedTuple):
-    """Entries to open, in parts."""
-
-    parts: Sequence[Spill | CodedEntries]
-
-    @property
-    def rows(self) -> int:
-        return sum(part.rows for part in self.parts)
-
-    def groups(self) -> list[Spill | CodedEntries]:
-        """The parts that have entries, spilled ones put together to what is written at a time."""
-        spilled = [part for part in self.parts if isinstance(part, Spill) and part.rows]
-        coded = [part for part in self.parts if isinstance(part, CodedEntries) and part.rows]
-        return [*(Spill.in_a_row(spilled).groups(_OPENED_BYTES) if spilled else []), *coded]
 
 
 class Difference(NamedTuple):
@@ -90,6 +68,14 @@ def compare(
 ) -> Difference:
     """Compares entries with the rows in the files `paths` of `sequences`."""
     partitions, withdrawn = intake.entries.partitions, store.history().undone(source_name)
+    if isinstance(intake.entries, CodedEntries) and intake.entries.samples is not None:
+        looked = functools.partial(
+            arrays.stored, store.sequences, source_name, withdrawn, partitions, str(folder), intake.deal, intake.entries
+        )
+        there = [] if not paths else each(looked, list(enumerate(paths)), "reading entries")
+        by_number = [one for one in there if one is not None]
+        if len(by_number) == len(there):
+            return _matched(intake, intake.entries, by_number, mode, max(1, len(paths)), str(folder), each)
     find = functools.partial(_current, store.sequences, source_name, withdrawn, partitions, str(folder), intake.deal)
     found = each(find, list(enumerate(paths)), "reading entries")
     current = Spill.together(found) if found else Spill(folder, "current", _CURRENT, partitions)
@@ -100,6 +86,19 @@ def compare(
     return Difference(Opening([part for one in fresh for part in one.parts]), ended, again, left, sum(before), sum(gone))
 
 
+def _matched(
+    intake: Intake, entries: CodedEntries, there: Sequence[Spill], mode: str, files: int, folder: str, each: Each
+) -> Difference:
+    """The difference by arrays, of a cohort's entries and their source's rows in each file."""
+    stored = Spill.together(there) if there else Spill(folder, "stored", arrays.STORED, entries.partitions)
+    match = functools.partial(arrays.compare, mode, files, intake.sequences.partitions, folder)
+    fresh, closing, kept, before, gone = zip(
+        *each(match, list(zip(entries.each(), stored.each(), strict=True)), "comparing entries"), strict=True
+    )
+    again = Spill(folder, "opening", PLACES, files)
+    return Difference(Opening(fresh), Spill.together(closing), again, Spill.together(kept), sum(before), sum(gone))
+
+
 def write(
     table: Table, source_name: str, paths: Sequence[str], difference: Difference, run_id: str, number: int, each: Each
 ) -> tuple[list[DataFile], list[str]]:
@@ -108,10 +107,7 @@ def write(
     ended = [(i, closing.part(i, i + 1), opening.part(i, i + 1)) for i in range(len(paths))]
     ended = [one for one in ended if one[1].rows or one[2].rows]
     added = each(functools.partial(_with_ends, table, paths, run_id, number), ended, "closing entries")
-    written = each(
-        functools.partial(_write_opened, table, run_id, source_name, number), difference.fresh.groups(), "opening entries"
-    )
-    return [*added, *(file for files in written for file in files)], [paths[i] for i, _, _ in ended]
+    return [*added, *write_opened(table, run_id, source_name, number, difference.fresh, each)], [paths[i] for i, _, _ in ended]
 
 
 def _current(
@@ -154,8 +150,8 @@ def _compare(
 ) -> Difference:
     """Of the new entries and the current ones of a partition of ids."""
     folder = storage.join(folder, uuid.uuid4().hex)
-    fresh, kept = Spill(folder, "fresh", pair[0].schema), Spill(folder, "kept", _KEPT, ranges)
-    closing, opening = Spill(folder, "closing", _PLACES, files), Spill(folder, "opening", _PLACES, files)
+    kept = Spill(folder, "kept", KEPT, ranges)
+    closing, opening = Spill(folder, "closing", PLACES, files), Spill(folder, "opening", PLACES, files)
     if isinstance(pair[0], CodedEntries) and not pair[1].rows:
         # All of them are new, and are made rows when they are written.
         return Difference(Opening([pair[0]]), closing, opening, kept, 0, 0)
@@ -164,8 +160,14 @@ def _compare(
     ended, old = old.filter(old["ended"]), old.filter(pc.invert(old["ended"]))
     before = pc.index_in(new["sequence_id"], value_set=old["sequence_id"])
     same = pc.fill_null(pc.equal(_state(new, keys), old["state"].take(before)), False)
-    for batch in new.filter(pc.invert(same)).combine_chunks().to_batches(max_chunksize=65_536):
-        fresh.add(batch)
+    fresh: Spill | CodedEntries
+    if isinstance(pair[0], CodedEntries):
+        fresh = pair[0].chosen(~same.to_numpy(), folder)
+    else:
+        fresh = Spill(folder, "fresh", pair[0].schema)
+        for batch in new.filter(pc.invert(same)).combine_chunks().to_batches(max_chunksize=65_536):
+            fresh.add(batch)
+        fresh.close()
     unread = pc.invert(pc.is_in(old["sequence_id"], value_set=new["sequence_id"]))
     # Readers see what a withdrawn run has closed, and not what it has opened.
     visible = [*old.filter(pc.invert(old["withdrawn"]))["sequence_id"].chunks, *ended["sequence_id"].chunks]
@@ -179,9 +181,9 @@ def _compare(
         _add_places(opening, again)
         # A state begins with the digest.
         names = pc.utf8_slice_codeunits(pa.concat_tables([old.filter(stays), again])["state"], 0, digests.WIDTH)
-        for batch in pa.table({"sequence_digest": names}, _KEPT).combine_chunks().to_batches():
+        for batch in pa.table({"sequence_digest": names}, KEPT).combine_chunks().to_batches():
             kept.add(batch, digests.partition(digests.to_numpy(batch["sequence_digest"]), ranges))
-    for spill in (fresh, closing, opening, kept):
+    for spill in (closing, opening, kept):
         spill.close()
     return Difference(Opening([fresh]), closing, opening, kept, len(before), gone)
 
@@ -210,23 +212,20 @@ def _add_places(spill: Spill, chosen: pa.Table) -> None:
 def _with_ends(table: Table, paths: Sequence[str], stem: str, number: int, ended: tuple[int, Spill, Spill]) -> DataFile:
     """A file of `sequences` anew, with rows of it closed at a run number and others opened again."""
     file, *places = ended
-    rows = table.read_file(paths[file])
-    until = rows["until_run"]
-    for spill, end in zip(places, (number, None), strict=True):
-        mask = np.zeros(len(rows), bool)
-        mask[spill.table()["row"].to_numpy()] = True
-        until = pc.if_else(pa.array(mask), pa.scalar(end, pa.int64()), until)
-    at = rows.schema.get_field_index("until_run")
-    return table.write(rows.set_column(at, rows.schema.field(at), until), stem=stem)
+    ends = [(spill.table()["row"].to_numpy(), end) for spill, end in zip(places, (number, None), strict=True)]
 
+    def pieces() -> Iterator[pa.Table]:
+        first = 0
+        for rows in table.pieces(paths[file]):
+            until, at = rows["until_run"], rows.schema.get_field_index("until_run")
+            for chosen, end in ends:
+                mask = np.zeros(len(rows), bool)
+                mask[chosen[(chosen >= first) & (chosen < first + len(rows))] - first] = True
+                until = pc.if_else(pa.array(mask), pa.scalar(end, pa.int64()), until)
+            first += len(rows)
+            yield rows.set_column(at, rows.schema.field(at), until)
 
-def _write_opened(table: Table, stem: str, source_name: str, number: int, fresh: Spill | CodedEntries) -> list[DataFile]:
-    """Entries as files of `sequences`."""
-    schema = table.schema()
-    packing = SHARED if isinstance(fresh, CodedEntries) else DISTINCT
-    held = packing.row_group if packing is SHARED else _ROWS_AT_A_TIME
-    opened = (_opened(rows, source_name, number, schema) for rows in chunks(fresh.every_batch(), held))
-    return [table.write(rows, stem=stem, packing=packing) for rows in in_files(opened)]
+    return table.write(pieces(), stem=stem, packing=packing_of(table, paths[file]))
 
 
 def _state(rows: pa.Table, keys: Iterable[str]) -> pa.ChunkedArray:
@@ -240,47 +239,3 @@ def _state(rows: pa.Table, keys: Iterable[str]) -> pa.ChunkedArray:
         value = pc.binary_join_element_wise(f"{len(key)}:{key}", netstring(cells), "")
         state = pc.binary_join_element_wise(state, pc.if_else(pc.is_null(cells), "", value), "")
     return state
-
-
-def _opened(rows: pa.Table, source_name: str, number: int, schema: pa.Schema) -> pa.Table:
-    """Entries as rows of `sequences` that begin at a run number."""
-    columns = []
-    # By number: a table of thousands of columns looks for each name among all.
-    there = {name: rows.column(i) for i, name in enumerate(rows.column_names)}
-    for column in schema:
-        if column.name == "source_name":
-            columns.append(pa.array([source_name] * len(rows), column.type))
-        elif column.name == "from_run":
-            columns.append(pa.array(np.full(len(rows), number), column.type))
-        elif column.name in there:
-            columns.append(there[column.name].combine_chunks())
-        else:
-            columns.append(pa.nulls(len(rows), column.type))
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def chunks(batches: Iterable[pa.RecordBatch], most: int = _ROWS_AT_A_TIME) -> Iterator[pa.Table]:
-    """Batches gathered into tables of about `most` rows, or of long ones fewer."""
-    held: list[pa.RecordBatch] = []
-    rows = size = 0
-    for batch in batches:
-        for at in range(0, len(batch), _ROWS_AT_A_TIME):
-            held.append(batch.slice(at, _ROWS_AT_A_TIME))
-            rows, size = rows + len(held[-1]), size + held[-1].nbytes
-            if rows >= most or size >= _BYTES_AT_A_TIME:
-                yield pa.Table.from_batches(held)
-                held, rows, size = [], 0, 0
-    if rows:
-        yield pa.Table.from_batches(held)
-
-
-def in_files(tables: Iterable[pa.Table]) -> Iterator[Iterator[pa.Table]]:
-    """Tables dealt out, in their order, to files of about a million rows; those of a file are to be taken before the next file is."""
-    rows = 0
-
-    def file(table: pa.Table) -> int:
-        nonlocal rows
-        rows += len(table)
-        return (rows - 1) // _ROWS_PER_FILE
-
-    return (some for _, some in itertools.groupby(tables, file))

@@ -32,6 +32,25 @@ def coded_schema(keys: Sequence[str]) -> pa.Schema:
     return pa.schema([*named, *own, *about])
 
 
+def accepted(row: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
+    """The codes of a region, and the places of those whose haplotype is there and was not refused."""
+    codes = np.frombuffer(row["codes"][0].as_buffer(), np.int32)
+    good = np.append(row["digests"].flatten().is_valid().to_numpy(zero_copy_only=False), False)
+    return codes, np.flatnonzero(good[codes])
+
+
+def with_digests(row: pa.RecordBatch, names: pa.Array) -> pa.RecordBatch:
+    """A region with other digests of its distinct haplotypes."""
+    place = row.schema.get_field_index("digests")
+    return row.set_column(place, row.schema.field(place), pa.ListArray.from_arrays(pa.array([0, len(names)], pa.int32()), names))
+
+
+def with_codes(row: pa.RecordBatch, codes: np.ndarray) -> pa.RecordBatch:
+    """A region with other codes, int32."""
+    place = row.schema.get_field_index("codes")
+    return row.set_column(place, row.schema.field(place), pa.array([codes.astype("<i4").tobytes()], pa.large_binary()))
+
+
 @dataclass(frozen=True)
 class CodedEntries:
     """Accepted entries, read like a `Spill` of them.
@@ -46,12 +65,15 @@ class CodedEntries:
         Names of the subjects; None where there are none.
     counts : np.ndarray, shape=(partitions,), int64
         Entries of each partition.
+    regions : pa.Table
+        The keys that the entries of a region share, in the order of `region_id`: of all regions, also those without entries.
     """
 
     spill: Spill
     schema: pa.Schema
     samples: pa.Array | None
     counts: np.ndarray
+    regions: pa.Table
 
     @property
     def rows(self) -> int:
@@ -71,9 +93,8 @@ class CodedEntries:
 
     def batches(self, partition: int = 0) -> Iterator[pa.RecordBatch]:
         """The entries of a partition, region by region in the order they came."""
-        for batch in self.spill.batches(partition):
-            for at in range(len(batch)):
-                yield from self._expanded(batch.slice(at, 1))
+        for row in self.rows_of_regions(partition):
+            yield from self._expanded(row)
 
     def every_batch(self) -> Iterator[pa.RecordBatch]:
         """The entries of all partitions, one partition after the other."""
@@ -84,13 +105,51 @@ class CodedEntries:
         """One partition as a whole."""
         return pa.Table.from_batches(self.batches(partition), self.schema)
 
+    def without(self, out: pa.Array, folder: str) -> tuple[CodedEntries, Iterator[pa.RecordBatch]]:
+        """The entries of the first partition but those of some sequences, by digest, and those in batches."""
+        left = Spill(folder, "left", self.spill.schema)
+        taken = Spill(folder, "taken", self.spill.schema)
+        gone = 0
+        for row in self.rows_of_regions(0):
+            names = row["digests"].flatten()
+            named = pc.is_in(names, value_set=out)
+            codes = np.frombuffer(row["codes"][0].as_buffer(), np.int32)
+            gone += int(np.append(named.to_numpy(zero_copy_only=False), False)[codes].sum())
+            for spill, mask in ((left, named), (taken, pc.invert(named))):
+                spill.add(with_digests(row, pc.if_else(mask, pa.scalar(None, pa.string()), names)))
+        left.close()
+        taken.close()
+        return self.with_spill(left, self.rows - gone), self.with_spill(taken, gone).batches()
+
+    def chosen(self, mask: np.ndarray, folder: str) -> CodedEntries:
+        """Some of the entries of the first partition, given by (rows,) bool in the order of `table`."""
+        spill = Spill(folder, "chosen", self.spill.schema)
+        before = 0
+        for row in self.rows_of_regions(0):
+            codes, places = accepted(row)
+            own = mask[before : before + len(places)]
+            before += len(places)
+            if own.any():
+                left = np.full(len(codes), -1, np.int32)
+                left[places[own]] = codes[places[own]]
+                spill.add(with_codes(row, left))
+        spill.close()
+        return self.with_spill(spill, int(mask.sum()))
+
+    def with_spill(self, spill: Spill, rows: int) -> CodedEntries:
+        """Other entries of the same people and regions, of one partition."""
+        return replace(self, spill=spill, counts=np.array([rows]))
+
+    def rows_of_regions(self, partition: int) -> Iterator[pa.RecordBatch]:
+        """The coded entries of a partition, a region at a time."""
+        for batch in self.spill.batches(partition):
+            for at in range(len(batch)):
+                yield batch.slice(at, 1)
+
     def _expanded(self, row: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         """The entries of a region: subject by subject, haplotype by haplotype."""
-        names = row["digests"].flatten()
-        codes = np.frombuffer(row["codes"][0].as_py(), np.int32)
-        width = row["width"][0].as_py()
-        accepted = np.append(names.is_valid().to_numpy(zero_copy_only=False), False)[codes]
-        places = np.flatnonzero(accepted)
+        names, width = row["digests"].flatten(), row["width"][0].as_py()
+        codes, places = accepted(row)
         for at in range(0, len(places), _ROWS):
             some = places[at : at + _ROWS]
             yield self._batch(row, names.take(pa.array(codes[some])), some // width, some % width)
@@ -111,6 +170,11 @@ class CodedEntries:
                 value = row[name][0]
                 known[name] = pa.repeat(value, count) if value.is_valid else pa.nulls(count, row.schema.field(name).type)
         return pa.RecordBatch.from_arrays([known[name] for name in self.schema.names], schema=self.schema)
+
+    def in_a_row(self, parts: Sequence[CodedEntries]) -> CodedEntries:
+        """The partitions of some parts of these entries, those of the first part first."""
+        spill = Spill.in_a_row([part.spill for part in parts])
+        return replace(self, spill=spill, counts=np.concatenate([part.counts for part in parts]))
 
     @classmethod
     def together(cls, parts: Sequence[CodedEntries]) -> CodedEntries:

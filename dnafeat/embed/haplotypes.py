@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -44,11 +46,10 @@ def commit_haplotypes(store: Store, source_name: str, intake: Intake, number: in
     stem : str
         How the names of files begin.
     """
-    about = intake.coded.spill if intake.coded is not None else None
-    if about is None and not store.haplotypes.exists():
+    if intake.coded is None and not store.haplotypes.exists():
         return
     store.haplotypes.create()
-    partitions = intake.entries.partitions if about is not None else 1
+    partitions = intake.entries.partitions if intake.coded is not None else 1
 
     def change(draft: Draft) -> Change | None:
         table, update = store.haplotypes, _Update()
@@ -56,7 +57,8 @@ def commit_haplotypes(store: Store, source_name: str, intake: Intake, number: in
         counts = _counts(store, source_name, intake, number, partitions, folder)
         before = _before(table, source_name, intake, partitions, folder)
         for at in range(partitions):
-            _compare(counts.table(at), before.table(at), _described(about, at), source_name, number, update)
+            rows = intake.coded.rows_of_regions(at) if intake.coded is not None else ()
+            _compare(counts.table(at), before.table(at), rows, source_name, number, update)
         added = [draft(_closed(table, path, rows, number, stem)) for path, rows in update.closing.items()]
         if update.opening:
             added.append(draft(table.write(update.opening, stem=stem)))
@@ -93,41 +95,49 @@ def _before(table: Table, source_name: str, intake: Intake, partitions: int, fol
     return spill
 
 
-def _described(about: Spill | None, partition: int) -> dict[tuple[str, str], dict]:
-    """What the intake says of the haplotypes of a partition, by region and digest."""
-    found = {}
-    for batch in about.batches(partition) if about is not None else ():
-        for row in batch.drop_columns(["codes"]).to_pylist():
-            for name, variants, skipped, reference in zip(
-                row["digests"], row["variants"], row["skipped"], row["is_reference"], strict=True
-            ):
-                about_it = {"gene_id": row.get("gene_id"), "is_reference": reference, "variants": variants, "skipped": skipped}
-                found[row["region_id"], name] = about_it
-    return found
-
-
 def _compare(
-    counts: pa.Table, before: pa.Table, described: dict[tuple[str, str], dict], source_name: str, number: int, update: _Update
+    counts: pa.Table, before: pa.Table, rows: Iterable[pa.RecordBatch], source_name: str, number: int, update: _Update
 ) -> None:
-    wanted: dict[tuple[str, str], int] = {}
-    for row in counts.to_pylist():
-        key = row["region_id"], row["sequence_digest"]
-        wanted[key] = wanted.get(key, 0) + row["carriers"]
-    opening = []
-    for row in before.to_pylist():
-        key = row["region_id"], row["sequence_digest"]
-        carriers = wanted.pop(key, 0)
-        if carriers == row["carriers"]:
-            continue
-        update.closing.setdefault(row["path"], []).append(row["place"])
-        if carriers:
-            opening.append({**row, "carriers": carriers, "from_run": number, "until_run": None})
+    """Compare the carriers of a partition of regions; `rows` are its coded entries, which describe haplotypes that are new."""
+    counted = counts.group_by(list(_KEY)).aggregate([("carriers", "sum")])
+    wanted, stored = _names(counted), _names(before)
+    carriers = pc.fill_null(counted["carriers_sum"].take(pc.index_in(stored, value_set=wanted)), 0)
+    place = before.schema.get_field_index("carriers")
+    changed = before.set_column(place, before.schema.field(place), carriers).filter(pc.not_equal(carriers, before["carriers"]))
+    for path, at in zip(changed["path"].to_pylist(), changed["place"].to_pylist(), strict=True):
+        update.closing.setdefault(path, []).append(at)
+    schema = arrow_schema("haplotypes")
+    if len(again := changed.filter(pc.greater(changed["carriers"], 0)).select(schema.names)):
+        begin = again.schema.get_field_index("from_run")
+        update.opening.append(again.set_column(begin, schema.field(begin), pa.array(np.full(len(again), number))).cast(schema))
+    new: dict[str, dict[str, int]] = {}
+    for row in counted.filter(pc.invert(pc.is_in(wanted, value_set=stored))).to_pylist():
+        new.setdefault(row["region_id"], {})[row["sequence_digest"]] = row["carriers_sum"]
     # Entries that no cohort has brought are no haplotypes, even where they name a region.
-    for region, name in sorted(wanted.keys() & described.keys()):
-        own = {"source_name": source_name, "region_id": region, "sequence_digest": name, "carriers": wanted[region, name]}
-        opening.append({**described[region, name], **own, "from_run": number, "until_run": None})
-    if opening:
-        update.opening.append(pa.Table.from_pylist(opening, schema=arrow_schema("haplotypes")))
+    for row in sorted(rows, key=lambda one: one["region_id"][0].as_py()) if new else ():
+        region = row["region_id"][0].as_py()
+        if region in new:
+            own = {"source_name": source_name, "region_id": region, "from_run": number, "until_run": None}
+            own["gene_id"] = row["gene_id"][0].as_py() if "gene_id" in row.schema.names else None
+            opened = [{**own, **one} for one in _described(row, new[region])]
+            update.opening.append(pa.Table.from_pylist(opened, schema=schema))
+
+
+def _names(rows: pa.Table) -> pa.ChunkedArray:
+    """Digest and region of rows as one text."""
+    return pc.binary_join_element_wise(rows["sequence_digest"], rows["region_id"], "")
+
+
+def _described(row: pa.RecordBatch, carriers: dict[str, int]) -> list[dict[str, Any]]:
+    """What the intake says of some haplotypes of a region, given by digest, in their order."""
+    columns = [row[name].flatten() for name in ("digests", "variants", "skipped", "is_reference")]
+    at = pa.array([i for i, name in enumerate(columns[0].to_pylist()) if name in carriers], pa.int64())
+    names, variants, skipped, reference = (column.take(at).to_pylist() for column in columns)
+    found = [
+        {"sequence_digest": name, "carriers": carriers[name], "variants": own, "skipped": count, "is_reference": is_reference}
+        for name, own, count, is_reference in zip(names, variants, skipped, reference, strict=True)
+    ]
+    return sorted(found, key=lambda one: one["sequence_digest"])
 
 
 def _closed(table: Table, path: str, places: list[int], number: int, stem: str) -> DataFile:

@@ -295,25 +295,37 @@ def without(intake: Intake, names: Sequence[str], reason: str, folder: Path | st
     entries = each(leave_out, intake.entries.each(), "leaving out entries")
     sequences = each(leave_out, intake.sequences.each(), "leaving out sequences")
     rejects = Spill.together([intake.rejects, *(refused for _, refused in entries)])
-    left, letters = (Spill.in_a_row([kept for kept, _ in found]) for found in (entries, sequences))
-    return replace(intake, entries=left, sequences=letters, rejects=rejects)
+    letters = Spill.in_a_row([kept for kept, _ in sequences if isinstance(kept, Spill)])
+    changed = replace(intake, sequences=letters, rejects=rejects)
+    if not isinstance(intake.entries, CodedEntries):
+        return replace(changed, entries=Spill.in_a_row([kept for kept, _ in entries if isinstance(kept, Spill)]))
+    left = intake.entries.in_a_row([kept for kept, _ in entries if isinstance(kept, CodedEntries)])
+    return replace(changed, entries=left, coded=left if intake.coded is not None else None)
 
 
 def _without_part(
     out: pa.Array, reason: str, folder: str, reject_schema: pa.Schema, spill: Spill | CodedEntries
-) -> tuple[Spill, Spill]:
+) -> tuple[Spill | CodedEntries, Spill]:
     """What is left of a partition of entries or sequences, and the entries left out as refused ones."""
     folder = storage.join(folder, uuid.uuid4().hex)
-    left, rejects = Spill(folder, "left", spill.schema), Spill(folder, "rejects", reject_schema)
-    for batch in spill.batches(0):
-        named = pc.is_in(batch["sequence_digest"], value_set=out)
-        left.add(batch.filter(pc.invert(named)))
-        taken = batch.filter(named)
-        if "sequence_id" in taken.schema.names:
-            why, nothing = pa.array([reason] * len(taken), pa.string()), pa.nulls(len(taken), pa.string())
-            columns = [taken["file"], taken["row"], taken["sequence_id"], why, nothing]
+    rejects = Spill(folder, "rejects", reject_schema)
+    left: Spill | CodedEntries
+    if isinstance(spill, CodedEntries):
+        left, taken = spill.without(out, folder)
+    else:
+        left = kept = Spill(folder, "left", spill.schema)
+        found = []
+        for batch in spill.batches(0):
+            named = pc.is_in(batch["sequence_digest"], value_set=out)
+            kept.add(batch.filter(pc.invert(named)))
+            found.append(batch.filter(named))
+        kept.close()
+        taken = iter(found)
+    for batch in taken:
+        if "sequence_id" in batch.schema.names:
+            why, nothing = pa.array([reason] * len(batch), pa.string()), pa.nulls(len(batch), pa.string())
+            columns = [batch["file"], batch["row"], batch["sequence_id"], why, nothing]
             rejects.add(pa.RecordBatch.from_arrays(columns, schema=rejects.schema))
-    left.close()
     rejects.close()
     return left, rejects
 

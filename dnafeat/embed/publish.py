@@ -25,13 +25,14 @@ import pyarrow.dataset as ds
 
 from dnafeat import storage
 from dnafeat.cluster.spread import Each, here
-from dnafeat.embed import changes
+from dnafeat.embed import changes, opening
 from dnafeat.embed.intake import Intake
 from dnafeat.embed.plan import not_stored
 from dnafeat.errors import ConflictError, ForgottenError, MassCloseError, UsageError
 from dnafeat.spill import Spill
 from dnafeat.store import Store, digests
 from dnafeat.store import vector_files as vectorfiles
+from dnafeat.store.cut import MEASURED
 from dnafeat.store.data_file import Change, DataFile
 from dnafeat.store.merge import compact
 from dnafeat.store.retry import looking_again
@@ -171,8 +172,8 @@ class Publication:
             ]
             return pa.Table.from_arrays(columns, schema=schema)
 
-        tables = map(refused, changes.chunks(rejects.batches()))
-        files = [table.write(rows, stem=self.run_id) for rows in changes.in_files(tables)]
+        tables = map(refused, opening.chunks(rejects.batches()))
+        files = [table.write(rows, stem=self.run_id) for rows in opening.in_files(tables)]
 
         def change() -> Change:
             self._check_forgotten(table)
@@ -250,6 +251,8 @@ class Publication:
             nonlocal opened, closed, kept
             self._check_forgotten(table)
             table.add_string_columns(intake.keys)
+            if intake.coded is not None:
+                table.measure(MEASURED)
             # Where the log has lost its end, numbers that were given out are in `runs` alone.
             number = max(table.transaction(_NUMBER) or 0, self._highest_number) + 1
             paths = table.paths([("source_name", "=", self.source_name)])

@@ -8,7 +8,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def take_in_regions(
         counts.update(one)
     if samples is not None:
         counts["subjects"] = len(samples)
-    coded = CodedEntries.together(entries)
+    coded = replace(CodedEntries.together(entries), regions=_keys(layout))
     return Intake(
         coded,
         Spill.together(sequences),
@@ -114,6 +114,13 @@ def _subjects(layout: RegionLayout, discretion: Discretion) -> pa.Array | None:
         twice = next(name for name, count in Counter(names.to_pylist()).items() if count > 1)
         raise UsageError(f"two samples of the cohort are both {twice!r} by the rule of keys: rename one")
     return keyhash.hashed(names, discretion.salt) if discretion.columns else names
+
+
+def _keys(layout: RegionLayout) -> pa.Table:
+    """`CodedEntries.regions`."""
+    names = [name for name in layout.keys if name not in (SUBJECT, HAPLOTYPE)]
+    regions = sorted(layout.regions, key=lambda region: region.name)
+    return pa.table({name: pa.array([region.keys[name] for region in regions], pa.string()) for name in names})
 
 
 def _take_in_portion(taking: _Taking, some: range) -> tuple[CodedEntries, Spill, Spill, np.ndarray, Counter[str]]:
@@ -150,7 +157,7 @@ def _take_in_portion(taking: _Taking, some: range) -> tuple[CodedEntries, Spill,
         sequences.add(batch, digests.partition(digests.to_numpy(batch["sequence_digest"]), taking.ranges))
     for spill in (coded, sequences, rejects):
         spill.close()
-    entries = CodedEntries(coded, entry_schema(layout.keys), taking.samples, accepted)
+    entries = CodedEntries(coded, entry_schema(layout.keys), taking.samples, accepted, pa.table({}))
     return entries, sequences, rejects, fingerprint, counts
 
 

@@ -13,6 +13,7 @@ import pyarrow.dataset as ds
 
 from dnafeat.errors import DnafeatWarning, StoreError, UsageError
 from dnafeat.keys import forms, spelled, spelled_text
+from dnafeat.store.cut import MEASURED
 from dnafeat.store.table import Table
 from dnafeat.text import did_you_mean
 
@@ -22,6 +23,8 @@ Where = Mapping[str, str | Sequence[str]]
 _ID = "sequence_id"
 # Values that one that is not there is compared with.
 _MOST_COMPARED = 10_000
+# Values that are looked for one by one in statistics.
+_MOST_RANGES = 50
 
 
 def parse_where(conditions: Sequence[str]) -> dict[str, list[str]]:
@@ -64,8 +67,23 @@ def conditions(where: Where, keys: Sequence[str], store: str) -> pc.Expression |
             raise StoreError(f"key {column!r} is text and {strange[0]!r} is not: {hint}")
         # Stores that older releases have filled hold keys that are not spelled by the rule.
         one = spelled(ds.field(column)).isin(pa.array([form for value in wanted for form in forms(value)], pa.string()))
+        one = _near(column, wanted) & one if column in MEASURED else one
         expression = one if expression is None else expression & one
     return expression
+
+
+def _near(column: str, values: Sequence[str]) -> pc.Expression:
+    """A filter that the rows with some values of a key meet, and that statistics of files and row groups can answer.
+
+    What is spelled as a value begins with one of its forms, or with white space, which no other ASCII character comes before.
+    """
+    cells = ds.field(column)
+    names = sorted({form for value in values for form in forms(value)}) or [""]
+    ranges = [(name, name) for name in names] if len(names) <= _MOST_RANGES else [(names[0], names[-1])]
+    near = (cells < "!") | (cells >= "\x80")
+    for first, last in ranges:
+        near |= (cells >= first) & (cells < f"{last}\U0010ffff")
+    return near
 
 
 def warn_of_unknown(

@@ -62,6 +62,7 @@ from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.carriers import recount
 from dnafeat.store.catalog import Store
 from dnafeat.store.conditions import Where, parse_where
+from dnafeat.store.cut import packing_of
 from dnafeat.store.damage import Damage, Rows, way_out
 from dnafeat.store.data_file import Change, DataFile
 from dnafeat.store.erasure import ErasureSummary, texts_of, words
@@ -292,7 +293,8 @@ def _take_rows(table: Table, goes: Callable[[pa.Table], np.ndarray], damage: Dam
                 continue
             rows, removed = rows + gone, [*removed, path]
             if kept:
-                added.append(draft(table.write(_kept(table, path, goes), stem=_stem(runs))))
+                packing = packing_of(table, path)
+                added.append(draft(table.write(_kept(table, path, goes), stem=_stem(runs), packing=packing)))
         # Whole files: their runs began before this erasure and are refused.
         others = [listed.path for listed in table.uncommitted() if _holds(table, listed.path, goes)]
         files = len(others)

@@ -11,6 +11,8 @@ import pyarrow as pa
 
 from dnafeat import storage
 from dnafeat.errors import ConflictError, StoreError
+from dnafeat.parquet import DISTINCT
+from dnafeat.store import cut
 from dnafeat.store import vector_files as vectorfiles
 from dnafeat.store.data_file import Change, DataFile
 from dnafeat.store.rewriting import Draft, settle
@@ -29,7 +31,7 @@ _ORDER = {
     "haplotypes": ["source_name", "region_id", "sequence_digest", "from_run"],
     "versions": ["recorded_at"],
 }
-_RANGE = {"features": "sequence_digest", "sequences": "source_name", "haplotypes": "source_name"}
+_RANGE = {"features": ("sequence_digest",), "sequences": ("source_name", cut.MEASURED[0]), "haplotypes": ("source_name",)}
 
 
 def merge(upkeep: Upkeep, waiting: set[str]) -> None:
@@ -53,15 +55,33 @@ def compact(table: Table) -> None:
 def _merges(upkeep: Upkeep, waiting: set[str]) -> Iterator[tuple[str, list[list[DataFile]]]]:
     """For each table, and each version of `features`, the files to be merged with each other."""
     for name in upkeep.tables:
-        column = _RANGE.get(name, "")
-        files = sorted(upkeep.files[name], key=lambda one: (*(str(end.get(column, "")) for end in _ends(one[0])), one[1]))
+        columns = _RANGE.get(name, ())
+        files = sorted(
+            upkeep.files[name],
+            key=lambda one: (*(str(end.get(column, "")) for column in columns for end in _ends(one[0])), one[1]),
+        )
         small = [file for file, _ in files if file.path not in waiting]
         if name == "rejects":
             small = _of_published_runs(upkeep, small)
-        for version in sorted({file.partition.get("feature_version", "") for file in small}):
-            own = [file for file in small if file.partition.get("feature_version", "") == version]
+        kinds: dict[object, list[DataFile]] = {}
+        for file in small:
+            with contextlib.suppress(FileNotFoundError), upkeep.damage.noted():
+                kinds.setdefault(_kind(upkeep.tables[name], file), []).append(file)
+        for own in kinds.values():
             if groups := _grouped(own, _TARGET_ROWS.get(name)):
                 yield name, groups
+
+
+def _kind(table: Table, file: DataFile) -> object:
+    """What files that are merged with each other have in common: a feature version, or a bucket of a cohort's subjects."""
+    if table.name == "sequences":
+        # Of a file that stays, no footer is read.
+        return (
+            cut.cut_of(table, file.path)
+            if cut.is_cut(file) and _is_small(file.size, file.rows, _TARGET_ROWS[table.name])
+            else None
+        )
+    return file.partition.get("feature_version", "")
 
 
 def _of_published_runs(upkeep: Upkeep, files: Sequence[DataFile]) -> list[DataFile]:
@@ -162,6 +182,8 @@ def _rewritten(table: Table, group: Sequence[DataFile]) -> DataFile:
         assert receipt is not None
         return receipt.file
     rows = pa.concat_tables([table.read_file(file.path) for file in group])
-    order = [(column, "ascending") for column in _ORDER[table.name]]
+    packing = cut.packing_of(table, group[0].path)
+    order = _ORDER[table.name] if packing is DISTINCT else [name for name in cut.ORDER if name in rows.column_names]
     # Not `sorted` alone, which a run may be called: what it finds in `rejects` under its own name it replaces.
-    return table.write(rows.sort_by(order), stem=f"sorted-{uuid.uuid4().hex}")
+    ordered = rows.sort_by([(column, "ascending") for column in order])
+    return table.write(ordered, stem=f"sorted-{uuid.uuid4().hex}", packing=packing)

@@ -35,6 +35,7 @@ _STATISTICS = {
     "runs": (),
     "haplotypes": ("source_name", "from_run"),
 }
+_MEASURED = "delta.dataSkippingStatsColumns"
 _PARTITION = {"features": ["feature_version"]}
 _ATTEMPTS = 20
 _LONGEST_WAIT = 2.0  # seconds between two attempts
@@ -67,7 +68,7 @@ class Table(TableSnapshot):
             mode="error",
             partition_by=_PARTITION.get(self.name),
             # Other tools that rewrite the table must not put ids into the log either.
-            configuration={"delta.dataSkippingStatsColumns": columns} if columns else {"delta.dataSkippingNumIndexedCols": "0"},
+            configuration={_MEASURED: columns} if columns else {"delta.dataSkippingNumIndexedCols": "0"},
             storage_options=self._options,
             # Without this a second creation is put on top of the first, and undoes what came between.
             commit_properties=CommitProperties(custom_metadata={delta_log.ACTIONS: "2"}, max_commit_retries=0),
@@ -89,7 +90,8 @@ class Table(TableSnapshot):
         """
         folder = "".join(f"{column}={value}/" for column, value in (partition or {}).items())
         path = f"{folder}{plain(stem)}-{uuid.uuid4().hex}.parquet"
-        ends: dict[str, list[Any]] = {column: [] for column in _STATISTICS[self.name]}
+        more = [column for column in packing.measured if column in self.schema().names]
+        ends: dict[str, list[Any]] = {column: [] for column in (*_STATISTICS[self.name], *more)}
         nulls = dict.fromkeys(ends, 0)
         count = 0
 
@@ -98,12 +100,15 @@ class Table(TableSnapshot):
             for table in [rows] if isinstance(rows, pa.Table) else rows:
                 count += len(table)
                 for column, seen in ends.items():
-                    both = pc.min_max(table[column]).as_py()
+                    both = pc.min_max(_values(table[column])).as_py()
                     seen += [value for value in both.values() if value is not None]
                     nulls[column] += table[column].null_count
                 yield table
 
         size = write_parquet(storage.join(self.uri, path), measured(), footer, packing)
+        for column in (column for column in more if nulls[column]):
+            # As `until_run`: a minimum would promise that no row is null.
+            del ends[column], nulls[column]
         low, high = ({column: end(seen) for column, seen in ends.items() if seen} for end in (min, max))
         return DataFile(path, size, count, low, high, nulls, partition or {})
 
@@ -225,6 +230,17 @@ class Table(TableSnapshot):
                 f"too old: send the run again"
             )
 
+    def measure(self, names: Iterable[str]) -> None:
+        """Have the log keep the statistics of further columns, those of the table among `names`: other tools write them, too."""
+        known = [name for name in self.snapshot.metadata().configuration.get(_MEASURED, "").split(",") if name]
+        if missing := [name for name in names if name in self.schema().names and name not in known]:
+            # A store of an early release may not name those that its log has.
+            every = dict.fromkeys([*_STATISTICS[self.name], *known, *missing])
+            self._alter(lambda made: self._set_measured(every, made))
+
+    def _set_measured(self, names: Iterable[str], made: CommitProperties) -> None:
+        self.snapshot.alter.set_table_properties({_MEASURED: ",".join(names)}, commit_properties=made)
+
     def add_string_columns(self, names: Iterable[str]) -> None:
         """Add nullable string columns that are not there yet. Raises StoreError where a column of the name has another type."""
         names, schema = list(names), self.schema()
@@ -239,16 +255,23 @@ class Table(TableSnapshot):
         missing = [name for name in names if name not in schema.names]
         if not missing:
             return
+        fields = [Field(name, PrimitiveType("string")) for name in missing]
+        self._alter(lambda made: self.snapshot.alter.add_columns(fields, commit_properties=made))
+
+    def _alter(self, change: Callable[[CommitProperties], None]) -> None:
+        """Commit a change of the table's description, from this snapshot and from no other. Raises Refused as `commit` does."""
         version = self.version()
         delta_log.sync(self.uri, version)
         try:
-            self.snapshot.alter.add_columns(
-                [Field(name, PrimitiveType("string")) for name in missing],
-                commit_properties=CommitProperties(custom_metadata={delta_log.ACTIONS: "1"}, max_commit_retries=0),
-            )
+            change(CommitProperties(custom_metadata={delta_log.ACTIONS: "1"}, max_commit_retries=0))
         except (DeltaError, OSError) as error:
             if isinstance(error, CommitFailedError) or broken_off(error):
                 raise Refused(one_line(error)) from error
             raise
         delta_log.sync(self.uri, version + 1)
         self.reload()
+
+
+def _values(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column whose least and greatest values can be told: of dictionaries those that occur, each once."""
+    return column.unique().dictionary_decode() if pa.types.is_dictionary(column.type) else column

@@ -17,10 +17,12 @@ import pytest
 import torch
 
 from dnafeat.bench import check as benchcheck
+from dnafeat.bench import cohorts
 from dnafeat.bench import engine as benchengine
 from dnafeat.bench import inputs as benchinputs
 from dnafeat.bench import limits as benchlimits
 from dnafeat.bench import peers as benchpeers
+from dnafeat.bench import people as benchpeople
 from dnafeat.bench import pipeline as benchpipeline
 from dnafeat.bench import process as benchprocess
 from dnafeat.bench import tables as benchtables
@@ -443,3 +445,36 @@ def test_rows_of_finished_sections_are_kept_when_a_later_one_fails(
     names = [row["name"] for row in json.loads((tmp_path / "bench.json").read_text())]
     assert names[-1] == "plan.x"
     assert "machine.cpu" in names
+
+
+# Cohorts.
+
+
+def test_what_is_measured_of_a_cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchpeople, "_SHARED", (30, 9, 300))
+    monkeypatch.setattr(benchpeople, "_DENSE", (30, 40, 4000))
+    told = benchpeople.opened({"folder": str(tmp_path / "a"), "regions": 3, "repeats": 2})
+    assert (told["rows"], len(told["rates"])) == (180, 2)
+    assert told["bytes"] > 3
+    told = benchpeople.built({"folder": str(tmp_path / "b")})
+    assert len(told["built"]) == len(told["read"]) == 4
+    assert min(told["built"]) > 0
+    cohorts.write(tmp_path / "few", subjects=30, regions=3, bases=300, records=9)
+    drawn = cohorts.redrawn(90, 30, seed=1)
+    cohorts.write(tmp_path / "many", subjects=30, regions=3, bases=300, records=9, drawn=drawn)
+    few, many = (benchpeople.taken_in({"folder": str(tmp_path / name)}) for name in ("few", "many"))
+    assert (few["entries"], many["entries"], few["records"]) == (180, 540, 27)
+    known = [
+        len(np.unique(cohorts.haplotypes(60, 9, seed)[people], axis=0)) for people in (range(60), drawn) for seed in range(3)
+    ]
+    assert [few["distinct"], many["distinct"]] == [sum(known[:3]), sum(known[3:])]
+
+
+def test_a_made_cohort_is_the_same_for_a_seed_and_shares_haplotypes() -> None:
+    first, again, other = (cohorts.haplotypes(400, 45, seed) for seed in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+    assert 10 < len(np.unique(first, axis=0)) < 60
+    carriers = first.sum(axis=0)
+    assert (carriers > 0).all()
+    assert np.median(carriers) < 40

@@ -585,8 +585,8 @@ def test_vectors_that_were_moved_since_the_plan_are_still_there(tmp_path: Path) 
 
 
 def test_entries_beyond_one_file_are_opened_and_closed_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dnafeat.embed.changes._ROWS_PER_FILE", 10)
-    monkeypatch.setattr("dnafeat.embed.changes._ROWS_AT_A_TIME", 4)
+    monkeypatch.setattr("dnafeat.embed.opening.ROWS_PER_FILE", 10)
+    monkeypatch.setattr("dnafeat.embed.opening._ROWS_AT_A_TIME", 4)
     monkeypatch.setattr("dnafeat.embed.intake._PARTITION_BYTES", 100)
     store = str(tmp_path / "store")
     many = [Entry(f"id{i}", LETTERS[i % 4], {"n": str(i)}) for i in range(95)]

@@ -166,20 +166,23 @@ def apply(part: Part, genome: bytes, edits: Iterable[Edit | None]) -> Applied:
     pieces: list[bytes] = []
     skipped: list[int] = []
     # Letters are done up to `at`; bases up to `last` are occupied.
-    at, last, longer = part.start, -1, False
+    first = at = part.start
+    last, longer = -1, False
     for number, one in enumerate(edits):
         if one is None:
             continue
-        chosen: Edit | None = one
-        if one.position <= last:
-            chosen = one.anchored if one.position == last and not longer else None
-        if chosen is None:
-            skipped.append(number)
-            continue
-        pieces.append(genome[at - part.start : chosen.start - part.start])
-        pieces.append(chosen.letters)
-        at, last, longer = chosen.end, max(last, one.end - 1), chosen.longer
-    pieces.append(genome[at - part.start :])
+        position, start, end, letters, lengthens, anchored = one
+        if position <= last:
+            if anchored is None or position != last or longer:
+                skipped.append(number)
+                continue
+            _, start, end, letters, lengthens, _ = anchored
+        pieces.append(genome[at - first : start - first])
+        pieces.append(letters)
+        at, longer = end, lengthens
+        if end > last:
+            last = end - 1
+    pieces.append(genome[at - first :])
     return Applied(b"".join(pieces), tuple(skipped))
 
 

@@ -124,11 +124,12 @@ def _distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _alleles(carried: Carried, representatives: np.ndarray) -> list[list[tuple[int, int]]]:
     """The alleles of some haplotypes, in order of records."""
-    order = np.argsort(representatives)
-    place = np.searchsorted(representatives[order], carried.haplotype)
-    place[place == len(order)] = 0
-    mine = representatives[order][place] == carried.haplotype if len(order) else np.zeros(0, bool)
-    owner, records, alleles = order[place[mine]] if len(order) else place[mine], carried.record[mine], carried.allele[mine]
+    size = 1 + max(int(carried.haplotype.max(initial=-1)), int(representatives.max(initial=-1)))
+    group_of = np.full(size, -1, np.int32)
+    group_of[representatives] = np.arange(len(representatives), dtype=np.int32)
+    owner = group_of[carried.haplotype]
+    mine = np.flatnonzero(owner >= 0)
+    owner, records, alleles = owner[mine], carried.record[mine], carried.allele[mine]
     by_owner = np.argsort(owner, kind="stable")
     ends = np.searchsorted(owner[by_owner], np.arange(len(representatives) + 1))
     pairs = list(zip(records[by_owner].tolist(), alleles[by_owner].tolist(), strict=True))

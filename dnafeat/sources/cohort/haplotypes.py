@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,6 +20,8 @@ from dnafeat.sources.regions.genome import Genome
 from dnafeat.sources.regions.region import Part, Region
 
 COUNTED = ("records", "missing", "unphased", "ambiguous", "mixed_ploidy", "left_out", "overlaps", "star", "symbolic")
+# Letters, by eights, that are long.
+_LONG_WORDS = 1000
 _LOWER_TO_N = bytes.maketrans(b"abcdefghijklmnopqrstuvwxyz", b"N" * 26)
 
 
@@ -87,12 +89,34 @@ def read_region(cohort: CohortReader, genome: Genome, region: Region, how: Cohor
     UsageError
         REF of a record is not what the genome has, a call names an allele that its record lacks, or one is unphased and that is refused.
     """
-    own = _Records(cohort, genome, region, how)
-    groups = group(own.calls, len(cohort.samples), how.max_missing)
-    return _Builder(region, letters_of(genome, region, how.soft_masked), own.records).built(groups)
+    own = RegionRecords(cohort, genome, region, how)
+    forward = letters_of(genome, region, how.soft_masked)
+    return built_from(own.calls, len(cohort.samples), region, forward, own.records, how.max_missing)
 
 
-class _Records:
+def built_from(
+    calls: Callable[[], Iterable[Numbered]],
+    samples: int,
+    region: Region,
+    forward: list[bytes],
+    records: list[Record],
+    max_missing: float = 1.0,
+) -> RegionHaplotypes:
+    """Group people by the calls of a region's records, and build each distinct haplotype.
+
+    Parameters
+    ----------
+    calls : callable
+        As `groups.group` takes it.
+    forward : list of bytes
+        The letters of each part.
+    records : list of Record
+        Filled once the calls have been read.
+    """
+    return _Builder(region, forward, records).built(group(calls, samples, max_missing))
+
+
+class RegionRecords:
     """The records of a region, in the order of the file, each once."""
 
     def __init__(self, cohort: CohortReader, genome: Genome, region: Region, how: CohortReading) -> None:
@@ -101,7 +125,7 @@ class _Records:
 
     def calls(self) -> Iterator[Numbered]:
         """Their calls; `records` has the records themselves afterwards."""
-        self.records = []
+        self.records.clear()
         before: tuple[int, int] | None = None
         for span in rules.spans(self.region.parts):
             letters = self.genome.letters(self.region.contig, *span)
@@ -171,12 +195,40 @@ class _Allele(NamedTuple):
     variant: str
 
 
+class _Numbers:
+    """Numbers distinct letters in the order they come.
+
+    Long ones are looked up by a sum of random weights, which is several times faster than Python's hash, and then compared.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[object, int] = {}
+        self._weights = np.empty(0, np.uint64)
+
+    def of(self, letters: bytes, others: Sequence[bytes]) -> int:
+        """The number of letters among those that have one; that of the next, `len(others)`, for new ones."""
+        words = len(letters) // 8
+        key: object = letters
+        if words >= _LONG_WORDS:
+            if len(self._weights) < words:
+                more = np.random.default_rng().integers(0, 2**64, words - len(self._weights), np.uint64)
+                self._weights = np.concatenate([self._weights, more])
+            whole = np.frombuffer(letters, np.uint64, words)
+            key = len(letters), int(np.dot(whole, self._weights[:words])), letters[8 * words :]
+        code = self._known.setdefault(key, len(others))
+        if code < len(others) and others[code] != letters:
+            code = self._known.setdefault(letters, len(others))
+        return code
+
+
 class _Builder:
     """Builds the letters of haplotypes of one region; an allele's edit is made once."""
 
     def __init__(self, region: Region, forward: list[bytes], records: Sequence[Record]) -> None:
         self.region, self.forward, self.records = region, forward, records
         self._known: dict[tuple[int, int], _Allele] = {}
+        # Whether any of them is not applied.
+        self._some_apart = False
 
     def allele(self, pair: tuple[int, int]) -> _Allele:
         """What a record's allele does."""
@@ -185,6 +237,7 @@ class _Builder:
             why, edits = rules.kind(record.alts[number - 1]), list[Edit | None]()
             if why is None:
                 edits = [rules.edit(record, number, part, own) for part, own in zip(self.region.parts, self.forward, strict=True)]
+            self._some_apart |= why is not None
             self._known[pair] = _Allele(why, edits, record.variant(number))
         return self._known[pair]
 
@@ -193,15 +246,16 @@ class _Builder:
         names = ("missing", "unphased", "ambiguous", "mixed_ploidy", "left_out")
         counts = Counter({name: getattr(groups, name) for name in names})
         counts["records"] = len(self.records)
-        parts, number = self.region.parts, dict[bytes, int]()
+        parts, known, number = self.region.parts, self._known, _Numbers()
         found = RegionHaplotypes([], groups.codes, [], [], joined(parts, self.forward), counts)
         code_of = np.empty(len(groups.alleles) + 1, np.int32)
         code_of[-1] = -1
         for at, (carried, copies) in enumerate(zip(groups.alleles, groups.carriers.tolist(), strict=True)):
-            alleles = [self.allele(pair) for pair in carried]
-            applied = [one for one in alleles if one.why is None]
-            if len(applied) < len(alleles):
-                for one in alleles:
+            alleles = [known.get(pair) or self.allele(pair) for pair in carried]
+            applied = alleles
+            if self._some_apart:
+                applied = [one for one in alleles if one.why is None]
+                for one in alleles if len(applied) < len(alleles) else ():
                     if one.why:
                         counts[one.why] += copies
             done = [
@@ -211,11 +265,12 @@ class _Builder:
             skipped = sum(len(one.skipped) for one in done)
             counts["overlaps"] += skipped * copies
             letters = joined(parts, [one.letters for one in done])
-            code_of[at] = number.setdefault(letters, len(number))
-            if len(number) > len(found.letters):
+            code_of[at] = code = number.of(letters, found.letters)
+            if code == len(found.letters):
                 left_out = {one for part in done for one in part.skipped}
                 found.letters.append(letters)
-                found.variants.append([one.variant for i, one in enumerate(applied) if i not in left_out])
+                variants = [one.variant for one in applied]
+                found.variants.append([name for i, name in enumerate(variants) if i not in left_out] if left_out else variants)
                 found.skipped.append(skipped)
         found.codes = code_of[groups.codes]
         return found

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dnafeat.embed import changes
+from dnafeat.embed import opening
 from dnafeat.store.schema import arrow_schema
 
 
@@ -38,7 +38,7 @@ def test_rows_of_many_keys_are_made_in_one_look_at_the_columns() -> None:
     schema = pa.schema([*arrow_schema("sequences"), *((key, pa.string()) for key in (*keys, "old"))])
     values = {"sequence_id": ["a", "b"], "sequence_digest": ["SQ.1", "SQ.2"], **{key: [key, None] for key in keys}}
     rows: Any = Counted(pa.table({name: pa.array(cells, pa.string()) for name, cells in values.items()}))
-    opened = changes._opened(rows, "source", 7, schema)
+    opened = opening._opened(rows, "source", 7, schema)
     assert rows.looks <= 2
     assert opened.schema.names == schema.names
     assert opened["k299"].to_pylist() == ["k299", None]
