@@ -9,12 +9,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from gffutils.feature import feature_from_line
-
 from dnafeat.errors import UsageError
+from dnafeat.sources.regions.attributes import attributes
 from dnafeat.sources.regions.lines import Line, read_lines
 from dnafeat.sources.regions.region import Part, Region
 
@@ -70,12 +69,17 @@ class _Feature:
     start: int
     end: int
     strand: str
-    attributes: Any
+    attributes: dict[str, list[str]]
     line: Line
 
     @property
     def place(self) -> str:
         return self.line.place
+
+    @property
+    def whole(self) -> Part:
+        """From its first base to its last."""
+        return Part(self.start, self.end, self.strand)
 
     def first(self, *names: str) -> str | None:
         """The first value of the first of some attributes that is there."""
@@ -133,12 +137,11 @@ def read_annotation(uri: str, feature: str, splice: bool) -> tuple[list[Region],
 
 def _features(uri: str, types: set[str]) -> tuple[list[_Feature], set[str]]:
     found, circular = [], set()
-    dialect = None
     for line in read_lines(uri):
         cells = line.text.split("\t")
         if len(cells) != _COLUMNS:
             raise UsageError(f"{line.place}: {len(cells)} columns, and GFF3 and GTF have 9, with tabs between them")
-        if "Is_circular=true" in cells[8]:
+        if "is_circular=true" in cells[8].lower():
             circular.add(cells[0])
         if cells[2] not in types:
             continue
@@ -149,10 +152,7 @@ def _features(uri: str, types: set[str]) -> tuple[list[_Feature], set[str]]:
             )
         if cells[6] not in ("+", "-", ".", "?"):
             raise UsageError(f"{line.place}: the strand is {cells[6]!r}: write +, - or .")
-        parsed = feature_from_line(line.text, dialect=dialect)
-        # Taking the way in which attributes are written from each line would cost as much as reading them.
-        dialect = dialect or parsed.dialect
-        found.append(_Feature(cells[2], cells[0], start - 1, end, "-" if cells[6] == "-" else "+", parsed.attributes, line))
+        found.append(_Feature(cells[2], cells[0], start - 1, end, "-" if cells[6] == "-" else "+", attributes(cells[8]), line))
     return found, circular
 
 
@@ -201,7 +201,8 @@ class _Tree:
             # A GTF may leave transcripts to be told from their exons.
             for name, parts in exons.items():
                 if name:
-                    yield self._region(name, parts if splice else [_span(parts)], name)
+                    whole = self._region(name, parts, name)
+                    yield whole if splice else replace(whole, parts=(_span(parts).whole,))
             return
         for lines in _together(own, lambda one: one.id if one.part is not None else None):
             first = lines[0]
@@ -219,7 +220,7 @@ class _Tree:
 
         def joined(line: _Feature) -> str | None:
             if splice:
-                return line.first("transcript_id") if gtf else line.id
+                return line.first("transcript_id") if gtf else line.id or line.first("Parent")
             return line.id if line.part is not None else None
 
         for lines in _together(own, joined):
@@ -235,6 +236,8 @@ class _Tree:
                 name = first.first("exon_id", "ID")
             elif feature == "CDS":
                 name = first.plain_id or first.first("transcript_id", "protein_id", "locus_tag", "Name")
+                # What has no ID is one CDS by its transcript alone, where its lines are joined.
+                name = name or (of if splice else None)
             else:
                 name = first.plain_id or first.first("Name", "locus_tag", "gene_id", "transcript_id")
             # An exon can be one of several transcripts.
@@ -247,7 +250,7 @@ class _Tree:
                 f"{strange.place}: {name} is on {strange.contig}, and in {first.place} on {first.contig}: a region is on one contig"
             )
         if all(line.part is not None for line in lines):
-            lines = sorted(lines, key=lambda line: line.part or 0)
+            lines = sorted(lines, key=lambda line: (line.part or 0, -line.start if line.strand == "-" else line.start))
         else:
             strands = {line.strand for line in lines}
             if len(strands) > 1:
@@ -255,7 +258,7 @@ class _Tree:
                     f"{first.place}: the lines of {name} are on both strands, and no attribute `part` gives their order"
                 )
             lines = sorted(lines, key=lambda line: line.start, reverse=strands == {"-"})
-        parts = tuple(dict.fromkeys(Part(line.start, line.end, line.strand) for line in lines))
+        parts = tuple(dict.fromkeys(line.whole for line in lines))
         keys: dict[str, Any] = self.gene(first)
         return Region(
             name=name,
@@ -302,11 +305,10 @@ def _genes_of_exons(lines: Sequence[_Feature]) -> Iterator[Region]:
         name = gene.first("gene_id")
         if name is None:
             continue
-        part = Part(gene.start, gene.end, gene.strand)
         yield Region(
             name=name,
             contig=gene.contig,
-            parts=(part,),
+            parts=(gene.whole,),
             file=gene.line.file,
             row=gene.line.row,
             gene_id=name,
