@@ -161,7 +161,7 @@ def test_a_damaged_file_of_haplotypes(place: Place) -> None:
     file = damaged(store, "haplotypes")
     with pytest.raises(DamagedError, match=r"haplotypes.*--drop-damaged"):
         place.embed(place.vcf(0, 1, name="fewer.vcf.gz"), max_closed=1.0)
-    with pytest.raises(DamagedError, match="6 entries.*were erased.*1 files could not be searched.*haplotypes"):
+    with pytest.raises(DamagedError, match=r"6 entries.*were erased.*1 files could not be searched.*haplotypes"):
         forget(store, {"subject_id": "CORA"})
     assert set(place.current("sequences")["subject_id"]) == {"ANNA", "BERT"}
     assert list(maintain(store, drop_damaged=True).dropped) == [str(file)]

@@ -25,7 +25,10 @@ LETTERS = "ACGTTGCAACGGATCCTTAG" * 5
         ('gene_id "g";transcript_id "t"', {"gene_id": ["g"], "transcript_id": ["t"]}),
         ('gene_id "g" ; gene_name "a; gene_id b, c"; tag "x"; tag "y";', {"gene_name": ["a; gene_id b, c"], "tag": ["x", "y"]}),
         ('gene_id g1; exon_number 3; exon_id "e"', {"gene_id": ["g1"], "exon_number": ["3"], "exon_id": ["e"]}),
-        ('gene_id "A%2CB"; gene_name "5"-foo"; x "a=b"; y ""', {"gene_id": ["A%2CB"], "gene_name": ['5"-foo'], "x": ["a=b"], "y": [""]}),
+        (
+            'gene_id "A%2CB"; gene_name "5"-foo"; x "a=b"; y ""',
+            {"gene_id": ["A%2CB"], "gene_name": ['5"-foo'], "x": ["a=b"], "y": [""]},
+        ),
         ("ID=g", {"ID": ["g"]}),
         (";ID=g; Name = x ;;Parent=a, b;flag;", {"ID": ["g"], "Name": ["x"], "Parent": ["a", "b"], "flag": [""]}),
         ("ID=a%2Cb;Name=kinase, 1;Parent=x%2Cy,z", {"ID": ["a,b"], "Name": ["kinase, 1"], "Parent": ["x,y", "z"]}),
@@ -38,7 +41,9 @@ def test_ways_to_write_attributes(text: str, found: dict[str, list[str]]) -> Non
 
 NAMES = st.text("abcdefgXYZ_", min_size=1, max_size=8)
 # GFF3 can hold any value by escapes, and its lists can; GTF what has no quote in it.
-VALUES = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zs", "Zl", "Zp"), blacklist_characters='"'), min_size=1, max_size=8)
+VALUES = st.text(
+    st.characters(blacklist_categories=("Cs", "Cc", "Zs", "Zl", "Zp"), blacklist_characters='"'), min_size=1, max_size=8
+)
 
 
 @given(st.dictionaries(NAMES, VALUES, min_size=1, max_size=5), st.sampled_from([";", "; ", " ; "]), st.booleans())
@@ -82,7 +87,7 @@ def test_lines_of_a_cds_without_id_are_joined_by_their_transcript(tmp_path: Path
 
 def test_a_transcript_on_two_contigs_is_refused(tmp_path: Path) -> None:
     exon = '{}\tx\texon\t{}\t{}\t.\t+\t.\tgene_id "g"; transcript_id "t";\n'
-    with pytest.raises(UsageError, match="line 2.*on one contig"):
+    with pytest.raises(UsageError, match=r"line 2.*on one contig"):
         regions(tmp_path, exon.format("c", 11, 15) + exon.format("d|1", 31, 35), "a.gtf", "transcript")
 
 

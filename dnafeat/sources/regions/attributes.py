@@ -1,8 +1,8 @@
 """The ninth column of GFF3 and GTF.
 
 GFF3 (version 1.26) writes `key=value,value;key=value`, and letters that would end a value as %2C and the like. GTF writes
-`key "value"; key "value";`, repeats a key that has several values, and has no escapes: a comma or a semicolon between quotes is the value's.
-Which of them a line has is told by that line, since the first lines of a file often have fewer attributes than others.
+`key "value"; key "value";`, repeats a key that has several values, and has no escapes: a comma or a semicolon between quotes is
+the value's. Each line tells which of them it has, since the first lines of a file often have fewer attributes than others.
 """
 
 from __future__ import annotations
