@@ -96,3 +96,13 @@ def test_a_line_of_bed_that_stands_there_twice(tmp_path: Path) -> None:
     config = GenomeConfig(genome=write_genome(tmp_path / "g.fa", {"c": LETTERS}), regions=str(tmp_path / "r.bed"))
     with pytest.raises(UsageError, match=r"line 1 .*line 2"):
         stored(config)
+
+
+def test_an_exon_without_a_strand_has_that_of_its_transcript(tmp_path: Path) -> None:
+    text = "c\tx\tmRNA\t1\t50\t.\t-\t.\tID=t\nc\tx\tCDS\t11\t15\t.\t.\t0\tID=p;Parent=t\n"
+    text += "".join(
+        f"c\tx\texon\t{start}\t{end}\t.\t{strand}\t.\tParent=t\n" for start, end, strand in ((11, 15, "?"), (31, 40, "."))
+    )
+    joined = reverse_complement((LETTERS[10:15] + LETTERS[30:40]).encode()).decode()
+    assert regions(tmp_path, text, "a.gff3", "transcript", splice=True) == {"t": joined}
+    assert regions(tmp_path, text, "a.gff3", "CDS", splice=True) == {"p": joined[10:]}
