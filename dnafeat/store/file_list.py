@@ -10,6 +10,8 @@ from dnafeat import storage
 from dnafeat.errors import UsageError
 from dnafeat.store.catalog import Store
 from dnafeat.store.retention import RETENTION
+from dnafeat.store.schema import ON_DEMAND, TABLES
+from dnafeat.store.table import Table
 from dnafeat.text import did_you_mean, iso
 
 
@@ -36,9 +38,13 @@ def file_list(store: Store, table: str = "features", version: str | None = None)
     UsageError
         There is no such table, or it has no versions.
     """
-    tables = {one.name: one for one in store.tables()}
+    tables = {name: Table(store.uri, name) for name in (*TABLES, *ON_DEMAND)}
     if table not in tables:
         raise UsageError(f"a store has no table {table!r}: there are {', '.join(tables)}{did_you_mean(table, tables)}")
+    if table in ON_DEMAND and not tables[table].exists():
+        # Where there is no store at all that is said.
+        store.runs.reload().version()
+        raise UsageError(f"{store.uri} has no table {table} yet: the first run of a cohort makes it (`dnafeat embed --vcf`)")
     if version is not None and table != "features":
         raise UsageError(
             f"the files of table {table!r} are not apart by version: leave out the version, or list those of features"

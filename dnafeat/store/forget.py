@@ -156,9 +156,9 @@ def forget(store: Store, where: Where, *, dry_run: bool = False) -> ErasureSumma
         rejects, uncommitted = _take_rows(store.rejects, lambda rows: _refused(rows, wanted, pairs), damage)
         work = take_work(store, alone)
         uncommitted += take_uncommitted(store, alone)
-        recount(store.haplotypes, store.sequences, affected, lambda rows: _matches(rows, wanted))
+        recount(store.haplotypes, store.sequences, affected, lambda rows: _matches(rows, wanted), damage)
         entries, more = _take_rows(store.sequences, lambda rows: _matches(rows, wanted), damage)
-        recount(store.haplotypes, store.sequences, affected, lambda rows: _matches(rows, wanted))
+        recount(store.haplotypes, store.sequences, affected, lambda rows: _matches(rows, wanted), damage)
         vectors, _ = take_vectors(store, _within(alone), forgotten=True, damage=damage)
         notes = _notes(store, wanted, damage)
         if damage:

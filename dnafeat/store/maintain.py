@@ -134,8 +134,7 @@ def maintain(
 def _drop(upkeep: Upkeep) -> list[str]:
     """Take damaged files out of the tables that a run fills again, and return them."""
     dropped: list[str] = []
-    for name in DROPPABLE:
-        table = upkeep.tables[name]
+    for table in (upkeep.tables[name] for name in DROPPABLE if name in upkeep.tables):
         paths = looking_again(functools.partial(damaged_paths, table))
         if paths and not upkeep.dry_run:
 
@@ -145,7 +144,7 @@ def _drop(upkeep: Upkeep) -> list[str]:
                 return Change(removed=there, transactions=raised(table)) if there else None
 
             settle(table, change)
-            upkeep.files[name] = table.reload().files()
+            upkeep.files[table.name] = table.reload().files()
         dropped += [storage.join(table.uri, path) for path in paths]
     return dropped
 

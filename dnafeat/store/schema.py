@@ -14,11 +14,10 @@ import pyarrow as pa
 from deltalake import Schema
 
 TABLES = ("features", "sequences", "versions", "rejects", "runs")
-DROPPABLE = ("features", "sequences", "rejects")
-"""Tables whose damaged files can go: the next run of a source makes anew what they held of it, but for the past and for rejects."""
-
 # Tables that a store has once a run needs them.
 ON_DEMAND = ("haplotypes",)
+DROPPABLE = ("features", "sequences", "rejects", *ON_DEMAND)
+"""Tables whose damaged files can go: the next run of a source makes anew what they held of it, but for the past and for rejects."""
 
 # The newest contract of each table. An older number stays readable: columns it lacks come back as nulls.
 _CURRENT = dict.fromkeys((*TABLES, *ON_DEMAND), 1)

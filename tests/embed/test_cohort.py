@@ -18,11 +18,12 @@ from dnafeat.embed.job import embed
 from dnafeat.embed.regions import take_in_regions
 from dnafeat.embed.report import RunSummary
 from dnafeat.embed.schedule import nightly
-from dnafeat.errors import UsageError
+from dnafeat.errors import DamagedError, UsageError
 from dnafeat.sources.bundled import PEOPLE_GENOME, PEOPLE_PANEL, PEOPLE_REGIONS, PEOPLE_VCF
 from dnafeat.sources.cohort import layout
 from dnafeat.sources.regions.config import GenomeConfig
 from dnafeat.store import Store
+from dnafeat.store.file_list import file_list
 from dnafeat.store.forget import forget
 from dnafeat.store.maintain import maintain
 from dnafeat.store.rollback import rollback
@@ -130,6 +131,70 @@ def test_runs_of_a_cohort(place: Place) -> None:
     assert place.carriers() == place.counted()
     history = pl.read_delta(f"{place.store}/sequences")
     assert len(Store(place.store).read(run=more.run_id)) == len(history.filter(pl.col("from_run") <= more.run_number))
+
+
+def damaged(store: Store, table: str, number: int = 0) -> Path:
+    """A table's file, of which a page is zeros from now on."""
+    file = Path(store.uri) / table / sorted(getattr(store, table).reload().paths())[number]
+    raw = file.read_bytes()
+    file.write_bytes(raw[:40] + bytes(60) + raw[100:])
+    return file
+
+
+def test_files_of_haplotypes_are_listed_where_there_are_some(place: Place) -> None:
+    place.embed(None)
+    store = Store(place.store)
+    with pytest.raises(UsageError, match="no table haplotypes yet"):
+        file_list(store, "haplotypes")
+    with pytest.raises(UsageError, match=r"no table 'haplotype': .*rejects, runs, haplotypes .*haplotypes"):
+        file_list(store, "haplotype")
+    place.embed(place.vcf(0, 1), max_closed=1.0)
+    listed = file_list(store, "haplotypes")
+    assert [file["uri"] for file in listed["files"]] == [f"{store.haplotypes.uri}/{path}" for path in store.haplotypes.paths()]
+    assert sum(file["rows"] for file in listed["files"]) == len(place.current("haplotypes"))
+
+
+def test_a_damaged_file_of_haplotypes(place: Place) -> None:
+    vcf = place.vcf(0, 1, 2)
+    place.embed(vcf)
+    store = Store(place.store)
+    file = damaged(store, "haplotypes")
+    with pytest.raises(DamagedError, match=r"haplotypes.*--drop-damaged"):
+        place.embed(place.vcf(0, 1, name="fewer.vcf.gz"), max_closed=1.0)
+    with pytest.raises(DamagedError, match=r"6 entries.*were erased.*1 files could not be searched.*haplotypes"):
+        forget(store, {"subject_id": "CORA"})
+    assert set(place.current("sequences")["subject_id"]) == {"ANNA", "BERT"}
+    assert list(maintain(store, drop_damaged=True).dropped) == [str(file)]
+    place.embed(vcf)
+    assert place.carriers() == place.counted()
+
+
+def test_an_erasure_counts_carriers_beside_a_damaged_file_of_entries(place: Place) -> None:
+    place.embed(place.vcf(0, 1))
+    place.embed(place.vcf(2, name="other.vcf.gz"), source_name="others")
+    store = Store(place.store)
+    before = place.carriers()
+    mine = [path for path in store.sequences.paths() if len(store.sequences.read_file(path)) == 12]
+    damaged(store, "sequences", 1 - sorted(store.sequences.paths()).index(mine[0]))
+    with pytest.raises(DamagedError, match=r"6 entries.*were erased"):
+        forget(store, {"subject_id": "ANNA"})
+    left = store.sequences.reload().read_file(*[path for path in store.sequences.paths() if path.startswith("kept-")])
+    assert set(left["subject_id"].to_pylist()) == {"BERT"}
+    own = Counter(zip(left["region_id"].to_pylist(), left["sequence_digest"].to_pylist(), strict=True))
+    carriers = pl.read_delta(f"{place.store}/haplotypes").filter(pl.col("source_name") == "people")
+    assert {(r, d): n for r, d, n in carriers.select("region_id", "sequence_digest", "carriers").rows()} == dict(own)
+    assert set(own) < set(before)
+
+
+def test_an_erasure_takes_out_the_haplotypes_that_a_run_is_about_to_commit(place: Place) -> None:
+    place.embed(place.vcf(0, 1))
+    store = Store(place.store)
+    rows = store.haplotypes.read()
+    late = store.haplotypes.write(rows, stem="late")
+    assert [one.path for one in store.haplotypes.uncommitted()] == [late.path]
+    forget(store, {"subject_id": "ANNA"})
+    assert store.haplotypes.reload().uncommitted() == []
+    assert place.carriers() == place.counted()
 
 
 def test_carriers_after_a_withdrawn_run_and_maintenance(place: Place) -> None:
@@ -241,14 +306,25 @@ def test_ten_people_of_the_bundled_ones_come_a_night_later(tmp_path: Path) -> No
     before = {own for (person, _, _), own in letters.items() if person not in late}
     first = embed(config.replace(samples=str(tmp_path / "early.txt")), show=False)
     assert (first.read, first.encoded) == (len(everybody) - len(late), len(before))
-    second = embed(config, show=False)
+    (tmp_path / "late.txt").write_text("".join(f"{name}\n" for name in late))
+    others = {"samples": str(tmp_path / "late.txt"), "mode": "merge", "source_name": "people", "runner": "local"}
+    second = nightly(NightlyConfig.make({**own, **others}), show=False)
     new = {*letters.values()} - before
     assert new
-    assert (second.encoded, second.opened, second.closed) == (len(new), len(late), 0)
+    assert (second.read, second.encoded, second.opened, second.closed) == (len(late), len(new), len(late), 0)
     third = embed(config, show=False)
     assert (third.encoded, third.opened, third.closed) == (0, 0, 0)
+
+    store = Store(own["store"])
+    there = {row["sequence_id"]: row for row in store.read().to_pylist()}
+    assert forget(store, {"subject_id": sorted(alone)[0]}).vectors == 1
+    maintain(store)
+    left = {row["sequence_id"]: row for row in Store(own["store"]).read().to_pylist()}
+    assert left == {name: row for name, row in there.items() if row["subject_id"] != sorted(alone)[0]}
+    files = [file for file in Path(store.uri).rglob("*") if file.is_file()]
+    assert [file for file in files if sorted(alone)[0].encode() in file.read_bytes()] == []
     table = pl.read_delta(f"{own['store']}/haplotypes").filter(pl.col("until_run").is_null())
-    assert table["carriers"].sum() == len(everybody)
+    assert table["carriers"].sum() == len(left) == len(everybody) - 1
 
 
 @pytest.mark.long

@@ -165,9 +165,9 @@ def apply(part: Part, genome: bytes, edits: Iterable[Edit | None]) -> Applied:
     """
     pieces: list[bytes] = []
     skipped: list[int] = []
-    # Letters are done up to `at`; bases up to `last` are occupied.
+    # Letters are done up to `at`; bases up to `last` are occupied. Position 0 of a VCF is base -1 here.
     first = at = part.start
-    last, longer = -1, False
+    last, longer = -2, False
     for number, one in enumerate(edits):
         if one is None:
             continue

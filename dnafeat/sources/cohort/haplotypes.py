@@ -143,6 +143,9 @@ class RegionRecords:
         return not self.how.only_pass or set(found.filter.keys()) <= {"PASS"}
 
     def _check(self, record: Record, first: int, letters: bytes) -> None:
+        if record.start < 0:
+            # Position 0 is the telomere before the first base.
+            record = record._replace(start=0, ref=record.ref[-record.start :])
         start, end = record.start - first, record.start - first + len(record.ref)
         if start >= 0 and end <= len(letters):
             own = letters[start:end]
@@ -235,6 +238,9 @@ class _Builder:
         if pair not in self._known:
             record, number = self.records[pair[0]], pair[1]
             why, edits = rules.kind(record.alts[number - 1]), list[Edit | None]()
+            if record.alts[number - 1] == rules.DELETION and record.end == record.start + 1:
+                # Neither END nor SVLEN says what it takes.
+                why = rules.SYMBOLIC
             if why is None:
                 edits = [rules.edit(record, number, part, own) for part, own in zip(self.region.parts, self.forward, strict=True)]
             self._some_apart |= why is not None

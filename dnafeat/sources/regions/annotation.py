@@ -7,14 +7,13 @@ codon out, GFF3 has it.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from gffutils.feature import feature_from_line
-
 from dnafeat.errors import UsageError
+from dnafeat.sources.regions.attributes import attributes
 from dnafeat.sources.regions.lines import Line, read_lines
 from dnafeat.sources.regions.region import Part, Region
 
@@ -63,19 +62,24 @@ _PREFIX = re.compile(r"^(?:gene|transcript|CDS|exon|rna|cds)[:-]")
 
 @dataclass(frozen=True, slots=True)
 class _Feature:
-    """A line: `start` and `end` are 0-based and half open, `attributes` lists of values by name."""
+    """A line: `start` and `end` are 0-based and half open, `strand` is +, -, . or ?, `attributes` lists of values by name."""
 
     type: str
     contig: str
     start: int
     end: int
     strand: str
-    attributes: Any
+    attributes: dict[str, list[str]]
     line: Line
 
     @property
     def place(self) -> str:
         return self.line.place
+
+    @property
+    def whole(self) -> Part:
+        """From its first base to its last."""
+        return Part(self.start, self.end, "-" if self.strand == "-" else "+")
 
     def first(self, *names: str) -> str | None:
         """The first value of the first of some attributes that is there."""
@@ -133,12 +137,11 @@ def read_annotation(uri: str, feature: str, splice: bool) -> tuple[list[Region],
 
 def _features(uri: str, types: set[str]) -> tuple[list[_Feature], set[str]]:
     found, circular = [], set()
-    dialect = None
     for line in read_lines(uri):
         cells = line.text.split("\t")
         if len(cells) != _COLUMNS:
             raise UsageError(f"{line.place}: {len(cells)} columns, and GFF3 and GTF have 9, with tabs between them")
-        if "Is_circular=true" in cells[8]:
+        if "is_circular=true" in cells[8].lower():
             circular.add(cells[0])
         if cells[2] not in types:
             continue
@@ -149,10 +152,7 @@ def _features(uri: str, types: set[str]) -> tuple[list[_Feature], set[str]]:
             )
         if cells[6] not in ("+", "-", ".", "?"):
             raise UsageError(f"{line.place}: the strand is {cells[6]!r}: write +, - or .")
-        parsed = feature_from_line(line.text, dialect=dialect)
-        # Taking the way in which attributes are written from each line would cost as much as reading them.
-        dialect = dialect or parsed.dialect
-        found.append(_Feature(cells[2], cells[0], start - 1, end, "-" if cells[6] == "-" else "+", parsed.attributes, line))
+        found.append(_Feature(cells[2], cells[0], start - 1, end, cells[6], attributes(cells[8]), line))
     return found, circular
 
 
@@ -201,7 +201,8 @@ class _Tree:
             # A GTF may leave transcripts to be told from their exons.
             for name, parts in exons.items():
                 if name:
-                    yield self._region(name, parts if splice else [_span(parts)], name)
+                    whole = self._region(name, parts, name)
+                    yield whole if splice else replace(whole, parts=(_span(parts).whole,))
             return
         for lines in _together(own, lambda one: one.id if one.part is not None else None):
             first = lines[0]
@@ -212,14 +213,17 @@ class _Tree:
             parts = exons.get(first.id or name, [])
             if not parts:
                 raise UsageError(f"{first.place}: transcript {name} has no exon to splice: leave it out, or leave out --splice")
-            yield self._region(name, parts, name)
+            unstranded = dict.fromkeys((".", "?"), first.strand)
+            yield self._region(name, [replace(one, strand=unstranded.get(one.strand, one.strand)) for one in parts], name)
 
     def others(self, feature: str, splice: bool, gtf: bool) -> Iterator[Region]:
         own = [line for line in self.lines if line.type == feature]
+        if splice and not gtf:
+            own = self._of_transcripts(own)
 
         def joined(line: _Feature) -> str | None:
             if splice:
-                return line.first("transcript_id") if gtf else line.id
+                return line.first("transcript_id") if gtf else line.id or line.first("Parent")
             return line.id if line.part is not None else None
 
         for lines in _together(own, joined):
@@ -234,11 +238,40 @@ class _Tree:
             elif feature == "exon":
                 name = first.first("exon_id", "ID")
             elif feature == "CDS":
-                name = first.plain_id or first.first("transcript_id", "protein_id", "locus_tag", "Name")
+                # Other names are often those of a gene, and so of several coding sequences.
+                name = first.plain_id or (of if splice else None)
+                name = name or first.first("transcript_id", "protein_id", "locus_tag", "Name")
             else:
                 name = first.plain_id or first.first("Name", "locus_tag", "gene_id", "transcript_id")
+            parts = [self._stranded(line) for line in lines] if splice else lines
             # An exon can be one of several transcripts.
-            yield self._region(name or _unnamed(first), lines, of if feature != "exon" else None)
+            yield self._region(name or _unnamed(first), parts, of if feature != "exon" else None)
+
+    def _of_transcripts(self, lines: list[_Feature]) -> list[_Feature]:
+        """Lines of coding sequences, once for each transcript and without their IDs where these do not say which lines are one.
+
+        Those are lines without an ID, and all lines of a file whose every line has an ID of its own, though transcripts have several.
+        """
+        parents = {place: [one for one in line.attributes.get("Parent", ()) if one] for place, line in enumerate(lines)}
+        ids = Counter(line.id for line in lines if line.id)
+        named = Counter(
+            one for own in parents.values() for one in own if one in self.by_id and self.by_id[one].type in _TRANSCRIPTS
+        )
+        segments = max(ids.values(), default=1) == 1 and max(named.values(), default=1) > 1
+        found = []
+        for place, line in enumerate(lines):
+            own = [one for one in parents[place] if one in named or not line.id]
+            if line.part is not None or not own or (line.id and not segments):
+                found.append(line)
+                continue
+            rest = {name: values for name, values in line.attributes.items() if name != "ID"}
+            found += [replace(line, attributes={**rest, "Parent": [one]}) for one in own]
+        return found
+
+    def _stranded(self, line: _Feature) -> _Feature:
+        """A part of what is spliced, on the strand of what it belongs to where it has none itself."""
+        strand = next((one.strand for one in self.up(line) if one.strand in ("+", "-")), ".")
+        return replace(line, strand=strand)
 
     def _region(self, name: str, lines: Sequence[_Feature], transcript: str | None) -> Region:
         first = lines[0]
@@ -247,15 +280,15 @@ class _Tree:
                 f"{strange.place}: {name} is on {strange.contig}, and in {first.place} on {first.contig}: a region is on one contig"
             )
         if all(line.part is not None for line in lines):
-            lines = sorted(lines, key=lambda line: line.part or 0)
+            lines = sorted(lines, key=lambda line: (line.part or 0, -line.start if line.strand == "-" else line.start))
         else:
-            strands = {line.strand for line in lines}
+            strands = {line.whole.strand for line in lines}
             if len(strands) > 1:
                 raise UsageError(
                     f"{first.place}: the lines of {name} are on both strands, and no attribute `part` gives their order"
                 )
             lines = sorted(lines, key=lambda line: line.start, reverse=strands == {"-"})
-        parts = tuple(dict.fromkeys(Part(line.start, line.end, line.strand) for line in lines))
+        parts = tuple(dict.fromkeys(line.whole for line in lines))
         keys: dict[str, Any] = self.gene(first)
         return Region(
             name=name,
@@ -296,17 +329,16 @@ def _span(lines: Sequence[_Feature]) -> _Feature:
 def _genes_of_exons(lines: Sequence[_Feature]) -> Iterator[Region]:
     """Genes of a GTF that has no line for them: from the first exon of a gene_id on a contig and strand to the last."""
     for exons in _together(
-        lines, lambda line: (line.first("gene_id"), line.contig, line.strand) if line.first("gene_id") else None
+        lines, lambda line: (line.first("gene_id"), line.contig, line.whole.strand) if line.first("gene_id") else None
     ):
         gene = _span(exons)
         name = gene.first("gene_id")
         if name is None:
             continue
-        part = Part(gene.start, gene.end, gene.strand)
         yield Region(
             name=name,
             contig=gene.contig,
-            parts=(part,),
+            parts=(gene.whole,),
             file=gene.line.file,
             row=gene.line.row,
             gene_id=name,

@@ -106,7 +106,9 @@ def _made(uri: str, packed: bool) -> GenomeIndex:
         try:
             pysam.faidx(str(link))
         except (pysam.SamtoolsError, OSError) as error:
-            raise UsageError(f"{uri} cannot be indexed: {one_line(error)}") from error
+            raise UsageError(
+                f"{uri} cannot be indexed: give a genome in FASTA, whose contigs each have lines of one length but for the last"
+            ) from error
         gzi = Path(f"{link}.gzi").read_bytes() if packed else b""
         return _sound(GenomeIndex(uri, Path(f"{link}.fai").read_bytes(), gzi))
 

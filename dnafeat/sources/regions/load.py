@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 import pyarrow as pa
 
@@ -63,6 +64,7 @@ def load(config: GenomeConfig, lengths: dict[str, int], tile: int | None, stride
         if config.feature is not None:
             raise UsageError(f"{uri} is BED, which has no features: leave --feature out")
         found, circular = list(read_bed(read_lines(uri), config.splice)), set[str]()
+        _check_names(found, joins=False)
     else:
         found, circular = read_annotation(uri, config.feature or "gene", config.splice)
     if not found:
@@ -134,7 +136,9 @@ class _Contigs:
 
     def find(self, name: str) -> str | None:
         if name not in self.known:
-            self.known[name] = same_contig(name, self.lengths, self.genome)
+            found = same_contig(name, self.lengths, self.genome)
+            # GFF3 writes %7C for a bar in a name, and so on.
+            self.known[name] = found or same_contig(unquote(name), self.lengths, self.genome)
         return self.known[name]
 
     def contig(self, name: str) -> Contig:
