@@ -20,6 +20,7 @@ ABSENT = (
     "sklearn",
     "scipy",
     "matplotlib",
+    "pandas",
     "duckdb",
     "polars",
     "pytest",
