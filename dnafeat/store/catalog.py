@@ -84,9 +84,9 @@ class Store:
     def versions(self) -> pa.Table:
         """One row for each feature version that has a published run, oldest first.
 
-        Columns: `feature_version`, `names` (list of str), `model`, `adapter`, `precision`, `projection` (its name), `parent` (the
-        version that `cls`, `mean` and `max` are read from, or null), `channels` (list of str), `sources` (list of str), `sequences`
-        (rows of `read`), `recorded_at`, `lineage` (JSON).
+        Columns: `feature_version`, `name` (that it has by itself), `names` (that were given, list of str), `model`, `adapter`,
+        `precision`, `projection` (its name), `parent` (the version that `cls`, `mean` and `max` are read from, or null), `channels`
+        (list of str), `sources` (list of str), `sequences` (rows of `read`), `recorded_at`, `lineage` (JSON).
         """
         history = self.history()
 
@@ -102,6 +102,7 @@ class Store:
             rows.append(
                 {
                     "feature_version": version,
+                    "name": history.names.own_name(version),
                     "names": history.names.names_of(version),
                     **described(parsed(event, self.uri)),
                     "parent": history.parent(version),
@@ -115,6 +116,7 @@ class Store:
         text = pa.string()
         columns = {
             "feature_version": text,
+            "name": text,
             "names": pa.list_(text),
             "model": text,
             "adapter": text,
