@@ -320,6 +320,15 @@ COMMANDS: tuple[Command, ...] = (
         ),
     ),
     Command(
+        name="sql",
+        group="share",
+        summary="print statements that read a store with other tools",
+        settings="dnafeat.cli.config:SqlConfig",
+        job="dnafeat.cli.stores:sql",
+        examples=("sql --store ./store", "sql --store s3://bucket/store --dialect spark"),
+        about="A view for each version and channel, with this store's keys and vectors; for polars, Python that makes lazy frames.",
+    ),
+    Command(
         name="publish",
         group="share",
         summary="point a channel at a version, or name it for good",

@@ -116,6 +116,15 @@ def files(config: settings.FilesConfig, *, stdout: IO[str], as_json: bool) -> Re
     return Report(document=None, text=done, remarks=tuple(remarks))
 
 
+def sql(config: settings.SqlConfig) -> Report:
+    """`dnafeat sql`."""
+    from dnafeat import Store
+    from dnafeat.store.sql import statements, text
+
+    store = Store(config.place.store)
+    return Report(document=statements(store, config.dialect), text=text(store, config.dialect))
+
+
 def versions(config: settings.StoreConfig) -> list[dict[str, Any]]:
     """`dnafeat versions`."""
     from dnafeat import Store

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,12 @@ from dnafeat.store.online import Asked, get
 from dnafeat.store.reading import Reading, check_selection, chosen, load_entries
 from dnafeat.store.retry import looking_again
 from dnafeat.store.schema import arrow_schema
+from dnafeat.store.sql import duckdb_connection, polars_frame
 from dnafeat.store.table import Table
+
+if TYPE_CHECKING:
+    import duckdb
+    import polars
 
 
 class Queries(ABC):
@@ -36,6 +42,10 @@ class Queries(ABC):
     @abstractmethod
     def check_whole(self, history: History, numbers: Collection[int] | None = None) -> None:
         """As `Store` says."""
+
+    @abstractmethod
+    def tables(self) -> tuple[Table, ...]:
+        """The five tables that every store has, each at its snapshot."""
 
     def keys(self) -> list[str]:
         """The caller's keys, at the present snapshot of `sequences`."""
@@ -261,3 +271,24 @@ class Queries(ABC):
         if len(names) != len(queries):
             raise UsageError(f"there are {len(queries)} queries and {len(names)} labels: give each query one")
         return search(lambda: Scope.of(self, version, column, source, as_of, where), queries, names, k, metric, by)
+
+    # -- other tools ---------------------------------------------------------------------------------------------------
+
+    def polars(self, version: str | None = None, columns: Sequence[str] | None = None) -> polars.LazyFrame:
+        """A lazy frame of polars with the entries of a version, their keys and `columns`, as `read` has them; nothing is read yet.
+
+        Vectors are lists. Raises UsageError where polars is not installed.
+        """
+        columns = listed(columns)
+        return looking_again(lambda: polars_frame(self, version, columns))
+
+    def duckdb(self) -> duckdb.DuckDBPyConnection:
+        """A connection of DuckDB with a view for each version and channel, by name, and the store's tables as they are now.
+
+        Vectors are `FLOAT[n]`. Raises UsageError where duckdb is not installed.
+
+        Examples
+        --------
+        >>> store.duckdb().sql('select sequence_id, mean from "dnafeat-mini@1"')
+        """
+        return looking_again(lambda: duckdb_connection(self))
