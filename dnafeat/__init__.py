@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dnafeat.encoder import load_model as load_model
     from dnafeat.encoder import load_tokenizer as load_tokenizer
     from dnafeat.errors import DnafeatError as DnafeatError
+    from dnafeat.search import neighbours as neighbours
     from dnafeat.store import Store as Store
     from dnafeat.store import VectorStream as VectorStream
     from dnafeat.store import matrix as matrix
@@ -27,6 +28,7 @@ _PUBLIC = {
     "load_model": "dnafeat.encoder",
     "load_tokenizer": "dnafeat.encoder",
     "matrix": "dnafeat.store",
+    "neighbours": "dnafeat.search",
 }
 __all__ = sorted(_PUBLIC)
 __getattr__, __dir__ = hand_out(__name__, _PUBLIC)

@@ -21,6 +21,8 @@ from dnafeat.errors import DamagedError, one_line
 PRUNING = ("sequence_digest", "source_name", "from_run")
 """Columns with min/max statistics in a file: those that tell which files and row groups can be left out of a read."""
 
+# Small ones cost nothing to read through, and one row can be read without the megabyte around it.
+_PAGE_BYTES = 128 * 2**10
 _CHECKED: Mapping[str, Any] = {"page_checksum_verification": True}
 PAGED: Mapping[str, Any] = {"buffer_size": 1 << 20, "pre_buffer": False, **_CHECKED}
 """Options of `pyarrow.parquet.ParquetFile` that compare checksums, and read pages as needed and none ahead: slower, sparing of memory."""
@@ -155,6 +157,7 @@ def encode_parquet(
         store_schema=False,
         write_statistics=measured or False,
         write_page_checksum=True,
+        data_page_size=_PAGE_BYTES,
     )
     # Left from the inside out: whatever is raised, nothing is written any more when the writer is closed.
     with writer, ThreadPoolExecutor(1) as pool:

@@ -10,7 +10,7 @@ from importlib.resources import files
 import pytest
 
 PUBLIC = {
-    "dnafeat": ["DnafeatError", "Encoder", "Store", "VectorStream", "load_model", "load_tokenizer", "matrix"],
+    "dnafeat": ["DnafeatError", "Encoder", "Store", "VectorStream", "load_model", "load_tokenizer", "matrix", "neighbours"],
     "dnafeat.align": ["AlignConfig", "align"],
     "dnafeat.bench": ["BenchmarkConfig", "benchmark"],
     "dnafeat.cluster": ["start_ray", "stop_ray"],
@@ -22,6 +22,7 @@ PUBLIC = {
     "dnafeat.partners": ["PartnerConfig", "partner"],
     "dnafeat.pretrain": ["PretrainConfig", "pretrain"],
     "dnafeat.project": ["FitProjectorConfig", "ProjectConfig", "fit_projector", "project"],
+    "dnafeat.search": ["NeighboursConfig", "neighbours"],
     "dnafeat.sources": ["ReadOptions", "read", "read_list"],
     "dnafeat.store": ["Store", "VectorStream", "matrix"],
     "dnafeat.training": ["Collate", "Examples", "MicroBatches"],

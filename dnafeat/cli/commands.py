@@ -126,6 +126,22 @@ COMMANDS: tuple[Command, ...] = (
         about="A CSV or TSV has a column for each number of a vector: mean_0, mean_1, …",
     ),
     Command(
+        name="neighbours",
+        group="look",
+        summary="find the nearest sequences of ids or sequences",
+        settings="dnafeat.search.config:NeighboursConfig",
+        job="dnafeat.cli.stores:neighbours",
+        streams=True,
+        examples=(
+            "neighbours --store ./store --query e17 --k 5",
+            "neighbours --store ./store --query new.fa --metric l2 --where gene_id=cI --output near.parquet",
+            "neighbours --store ./people --query HG00096/MT-ND1/1 --panel panel.tsv --by super_pop,gene_id",
+        ),
+        about="Compares every distinct sequence of the version once, exactly. Sequences that the store does not have are encoded by the "
+        "version's own model, which needs dnafeat[jobs]. Of equal distances the smaller digest comes first.",
+        reads=("panel", "salt_file"),
+    ),
+    Command(
         name="diff",
         group="look",
         summary="compare the vectors of two versions",
@@ -302,6 +318,15 @@ COMMANDS: tuple[Command, ...] = (
             "export --store ./store --output ./snapshot",
             "export --store ./store --version production --columns mean --output s3://bucket/snapshot",
         ),
+    ),
+    Command(
+        name="sql",
+        group="share",
+        summary="print statements that read a store with other tools",
+        settings="dnafeat.cli.config:SqlConfig",
+        job="dnafeat.cli.stores:sql",
+        examples=("sql --store ./store", "sql --store s3://bucket/store --dialect spark"),
+        about="A view for each version and channel, with this store's keys and vectors; for polars, Python that makes lazy frames.",
     ),
     Command(
         name="publish",

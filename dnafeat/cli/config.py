@@ -65,6 +65,14 @@ class FilesConfig(Settings, section="input"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SqlConfig(Settings, section="input"):
+    """`dnafeat sql`."""
+
+    place: StoreConfig = part(StoreConfig)
+    dialect: Literal["duckdb", "polars", "spark"] = option("which tool the statements are for", "duckdb", section="output")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DiffConfig(Settings, section="input"):
     """`dnafeat diff`."""
 

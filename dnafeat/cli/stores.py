@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from dnafeat.cli import config as settings
 from dnafeat.cli.output import Report, agreed
 from dnafeat.cli.stdio import STANDARD, format_of, write_delimited, written
 from dnafeat.errors import StoreError, one_line
 from dnafeat.text import human_bytes
+
+if TYPE_CHECKING:
+    from dnafeat.search.config import NeighboursConfig
+
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
 def _selected(selection: settings.SelectionConfig) -> dict[str, Any]:
@@ -55,6 +60,34 @@ def read(config: settings.ReadConfig, *, stdout: IO[str]) -> Report:
     return Report(document=about, text="" if config.output == STANDARD else done)
 
 
+def neighbours(config: NeighboursConfig, *, stdout: IO[str]) -> Report:
+    """`dnafeat neighbours`: print a summary, or write the table."""
+    import pyarrow.parquet as pq
+
+    from dnafeat import storage
+    from dnafeat.search.job import run
+    from dnafeat.search.show import format_neighbours
+
+    kind = format_of(config.output, config.format, stdout) if config.output is not None else ""
+    table = run(config)
+    if config.output is None:
+        return Report(document=table.to_pylist(), text=format_neighbours(table))
+
+    def write(file: IO[bytes]) -> None:
+        if kind != "parquet":
+            write_delimited(
+                file, iter(table.combine_chunks().to_batches() or table.schema.empty_table().to_batches()), _DELIMITERS[kind]
+            )
+        else:
+            pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+
+    with storage.reached(config.output), written(config.output, stdout) as place:
+        size = storage.write_whole(storage.absolute(place), write)
+    about = {"output": config.output, "rows": len(table), "columns": table.column_names, "bytes": size, "format": kind}
+    done = f"{len(table):,} rows with {', '.join(table.column_names)} in {config.output} ({human_bytes(size)})"
+    return Report(document=about, text="" if config.output == STANDARD else done)
+
+
 def export(config: settings.ExportConfig) -> Any:
     """`dnafeat export`."""
     from dnafeat import Store
@@ -81,6 +114,15 @@ def files(config: settings.FilesConfig, *, stdout: IO[str], as_json: bool) -> Re
     done = f"{len(listed['files']):,} files of {listed['table']} listed in {config.output}"
     # `--json` is the format of the file, and what was done is said in words either way.
     return Report(document=None, text=done, remarks=tuple(remarks))
+
+
+def sql(config: settings.SqlConfig) -> Report:
+    """`dnafeat sql`."""
+    from dnafeat import Store
+    from dnafeat.store.sql import statements, text
+
+    store = Store(config.place.store)
+    return Report(document=statements(store, config.dialect), text=text(store, config.dialect))
 
 
 def versions(config: settings.StoreConfig) -> list[dict[str, Any]]:

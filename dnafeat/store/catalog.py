@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePath
 
@@ -15,19 +15,19 @@ import pyarrow.dataset as ds
 from dnafeat import storage
 from dnafeat.errors import StoreError
 from dnafeat.store import digests, durability
-from dnafeat.store.conditions import Where, listed, stood
+from dnafeat.store.conditions import stood
 from dnafeat.store.data_file import Change
-from dnafeat.store.history import LISTED, NAMED, AsOf, History
+from dnafeat.store.history import LISTED, NAMED, History
 from dnafeat.store.lineages import described, loaded, parsed
 from dnafeat.store.names import Names
 from dnafeat.store.ownership import claim
-from dnafeat.store.reading import Reading, check_selection, chosen, load_entries
+from dnafeat.store.queries import Queries
 from dnafeat.store.retry import looking_again
 from dnafeat.store.schema import TABLES, arrow_schema
 from dnafeat.store.table import Table
 
 
-class Store:
+class Store(Queries):
     """The store at a local folder or an `s3://` prefix. Nothing is read or made before it is needed."""
 
     def __init__(self, uri: str) -> None:
@@ -84,9 +84,9 @@ class Store:
     def versions(self) -> pa.Table:
         """One row for each feature version that has a published run, oldest first.
 
-        Columns: `feature_version`, `names` (list of str), `model`, `adapter`, `precision`, `projection` (its name), `parent` (the
-        version that `cls`, `mean` and `max` are read from, or null), `channels` (list of str), `sources` (list of str), `sequences`
-        (rows of `read`), `recorded_at`, `lineage` (JSON).
+        Columns: `feature_version`, `name` (that it has by itself), `names` (that were given, list of str), `model`, `adapter`,
+        `precision`, `projection` (its name), `parent` (the version that `cls`, `mean` and `max` are read from, or null), `channels`
+        (list of str), `sources` (list of str), `sequences` (rows of `read`), `recorded_at`, `lineage` (JSON).
         """
         history = self.history()
 
@@ -102,6 +102,7 @@ class Store:
             rows.append(
                 {
                     "feature_version": version,
+                    "name": history.names.own_name(version),
                     "names": history.names.names_of(version),
                     **described(parsed(event, self.uri)),
                     "parent": history.parent(version),
@@ -115,6 +116,7 @@ class Store:
         text = pa.string()
         columns = {
             "feature_version": text,
+            "name": text,
             "names": pa.list_(text),
             "model": text,
             "adapter": text,
@@ -175,108 +177,6 @@ class Store:
         """
         digest = self.resolve(version)
         return self.record_version(digest, event="name", name=name) or name, digest
-
-    # -- reading -------------------------------------------------------------------------------------------------------
-
-    def read(
-        self,
-        version: str | None = None,
-        columns: Sequence[str] | None = None,
-        source: str | None = None,
-        as_of: AsOf | None = None,
-        where: Where | None = None,
-        run: str | int | None = None,
-    ) -> pa.Table:
-        """The entries of a version with their vectors.
-
-        Parameters
-        ----------
-        version : str | None
-            A version, a name or a channel, as they are named now; None: the channel `production`, or the only version there is.
-        columns : sequence of str | None
-            Any of cls, mean, max, projected, sequence_digest, bases, tokens, windows, run_id; vectors with plus signs between them,
-            as in `cls+mean`, come end to end as one column of that name; None: the stored vectors.
-        source : str | None
-            One source's name; None: all sources that have filled the version.
-        as_of : str | int | datetime.date | None
-            The state as it was when a run was published, by its id or number, or at a time: a datetime (without a zone: UTC), a date
-            (its end, UTC), or either in ISO format; None: the newest. Of each source its last published run up to then counts, less
-            what has been withdrawn or forgotten since.
-        where : mapping of str to str or sequence of str | None
-            Keys, or `sequence_id`, and the value or values that each may have: only such entries. Of the vectors only those files and
-            row groups are read in which one of theirs can stand.
-        run : str | int | None
-            A published run by its id or number: its version and its source, as of it. In place of version, source and as_of.
-
-        Returns
-        -------
-        pyarrow.Table
-            `sequence_id`, `source_name`, the keys of which any entry of the version had a value then, and `columns`, in no particular
-            order. A vector column is one array, a fixed-size list of float32; `dnafeat.matrix(table["mean"])` is its (n, width) NumPy
-            array, without a copy.
-
-        Raises
-        ------
-        StoreError
-            Something that was asked for is not there, nothing was published by then, or the store is damaged.
-        """
-        return self.reading(version, columns, source, as_of, where, run).table()
-
-    def scan(
-        self,
-        version: str | None = None,
-        columns: Sequence[str] | None = None,
-        source: str | None = None,
-        as_of: AsOf | None = None,
-        where: Where | None = None,
-        run: str | int | None = None,
-    ) -> Iterator[pa.RecordBatch]:
-        """`read` in batches: ids and keys are held in memory, vectors pass through. At least one batch, which may be empty."""
-        return self.reading(version, columns, source, as_of, where, run).batches()
-
-    def reading(
-        self,
-        version: str | None = None,
-        columns: Sequence[str] | None = None,
-        source: str | None = None,
-        as_of: AsOf | None = None,
-        where: Where | None = None,
-        run: str | int | None = None,
-    ) -> Reading:
-        """Resolve a read without reading vectors: the version, and its entries with ids and keys."""
-        check_selection(version, source, where)
-        # Iterators, too, have to last for more than one look.
-        where = None if where is None else {name: listed(values) for name, values in where.items()}
-        columns = listed(columns)
-        return looking_again(lambda: self._resolved(version, columns, source, as_of, where, run))
-
-    def _resolved(
-        self,
-        version: str | None,
-        columns: Sequence[str] | None,
-        source: str | None,
-        as_of: AsOf | None,
-        where: Where | None,
-        run: str | int | None,
-    ) -> Reading:
-        history = self.history()
-        if run is not None:
-            for name, value in (("version", version), ("source", source), ("as_of", as_of)):
-                if value is not None:
-                    raise StoreError(f"run {run!r} says which version, source and time are read: leave out {name} {str(value)!r}")
-            row = history.run(run)
-            version, source, as_of = row["feature_version"], row["source_name"], row["run_number"]
-        digest = history.resolve(version)
-        state = history.state(digest, as_of, source)
-        names = chosen(columns, digest, history.vectors(digest))
-        # Loaded after `runs`, both tables hold at least what the published runs name. And `features` first: an erasure takes the names
-        # out of `sequences` before it takes out the vectors, so that all that is named has its vectors.
-        self.features.reload().version()
-        self.sequences.reload()
-        self.check_whole(history, state.values())
-        whole = history.state(digest, as_of)
-        entries = load_entries(self.sequences, state, whole, where)
-        return Reading(self.features, digest, state, names, entries, parent=history.parent(digest), sequences=self.sequences)
 
     # -- what the tables say -------------------------------------------------------------------------------------------
 

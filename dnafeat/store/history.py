@@ -109,7 +109,7 @@ class History:
         if matches:
             raise StoreError(f"{version!r} is the beginning of {' and of '.join(matches)} in {self.uri}: give more of it")
         there = [*published, *self.names.given, *self.names.channels]
-        hint = did_you_mean(version or "", there)
+        hint = did_you_mean(version or "", [*there, *self.names.own])
         raise StoreError(f"{self.uri} has no version, name or channel {version!r}: there are {', '.join(there)}{hint}")
 
     def _of(self, event: str) -> Iterable[dict[str, Any]]:

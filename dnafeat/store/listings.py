@@ -12,15 +12,15 @@ from dnafeat.text import fitted
 
 def format_versions(rows: list[dict], width: int | None = None) -> str:
     """Versions as a small table, in blocks where the terminal is narrower."""
-    table = [["version", "entries", "precision", "names", "channels", "model", "projection"]]
+    table = [["name", "version", "entries", "precision", "names", "channels", "model", "projection"]]
     for row in rows:
         model = row["model"] + (f" + {row['adapter']}" if row["adapter"] else "")
         called = [",".join(row[kind]) or "-" for kind in ("names", "channels")]
         rounding = (loaded(row["lineage"]) or {}).get("rounding")
         precision = row["precision"] + (f", rounded to {rounding}" if rounding else "")
         projection = row["projection"] + (f" of {row['parent']}" if row["parent"] else "")
-        table.append([row["feature_version"], f"{row['sequences']:,}", precision, *called, model, projection])
-    return fitted(table, right={1}, width=width, lead=2)
+        table.append([row["name"] or "-", row["feature_version"], f"{row['sequences']:,}", precision, *called, model, projection])
+    return fitted(table, right={2}, width=width, lead=3)
 
 
 def format_runs(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> str:

@@ -15,6 +15,7 @@ from dnafeat.errors import StoreError
 from dnafeat.store import digests
 from dnafeat.store.matrices import fixed, matrix
 from dnafeat.store.schema import arrow_schema
+from dnafeat.store.sparse import sought_rows
 from dnafeat.store.table import Table
 from dnafeat.vectors import VECTORS
 
@@ -35,11 +36,14 @@ class Lookup:
     version : str
     parent : str | None
         A parent has none itself.
+    sparse : bool
+        Whether few of the version's sequences are looked up, so that pages without any of them are not unpacked.
     """
 
     features: Table
     version: str
     parent: str | None = None
+    sparse: bool = False
 
     def rows(self, names: np.ndarray, columns: Sequence[str]) -> pa.RecordBatch:
         """Rows in the order of `names`, sorted digests, (n,) of dtype S35: `columns` of `features`, vectors as fixed-size lists.
@@ -73,6 +77,8 @@ class Lookup:
         return np.concatenate(found)
 
     def _pages(self, version: str, columns: Sequence[str], sought: np.ndarray) -> Iterator[pa.RecordBatch]:
+        if self.sparse:
+            return sought_rows(self.features, version, columns, sought)
         ends = [(_NAME, how, end.decode()) for how, end in zip((">=", "<="), sought[[0, -1]], strict=True)]
         return self.features.pages(columns, [("feature_version", "=", version), *ends], _PAGE_ROWS, sought)
 

@@ -22,6 +22,24 @@ from dnafeat.urls import delta_uri
 
 MARKER = "_dnafeat.json"
 """A file in the folder of a store, which says that it is one. Stores of earlier releases get theirs with the next run or `maintain`."""
+README = "README.md"
+"""A file beside it that says how a store is read; it is written once, with the marker."""
+_ABOUT = """\
+# A store of dnafeat
+
+The folders here are Delta tables. Do not read their Parquet files as they lie: some are of runs that ended early, or of rows that
+were replaced or erased since, and the log of each table (`_delta_log`) says which count.
+
+    import dnafeat
+    table = dnafeat.Store("this folder").read(columns=["mean"])     # pip install dnafeat
+
+    from deltalake import DeltaTable                                # or anything else that reads Delta
+    DeltaTable("this folder/sequences").to_pyarrow_table()
+
+`dnafeat sql --store "this folder"` prints views for DuckDB, polars and Spark; `dnafeat export` writes plain Parquet files that never
+change. `features` has a row of vectors for each distinct sequence and version, `sequences` the entries that have them, `runs` what is
+published. Vectors of human DNA are personal genetic data.
+"""
 _TABLES = (*TABLES, *ON_DEMAND)
 PARTS = (*_TABLES, "work", "projectors")
 
@@ -29,7 +47,7 @@ _HEX = "[0-9a-f]"
 _TEMPORARY = rf"\.(clock|writable)-{_HEX}{{32}}"
 # Of `storage.write_whole`: a file that is not renamed yet.
 _HIDDEN = re.compile(rf"{_TEMPORARY}|\..+\.{_HEX}{{32}}")
-_PROBE = re.compile(rf"\.?{_TEMPORARY}(\.{_HEX}{{32}})?|\.{re.escape(MARKER)}\.{_HEX}{{32}}")
+_PROBE = re.compile(rf"\.?{_TEMPORARY}(\.{_HEX}{{32}})?|\.({re.escape(MARKER)}|README\.md)\.{_HEX}{{32}}")
 _DATA = re.compile(rf".+-{_HEX}{{32}}\.parquet")
 _PROJECTOR = re.compile(rf"{_HEX}{{64}}\.(json|safetensors)")
 # What a new file system has at its root.
@@ -84,7 +102,7 @@ def _is_own(path: str) -> bool:
     part, _, rest = path.partition("/")
     if part in _TABLES and (rest.startswith("_delta_log/") or is_data_file(part, rest)):
         return True
-    return path == MARKER or is_leftover(path) or is_projector(path) or work_of(path) is not None
+    return path in (MARKER, README) or is_leftover(path) or is_projector(path) or work_of(path) is not None
 
 
 def _is_place(table: str, folder: str) -> bool:
@@ -119,6 +137,9 @@ def claim(uri: str) -> None:
     about = {"format": 1, "about": "A dnafeat store. `dnafeat maintain` deletes files of its own below this folder."}
     with storage.reached(uri):
         storage.write_whole(storage.join(uri, MARKER), lambda file: file.write(f"{json.dumps(about)}\n".encode()))
+        # After the marker: whoever finds it alone would take it for another's file. One that is there already stays.
+        if README not in there:
+            storage.write_whole(storage.join(uri, README), lambda file: file.write(_ABOUT.encode()))
     if storage.is_local(uri):
         durability.sync(str(Path(uri).parent), [f"{storage.name(uri)}/{MARKER}"])
 

@@ -313,7 +313,13 @@ def chosen(columns: Sequence[str] | None, version: str, held: Sequence[str]) -> 
     return tuple(dict.fromkeys(columns))
 
 
-def load_entries(sequences: Table, state: Mapping[str, int], whole: Mapping[str, int], where: Where | None) -> Entries:
+def load_entries(
+    sequences: Table,
+    state: Mapping[str, int],
+    whole: Mapping[str, int],
+    where: Where | None,
+    here: pc.Expression | None = None,
+) -> Entries:
     """The entries of a state that meet all conditions.
 
     Parameters
@@ -325,6 +331,8 @@ def load_entries(sequences: Table, state: Mapping[str, int], whole: Mapping[str,
         The same of every source of the version: keys of which no entry has a value there are left out. They were brought by a run that
         came later, or of another version, and what a run gave once it gives for ever.
     where : Where | None
+    here : pyarrow.compute.Expression | None
+        A further condition on rows of `sequences`.
 
     Raises
     ------
@@ -333,13 +341,15 @@ def load_entries(sequences: Table, state: Mapping[str, int], whole: Mapping[str,
     """
     keys = [name for name in sequences.schema().names if name not in arrow_schema("sequences").names]
     chosen_by = conditions(where or {}, keys, sequences.uri.rpartition("/")[0])
+    if here is not None:
+        chosen_by = here if chosen_by is None else chosen_by & here
     columns = ["source_name", _ID, "sequence_digest", *keys]
     parts = []
     for source, number in state.items():
         rows = stood(source, number) if chosen_by is None else stood(source, number) & chosen_by
         parts.append(sequences.read(columns, rows, [("source_name", "=", source)]))
     table = pa.concat_tables(parts)
-    for column, values in (where or {}).items():
+    for column, values in (where or {}).items() if here is None else ():
         warn_of_unknown(sequences, state, column, [values] if isinstance(values, str) else values, table[column])
     unseen = {key for key in keys if table[key].null_count == len(table)}
     unseen -= keys_with_values(sequences, whole, sorted(unseen))

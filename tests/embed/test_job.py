@@ -198,7 +198,7 @@ def test_rounded_vectors_are_a_version_of_their_own_and_the_encoders(
         assert np.quantile(np.abs(found - getattr(expected, column)), 0.98) == 0
     capsys.readouterr()
     assert main(["versions", "--store", store]) == 0
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines()}
     assert "rounded to bfloat16" in lines[rounded.feature_version]
     assert "rounded" not in lines[plain.feature_version]
 

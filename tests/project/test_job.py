@@ -308,7 +308,7 @@ def test_the_commands_say_what_a_child_is(child: tuple[Store, str], artifact: st
     assert main(["project", "--store", store.uri, "--version", A.digest, "--projector", "random@5", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["projected"] == 12
     assert main(["versions", "--store", store.uri]) == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(version))
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.split()[1] == version)
     assert line.endswith(f"{load_projector(artifact).name} of {A.digest}")
     assert main(["files", "--store", store.uri, "--version", version]) == 0
     assert f"--version {A.digest}" in capsys.readouterr().err

@@ -569,9 +569,9 @@ def test_the_command_names_points_lists_and_reads(two: Store, tmp_path: Path, ca
     )
     listed = [line.split() for line in said("versions").splitlines()]
     assert listed == [
-        ["version", "entries", "precision", "names", "channels", "model", "projection"],
-        [A.digest, "6", "float32", "lora@1", "production", "tests-1", "random@0"],
-        [B.digest, "3", "float32", "lora@2", "staging", "tests-2", "random@0"],
+        ["name", "version", "entries", "precision", "names", "channels", "model", "projection"],
+        ["tests-1@1", A.digest, "6", "float32", "lora@1", "production", "tests-1", "random@0"],
+        ["tests-2@1", B.digest, "3", "float32", "lora@2", "staging", "tests-2", "random@0"],
     ]
     assert [row["names"] for row in json.loads(said("versions", "--json"))] == [["lora@1"], ["lora@2"]]
     said("read", "--where", "subject=s1", "--where", "subject=s3", "--where", "sequence_id=a", "--output", str(output))
