@@ -94,6 +94,25 @@ COMMANDS: tuple[Command, ...] = (
         needs=_ENCODES,
     ),
     Command(
+        name="effects",
+        group="embed",
+        summary="measure how far variants move the vectors around them",
+        settings="dnafeat.effects.config:EffectsConfig",
+        job="dnafeat.cli.jobs:effects",
+        form="dnafeat.effects.report:format_summary",
+        streams=True,
+        examples=(
+            "effects --store ./store --genome hg38.fa --vcf sites.vcf.gz --strands both --output effects.parquet",
+            "effects --store ./store --genome hg38.fa --vcf chr1.vcf.gz --regions genes.gff3 --output effects.tsv",
+            "effects --store ./store --genome hg38.fa --vcf chr1.vcf.gz --regions genes.gff3 --tile 1000 --scope haplotype --output -",
+        ),
+        about="Writes a row for each variant, region and stored vector, with cosine distance and L2 to the genome's letters, to the output "
+        "and to table effects of the store. Each distinct window is encoded once; the same command again encodes nothing. With --strands "
+        "both the strand of a gene makes no difference. Rank variants of one kind alone: an indel moves every later token.",
+        reads=("genome", "regions", "vcf", "samples"),
+        needs=_ENCODES,
+    ),
+    Command(
         name="versions",
         group="look",
         summary="list the versions of a store",
