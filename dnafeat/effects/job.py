@@ -85,9 +85,9 @@ def effects(config: EffectsConfig, *, show: bool = True) -> EffectsSummary:
             f"a window of {config.window} bases is too small for a token of this model, which takes {encoder.min_bases}: give a larger "
             f"--window"
         )
+    source, number = _source(config, store, encoder)
     store.create()
     check_vectors(store, encoder.version, encoder.config)
-    source, number = _source(config, store, encoder)
     own = source if config.scope == "window" else f"{EFFECTS}{source}#haplotype"
     erasures = forgotten(store.sequences.reload())
     spec = RunSpec(

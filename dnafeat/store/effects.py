@@ -57,11 +57,13 @@ def replace(table: Table, key: Mapping[str, Any], files: Sequence[DataFile], che
         check()
         kept, removed = list[DataFile](), list[str]()
         for path in table.paths([("source_name", "=", key["source_name"])]):
-            if any(_has(piece, key).any() for piece in table.pieces(path)):
+            sizes = [(len(piece), int(_has(piece, key).sum())) for piece in table.pieces(path)]
+            rows, mine = (sum(column) for column in zip(*sizes, strict=True))
+            if mine:
                 removed.append(path)
+            if 0 < mine < rows:
                 others = (piece.filter(pa.array(~_has(piece, key))) for piece in table.pieces(path))
-                left = draft(table.write((piece for piece in others if len(piece)), stem=f"kept-{uuid.uuid4().hex}"))
-                kept += [left] if left.rows else []
+                kept.append(draft(table.write(filter(len, others), stem=f"kept-{uuid.uuid4().hex}")))
         return Change(added=[*files, *kept], removed=removed) if files or removed else None
 
     settle(table, change)

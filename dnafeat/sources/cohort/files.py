@@ -198,8 +198,8 @@ class CohortReader:
                 self._files.append((uri, file, frozenset(index.contigs(file))))
             self._stack = stack.pop_all()
 
-    def records(self, contig: str, start: int, end: int) -> Iterator[Any]:
-        """The records that overlap a stretch of one of the genome's contigs, in the files' order."""
+    def records(self, contig: str, start: int, end: int | None) -> Iterator[Any]:
+        """The records that overlap a stretch of one of the genome's contigs, in the files' order; None: up to the last one."""
         name = self.files.contigs.get(contig)
         if name is None:
             return iter(())

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dnafeat.errors import UsageError
 from dnafeat.sources.cohort import alleles as rules
 from dnafeat.sources.cohort import files
 from dnafeat.sources.cohort.alleles import Record, check_reference, record_of
@@ -204,7 +205,10 @@ class _Stretches:
     def read(self, stretch: Stretch) -> Iterator[Variant]:
         seen: set[str] = set()
         order: deque[tuple[int, str]] = deque()
-        for found in self.cohort.records(stretch.contig, stretch.start, stretch.end):
+        length = self.letters.lengths[stretch.contig]
+        # A record behind the contig's end shows that the file is of another genome.
+        end = None if self.parts is None and stretch.end == length else stretch.end
+        for found in self.cohort.records(stretch.contig, stretch.start, end):
             if self.layout.only_pass and not passes(found):
                 continue
             record = record_of(found, stretch.contig)
@@ -240,7 +244,10 @@ class _Stretches:
                 yield variant
 
     def _check(self, record: Record) -> None:
-        end = min(record.start + len(record.ref), self.letters.lengths[record.contig])
+        length = self.letters.lengths[record.contig]
+        if record.start >= length:
+            raise UsageError(f"{record.place}: the genome has {length} bases of {record.contig}: the cohort is of another genome")
+        end = min(record.start + len(record.ref), length)
         check_reference(record, self.letters.get(record.contig, record.start, end), "the cohort")
 
     def _numbers(self, record: Record, found: Any) -> np.ndarray:
