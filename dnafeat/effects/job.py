@@ -26,7 +26,7 @@ from dnafeat.effects.config import EffectsConfig
 from dnafeat.effects.encoder import SequenceEncoder, find
 from dnafeat.effects.intake import Described, take_in_variants
 from dnafeat.effects.report import EffectsSummary, Quartiles
-from dnafeat.embed import changes
+from dnafeat.embed import opening
 from dnafeat.embed.config import EmbedConfig
 from dnafeat.embed.intake import Checks, Intake, is_large
 from dnafeat.embed.job import EncoderVectors, check_vectors, default_source_name
@@ -302,7 +302,7 @@ class _Table:
         if len(runs) == 1 and before.hexdigest() == found.fingerprint:
             self.run_id, self.unchanged = runs.pop(), True
             return
-        tables = changes.in_files(changes.chunks(found.rows.every_batch()))
+        tables = opening.in_files(opening.chunks(found.rows.every_batch()))
         files = [table.write(rows, stem=self.run_id) for rows in tables]
         replace_rows(table, self.key, files, self.check)
 
