@@ -146,7 +146,7 @@ def test_files_of_haplotypes_are_listed_where_there_are_some(place: Place) -> No
     store = Store(place.store)
     with pytest.raises(UsageError, match="no table haplotypes yet"):
         file_list(store, "haplotypes")
-    with pytest.raises(UsageError, match=r"no table 'haplotype': .*rejects, runs, haplotypes .*haplotypes"):
+    with pytest.raises(UsageError, match=r"no table 'haplotype': .*rejects, runs, haplotypes, effects .*haplotypes"):
         file_list(store, "haplotype")
     place.embed(place.vcf(0, 1), max_closed=1.0)
     listed = file_list(store, "haplotypes")
