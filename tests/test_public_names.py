@@ -15,6 +15,7 @@ PUBLIC = {
     "dnafeat.bench": ["BenchmarkConfig", "benchmark"],
     "dnafeat.cluster": ["start_ray", "stop_ray"],
     "dnafeat.demo": ["Cohort", "simulate"],
+    "dnafeat.effects": ["EffectsConfig", "effects"],
     "dnafeat.embed": ["EmbedConfig", "NightlyConfig", "embed", "nightly"],
     "dnafeat.encoder": ["Encoder", "EncodingConfig", "load_model", "load_tokenizer"],
     "dnafeat.finetune": ["FinetuneConfig", "PredictConfig", "finetune", "predict"],

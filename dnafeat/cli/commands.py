@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dnafeat.cli.command import Command
+from dnafeat.cli.embedding import EMBEDDING, ENCODES
 from dnafeat.cli.keeping import KEEPING
 
 GROUPS = {
@@ -16,8 +17,7 @@ GROUPS = {
     "help": "Help",
 }
 
-_ENCODES = ("torch", "transformers", "tokenizers", "safetensors")
-_TRAINS = (*_ENCODES, "peft", "ray", "sklearn")
+_TRAINS = (*ENCODES, "peft", "ray", "sklearn")
 
 COMMANDS: tuple[Command, ...] = (
     Command(
@@ -48,7 +48,7 @@ COMMANDS: tuple[Command, ...] = (
         job="dnafeat.cli.jobs:models",
         form="dnafeat.cli.jobs:format_models",
         examples=("models", "models --json"),
-        needs=_ENCODES,
+        needs=ENCODES,
     ),
     Command(
         name="model-info",
@@ -58,41 +58,9 @@ COMMANDS: tuple[Command, ...] = (
         job="dnafeat.cli.jobs:model_info",
         form="dnafeat.encoder.info:format_info",
         examples=("model-info dnafeat-mini", "model-info zhihan1996/DNABERT-2-117M --json"),
-        needs=_ENCODES,
+        needs=ENCODES,
     ),
-    Command(
-        name="embed",
-        group="embed",
-        summary="embed sequences into a store",
-        settings="dnafeat.embed.config:EmbedConfig",
-        job="dnafeat.embed.job:embed",
-        form="dnafeat.embed.report:describe_run",
-        examples=(
-            "embed genome.fna.gz --tile 300 --stride 300 --store ./store",
-            "embed 's3://bucket/reads/*.csv.gz' --store s3://bucket/store --num-actors 8",
-            "embed --genome hg38.fa --regions genes.gff3 --vcf chr1.vcf.gz --store ./store --source-name cohort",
-        ),
-        about="Encodes only what the store does not have yet: the same command again encodes nothing. Lengths are in bases unless a "
-        "name says tokens. - reads FASTA, FASTQ, CSV or TSV from standard input.",
-        reads=("sources", "genome", "regions", "vcf", "samples", "salt_file"),
-        needs=_ENCODES,
-    ),
-    Command(
-        name="nightly",
-        group="embed",
-        summary="embed new sequences, then move a channel once complete",
-        settings="dnafeat.embed.config:NightlyConfig",
-        job="dnafeat.embed.schedule:nightly",
-        form="dnafeat.cli.jobs:format_result",
-        examples=(
-            "nightly cohort.csv --store ./store --source-name cohort",
-            "nightly --config jobs/nightly.yaml --run-id 2026-11-21",
-        ),
-        about="For scheduled runs. The channel moves once the new version covers every source of the old one. A run id that is published "
-        "already does nothing.",
-        reads=("sources", "genome", "regions", "vcf", "samples", "salt_file"),
-        needs=_ENCODES,
-    ),
+    *EMBEDDING,
     Command(
         name="versions",
         group="look",
@@ -204,7 +172,7 @@ COMMANDS: tuple[Command, ...] = (
         about="Writes a row of labels and probabilities for each sequence, in the order of the input. The output is Parquet, or CSV or "
         "TSV where its name ends so.",
         reads=("input", "genome", "regions", "vcf", "samples"),
-        needs=_ENCODES,
+        needs=ENCODES,
     ),
     Command(
         name="pretrain",
@@ -235,7 +203,7 @@ COMMANDS: tuple[Command, ...] = (
         ),
         about="Statistics are fitted on named training entries only. The artifact is for --projector.",
         reads=("train", "salt_file"),
-        needs=_ENCODES,
+        needs=ENCODES,
     ),
     Command(
         name="project",
@@ -249,7 +217,7 @@ COMMANDS: tuple[Command, ...] = (
             "project --store ./store --projector random@5 --version production",
         ),
         about="Makes a child version, of which only the column projected is written. Nothing is encoded.",
-        needs=_ENCODES,
+        needs=ENCODES,
     ),
     Command(
         name="align",

@@ -59,7 +59,7 @@ class FilesConfig(Settings, section="input"):
     """`dnafeat files`."""
 
     place: StoreConfig = part(StoreConfig)
-    table: str = option("features, sequences, versions, rejects, runs, or haplotypes, which a cohort has", "features")
+    table: str = option("features, sequences, versions, rejects, runs, haplotypes or effects", "features")
     version: str | None = option("of features: this version, name or channel only", None)
     output: str | None = option("write the list there; - is standard output", None, section="output")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from dnafeat.cli.stdio import STANDARD, format_of, is_special, write_delimited, 
 
 if TYPE_CHECKING:
     from dnafeat.bench.config import BenchmarkConfig
+    from dnafeat.effects.config import EffectsConfig
     from dnafeat.finetune.config import PredictConfig
 
 
@@ -62,22 +63,42 @@ def format_result(summary: Any) -> str:
 
 def predict(config: PredictConfig, *, show: bool, stdout: IO[str]) -> Any:
     """`dnafeat predict`: Parquet as the job writes it, or delimited text made of it."""
+    from dnafeat.finetune.prediction import format_summary, predict
+    from dnafeat.sources.reader import expand
+
+    return _delivered(config, lambda own: predict(own, show=show), format_summary, lambda: expand(config.input), stdout)
+
+
+def effects(config: EffectsConfig, *, show: bool, stdout: IO[str]) -> Any:
+    """`dnafeat effects`: Parquet as the job writes it, or delimited text made of it."""
+    from dnafeat.effects.job import effects
+    from dnafeat.effects.report import format_summary
+
+    inputs = [uri for uri in (config.genome, config.regions, config.samples, *config.vcf) if uri]
+    return _delivered(config, lambda own: effects(own, show=show), format_summary, lambda: inputs, stdout)
+
+
+def _delivered(
+    config: Any, job: Callable[[Any], Any], form: Callable[[Any], str], inputs: Callable[[], Sequence[str]], stdout: IO[str]
+) -> Any:
+    """Run a job whose settings have `output` and `format`, and give its table the form that is asked for.
+
+    The summary has `output` and `bytes`. Where standard output takes the table, its first line becomes a remark.
+    """
     import pyarrow.parquet as pq
 
     from dnafeat import storage
     from dnafeat.errors import UsageError
-    from dnafeat.finetune.prediction import format_summary, predict
-    from dnafeat.sources.reader import expand
 
     kind = format_of(config.output, config.format, stdout)
     # The job writes Parquet and replaces files: text and special files are made of a table beside.
     if kind == "parquet" and not is_special(config.output):
-        return predict(config, show=show)
-    if storage.absolute(config.output) in [storage.absolute(file) for file in expand(config.input)]:
+        return job(config)
+    if storage.absolute(config.output) in [storage.absolute(file) for file in inputs()]:
         raise UsageError(f"{config.output} is both input and output: give another --output")
     with tempfile.TemporaryDirectory(prefix="dnafeat-") as folder:
-        table = f"{folder}/predictions.parquet"
-        summary = predict(config.replace(output=table), show=show)
+        table = f"{folder}/table.parquet"
+        summary = job(config.replace(output=table))
         with (
             storage.reached(config.output),
             written(config.output, stdout) as place,
@@ -87,7 +108,9 @@ def predict(config: PredictConfig, *, show: bool, stdout: IO[str]) -> Any:
 
             def write(file: IO[bytes]) -> None:
                 if delimiter is not None:
-                    write_delimited(file, parquet.iter_batches(), delimiter)
+                    rows = write_delimited(file, parquet.iter_batches(), delimiter)
+                    if not rows:
+                        write_delimited(file, iter([_nothing(parquet.schema_arrow)]), delimiter)
                 else:
                     with Path(table).open("rb") as whole:
                         shutil.copyfileobj(whole, file)
@@ -96,7 +119,14 @@ def predict(config: PredictConfig, *, show: bool, stdout: IO[str]) -> Any:
     summary = replace(summary, output=config.output, bytes=size)
     if config.output != STANDARD:
         return summary
-    return Report(document=None, text="", remarks=(format_summary(summary).partition("\n")[0],))
+    return Report(document=None, text="", remarks=(form(summary).partition("\n")[0],))
+
+
+def _nothing(schema: Any) -> Any:
+    """A batch without rows, for a header alone."""
+    import pyarrow as pa
+
+    return pa.RecordBatch.from_pylist([], schema=schema)
 
 
 def benchmark(config: BenchmarkConfig) -> Report:

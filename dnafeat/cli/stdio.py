@@ -175,14 +175,16 @@ class _Kept(io.RawIOBase):
 
 
 def _flat(batch: Any) -> Any:
-    """A batch whose vectors are columns `mean_0`, `mean_1`, …"""
+    """A batch whose vectors are columns `mean_0`, `mean_1`, …, and whose lists of texts are texts with `;` between."""
     import numpy as np
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     arrays, names = [], []
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         if not pa.types.is_fixed_size_list(column.type):
-            arrays.append(column)
+            texts = pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type)
+            arrays.append(pc.binary_join(column.cast(pa.list_(pa.string())), ";") if texts else column)
             names.append(name)
             continue
         width = column.type.list_size

@@ -67,12 +67,17 @@ def commit_haplotypes(store: Store, source_name: str, intake: Intake, number: in
     settle(store.haplotypes, change)
 
 
+def _places(intake: Intake, batch: pa.RecordBatch, partitions: int) -> np.ndarray | None:
+    """The partition of each row; of a source that is no cohort all are in one, and are not dealt out by region."""
+    return intake.deal(batch, partitions) if partitions > 1 else None
+
+
 def _counts(store: Store, source_name: str, intake: Intake, number: int, partitions: int, folder: Path | str) -> Spill:
     """The carriers in `sequences` as of a run, by partition of regions."""
     spill = Spill(storage.join(str(folder), uuid.uuid4().hex), "carriers", COUNTED, partitions)
     for table in counted(store.sequences.reload(), source_name, number):
         for batch in table.combine_chunks().to_batches():
-            spill.add(batch, intake.deal(batch, partitions))
+            spill.add(batch, _places(intake, batch, partitions))
     spill.close()
     return spill
 
@@ -90,7 +95,7 @@ def _before(table: Table, source_name: str, intake: Intake, partitions: int, fol
             rows = rows.append_column("path", pa.repeat(pa.scalar(path), len(rows))).append_column("place", places)
             mine = rows.filter((pc.field("source_name") == source_name) & pc.field("until_run").is_null())
             for batch in mine.combine_chunks().cast(schema).to_batches():
-                spill.add(batch, intake.deal(batch, partitions))
+                spill.add(batch, _places(intake, batch, partitions))
     spill.close()
     return spill
 

@@ -37,6 +37,7 @@ from dnafeat.store.schema import arrow_schema
 
 if TYPE_CHECKING:
     from dnafeat.sources.cohort.layout import RegionLayout
+    from dnafeat.sources.cohort.variants import VariantLayout
 
 # Bytes of the unpacked source that a partition may hold, and the same of a source that is worth spreading.
 _PARTITION_BYTES, _LARGE_PARTITION_BYTES = 16 * 2**20, 64 * 2**20
@@ -164,7 +165,7 @@ def check_names(keys: Sequence[str], stored: Sequence[str]) -> None:
             )
 
 
-def is_large(layout: sources.Layout | RegionLayout) -> bool:
+def is_large(layout: sources.Layout | RegionLayout | VariantLayout) -> bool:
     """Whether a source is worth spreading over tasks."""
     return layout.unpacked > _LARGE
 

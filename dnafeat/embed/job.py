@@ -74,11 +74,11 @@ def embed(config: EmbedConfig, *, show: bool = True) -> RunSummary:
     regions = look_regions(config.reference, config.tile, config.stride) if config.reference.genome is not None else None
     discretion = _discretion(config)
     model = Source.find(config.encoding)
-    version = _version(config, model)
+    version = version_of(config, model)
     tokenizer = model.tokenizer(config.encoding)
     store = Store(config.store)
     store.create()
-    _check_vectors(store, version, config)
+    check_vectors(store, version, config)
     name = config.source_name or default_source_name(config)
     spec = RunSpec(
         settings=config,
@@ -96,7 +96,7 @@ def embed(config: EmbedConfig, *, show: bool = True) -> RunSummary:
         started=started,
     )
     entries = _Entries(config, files, regions, discretion, tokenizer.min_bases, show)
-    return carry_out(spec, entries, _Encoding(config, spec, model, tokenizer, show))
+    return carry_out(spec, entries, EncoderVectors(config, spec, model, tokenizer, show))
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class _Entries:
 
 
 @dataclass(frozen=True)
-class _Encoding:
+class EncoderVectors:
     """Vectors that an encoder makes."""
 
     config: EmbedConfig
@@ -189,7 +189,7 @@ def gathered(rows: Iterable[pa.Table]) -> tuple[list[Receipt], list[str]]:
     return sorted(receipts, key=lambda one: one.shard), refused
 
 
-def _version(config: EmbedConfig, source: Source) -> FeatureVersion:
+def version_of(config: EmbedConfig, source: Source) -> FeatureVersion:
     """The run's feature version, its precision resolved against the machines that will encode and not against this one."""
     gpu = config.actors.gpus_per_actor > 0 if config.actors.gpus_per_actor is not None else None
     if gpu is None and on_cluster() and config.actors.runner != "local":
@@ -207,7 +207,7 @@ def _discretion(config: EmbedConfig) -> Discretion:
     return Discretion(columns=config.hash_keys, salt=salt, keep_text=keep, keyed_digests=config.keyed_digests)
 
 
-def _check_vectors(store: Store, version: FeatureVersion, config: EmbedConfig) -> None:
+def check_vectors(store: Store, version: FeatureVersion, config: EmbedConfig) -> None:
     """Raises UsageError where the store has the version with other vectors: a version's rows all have the same."""
     known = store.lineage(version.digest)
     kept = vectors_of(known) if known else list(config.vectors)

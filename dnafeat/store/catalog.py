@@ -1,4 +1,4 @@
-"""A feature store: five Delta tables, or six, below one folder or prefix, and how they are read. Knows neither Ray nor torch."""
+"""A feature store: five to seven Delta tables below one folder or prefix, and how they are read. Knows neither Ray nor torch."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dnafeat.store.conditions import stood
 from dnafeat.store.data_file import Change
 from dnafeat.store.history import LISTED, NAMED, History
 from dnafeat.store.lineages import described, loaded, parsed
-from dnafeat.store.names import Names
+from dnafeat.store.names import EFFECTS, Names
 from dnafeat.store.ownership import claim
 from dnafeat.store.queries import Queries
 from dnafeat.store.retry import looking_again
-from dnafeat.store.schema import TABLES, arrow_schema
+from dnafeat.store.schema import ON_DEMAND, TABLES, arrow_schema
 from dnafeat.store.table import Table
 
 
@@ -34,8 +34,8 @@ class Store(Queries):
         if not isinstance(uri, str | PurePath):
             raise StoreError(f"a store is a folder or an s3:// prefix, and not {uri!r}")
         self.uri = storage.absolute(str(uri))
-        self.features, self.sequences, self._versions, self.rejects, self.runs = (Table(self.uri, name) for name in TABLES)
-        self.haplotypes = Table(self.uri, "haplotypes")
+        tables = (Table(self.uri, name) for name in (*TABLES, *ON_DEMAND))
+        self.features, self.sequences, self._versions, self.rejects, self.runs, self.haplotypes, self.effects = tables
 
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
@@ -149,10 +149,10 @@ class Store(Queries):
         return self.history().names.channels
 
     def lacking(self, channel: str, version: str) -> list[str]:
-        """Sources that the channel's version has and another lacks, sorted; none where the channel points nowhere."""
+        """Sources that the channel's version has and another lacks, sorted, but for windows of variants; none without a channel."""
         history = self.history()
-        now = history.names.channels.get(channel)
-        return sorted(set(history.filled_by(now)) - set(history.filled_by(version))) if now else []
+        gone = history.filled_by(history.names.channels.get(channel, "")).keys() - history.filled_by(version).keys()
+        return sorted(source for source in gone if not source.startswith(EFFECTS))
 
     def point(self, channel: str, version: str | None = None) -> str:
         """Point a channel at a published version, and return the version's digest. Raises StoreError for a name of versions."""

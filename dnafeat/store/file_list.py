@@ -44,7 +44,11 @@ def file_list(store: Store, table: str = "features", version: str | None = None)
     if table in ON_DEMAND and not tables[table].exists():
         # Where there is no store at all that is said.
         store.runs.reload().version()
-        raise UsageError(f"{store.uri} has no table {table} yet: the first run of a cohort makes it (`dnafeat embed --vcf`)")
+        made = {
+            "haplotypes": "the first run of a cohort makes it (`dnafeat embed --vcf`)",
+            "effects": "`dnafeat effects` makes it",
+        }
+        raise UsageError(f"{store.uri} has no table {table} yet: {made[table]}")
     if version is not None and table != "features":
         raise UsageError(
             f"the files of table {table!r} are not apart by version: leave out the version, or list those of features"

@@ -11,9 +11,9 @@ What is done, in this order, and each step may be done again:
 3. `rejects`: refused entries that belong to the subject.
 4. Work shards under `work/`, and vector files that no commit names yet (`salvage`): the digests of step 2. What runs that are spread over
    a cluster have spilled there while they plan goes as a whole: they are refused anyway, and it holds ids and keys.
-5. `haplotypes`: carriers counted without the subject, and rows that are left without any; then `sequences`: the subject's rows, in all
-   intervals.
-6. `features`: the digests of step 2, in all versions.
+5. `effects` and the entries of its windows (`effects`), which only `haplotypes` and `sequences` tell whose they are. Then `haplotypes`:
+   carriers counted without the subject, and rows that are left without any; then `sequences`: the subject's rows, in all intervals.
+6. `features`: the digests of step 2, in all versions, and those of windows.
 
 Why in this order. Steps 3 and 4 need what only `sequences` knows, so they come before 5: a call that ended in the middle is made good
 by sending it again. Step 6 comes after 5, since readers would otherwise meet entries without vectors. A call that ended between the two
@@ -65,6 +65,8 @@ from dnafeat.store.conditions import Where, parse_where
 from dnafeat.store.cut import packing_of
 from dnafeat.store.damage import Damage, Rows, way_out
 from dnafeat.store.data_file import Change, DataFile
+from dnafeat.store.effects import personal as personal_effects
+from dnafeat.store.effects import recount_effects
 from dnafeat.store.erasure import ErasureSummary, texts_of, words
 from dnafeat.store.erasure import notes_of as _notes
 from dnafeat.store.retry import looking_again
@@ -156,10 +158,14 @@ def forget(store: Store, where: Where, *, dry_run: bool = False) -> ErasureSumma
         rejects, uncommitted = _take_rows(store.rejects, lambda rows: _refused(rows, wanted, pairs), damage)
         work = take_work(store, alone)
         uncommitted += take_uncommitted(store, alone)
+        personal = personal_effects(store, lambda rows: _matches(rows, wanted), damage)
+        if personal.windows:
+            _take_rows(store.sequences, personal.names, damage)
+        recount_effects(store.effects, personal, damage)
         recount(store.haplotypes, store.sequences, affected, lambda rows: _matches(rows, wanted), damage)
         entries, more = _take_rows(store.sequences, lambda rows: _matches(rows, wanted), damage)
         recount(store.haplotypes, store.sequences, affected, lambda rows: _matches(rows, wanted), damage)
-        vectors, _ = take_vectors(store, _within(alone), forgotten=True, damage=damage)
+        vectors, _ = take_vectors(store, _within(np.union1d(alone, personal.digests)), forgotten=True, damage=damage)
         notes = _notes(store, wanted, damage)
         if damage:
             raise DamagedError(

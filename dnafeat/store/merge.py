@@ -21,7 +21,10 @@ from dnafeat.store.upkeep import Upkeep
 
 _TARGET = 128 * 2**20  # bytes of a merged file; in memory it is about three times as much
 # Rows of a merged file. A run that closes an entry rewrites the file that it stands in, and a refused entry has up to 10,000 characters.
-_TARGET_ROWS = {"sequences": 1_000_000, "rejects": 50_000, "haplotypes": 1_000_000, "runs": 50_000, "versions": 50_000}
+_TARGET_ROWS = {
+    **dict.fromkeys(("sequences", "haplotypes", "effects"), 1_000_000),
+    **dict.fromkeys(("rejects", "runs", "versions"), 50_000),
+}
 _FEWEST = 4  # small files that are worth a merge
 _TOO_MANY = 64  # files of a table that is read whole
 _ORDER = {
@@ -29,9 +32,14 @@ _ORDER = {
     "rejects": ["source_name", "run_id", "file", "row"],
     "runs": ["run_number"],
     "haplotypes": ["source_name", "region_id", "sequence_digest", "from_run"],
+    "effects": ["source_name", "feature_version", "scope", "contig", "position", "region_id", "alternate_digest", "vector"],
     "versions": ["recorded_at"],
 }
-_RANGE = {"features": ("sequence_digest",), "sequences": ("source_name", cut.MEASURED[0]), "haplotypes": ("source_name",)}
+_RANGE = {
+    "features": ("sequence_digest",),
+    "sequences": ("source_name", cut.MEASURED[0]),
+    **dict.fromkeys(("haplotypes", "effects"), ("source_name",)),
+}
 
 
 def merge(upkeep: Upkeep, waiting: set[str]) -> None:

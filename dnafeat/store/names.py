@@ -16,6 +16,9 @@ import pyarrow as pa
 from dnafeat.errors import StoreError, UsageError
 from dnafeat.store.lineages import loaded
 
+EFFECTS = "effects:"
+"""How the name of a source begins whose entries are windows of variants."""
+
 _NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:@([1-9][0-9]*))?")
 
 

@@ -15,7 +15,7 @@ from deltalake import Schema
 
 TABLES = ("features", "sequences", "versions", "rejects", "runs")
 # Tables that a store has once a run needs them.
-ON_DEMAND = ("haplotypes",)
+ON_DEMAND = ("haplotypes", "effects")
 DROPPABLE = ("features", "sequences", "rejects", *ON_DEMAND)
 """Tables whose damaged files can go: the next run of a source makes anew what they held of it, but for the past and for rejects."""
 

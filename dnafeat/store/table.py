@@ -34,6 +34,7 @@ _STATISTICS = {
     "rejects": (),
     "runs": (),
     "haplotypes": ("source_name", "from_run"),
+    "effects": ("source_name",),
 }
 _MEASURED = "delta.dataSkippingStatsColumns"
 _PARTITION = {"features": ["feature_version"]}

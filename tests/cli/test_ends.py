@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import s3fs
 from models import dna
+from people import vcf_text, write_vcf
 from s3 import S3
 
 from dnafeat import errors
@@ -29,11 +30,16 @@ READING = [
     "embed {here}/a.fa --store {here}/store --adapter {s3}/adapter",
     "embed {here}/a.fa --store {here}/store --projector {s3}/projector",
     "embed {here}/a.fa --store {s3}/store",
+    "embed --genome {here}/a.fa --regions {here}/a.bed --vcf {s3}/a.vcf.gz --store {here}/store",
+    "embed --genome {s3}/a.fa --regions {here}/a.bed --store {here}/store",
     "nightly {s3}/a.fa --store {here}/store",
     "finetune --train {s3}/a.csv --output {here}/out",
     "finetune --train {here}/a.csv --output {s3}/out",
     "pretrain {s3}/a.fa --output {here}/out",
     "predict {s3}/artifact --input {here}/a.fa --output {here}/out.parquet",
+    "effects --store {s3}/store --genome {here}/a.fa --vcf {here}/a.vcf.gz --window 8 --output {here}/out.tsv",
+    "effects --store {here}/store --genome {s3}/a.fa --vcf {here}/a.vcf.gz --output {here}/out.tsv",
+    "effects --store {here}/store --genome {here}/a.fa --vcf {s3}/a.vcf.gz --output {here}/out.tsv",
     "partner generic {s3}/scans/*.npy --output {here}/partner.parquet",
     "runs --store {s3}/store",
     "versions --store {s3}/store",
@@ -55,6 +61,8 @@ def sentence(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     (tmp_path / "a.fa").write_text(">a\nACGTACGT\n")
+    (tmp_path / "a.bed").write_text("a\t0\t8\n")
+    write_vcf(tmp_path / "a.vcf.gz", vcf_text({"a": 8}, ["S1"], [("a", 2, "C", "T", "0|1")]))
     (tmp_path / "a.csv").write_text("sequence,label\n" + "".join(f"{dna(30, seed=i)},{'xy'[i % 2]}\n" for i in range(60)))
     return tmp_path
 

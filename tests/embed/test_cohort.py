@@ -146,7 +146,7 @@ def test_files_of_haplotypes_are_listed_where_there_are_some(place: Place) -> No
     store = Store(place.store)
     with pytest.raises(UsageError, match="no table haplotypes yet"):
         file_list(store, "haplotypes")
-    with pytest.raises(UsageError, match=r"no table 'haplotype': .*rejects, runs, haplotypes .*haplotypes"):
+    with pytest.raises(UsageError, match=r"no table 'haplotype': .*rejects, runs, haplotypes, effects .*haplotypes"):
         file_list(store, "haplotype")
     place.embed(place.vcf(0, 1), max_closed=1.0)
     listed = file_list(store, "haplotypes")
@@ -339,3 +339,12 @@ def test_all_of_the_bundled_people(tmp_path: Path) -> None:
     maintain(store)
     assert [file for file in Path(store.uri).rglob("*") if file.is_file() and b"HG00096" in file.read_bytes()] == []
     assert len(store.read()) == 43_078 - 17
+
+
+def test_a_source_without_people_goes_into_a_store_that_has_haplotypes(place: Place) -> None:
+    place.embed(place.vcf(0, 1, 2))
+    before = place.carriers()
+    table = place.folder / "plain.csv"
+    table.write_text(f"sequence_id,region_id,sequence\na,r1,{GENOME['c'][:50]}\n")
+    summary = place.embed(None, sources=(str(table),), genome=None, regions=None, source_name="plain")
+    assert (summary.encoded, place.carriers()) == (1, before)

@@ -25,11 +25,13 @@ def write_genome(path: Path, contigs: Mapping[str, str], width: int = 60) -> str
 def vcf_text(
     contigs: Mapping[str, int], samples: Sequence[str], records: Sequence[Sequence[object]], header: str = HEADER
 ) -> str:
-    """A VCF of records (contig, position from 1, REF, ALT, call of each sample)."""
+    """A VCF of records (contig, position from 1, REF, ALT, call of each sample), or without samples one of sites."""
     lines = [f"##contig=<ID={name},length={length}>" for name, length in contigs.items()]
-    lines.append("\t".join(["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", "FORMAT", *samples]))
+    lines.append(
+        "\t".join(["#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO", *(["FORMAT", *samples] if samples else [])])
+    )
     for contig, position, ref, alt, *calls in records:
-        lines.append("\t".join(map(str, [contig, position, ".", ref, alt, ".", ".", ".", "GT", *calls])))
+        lines.append("\t".join(map(str, [contig, position, ".", ref, alt, ".", ".", ".", *(["GT", *calls] if samples else [])])))
     return header + "\n".join(lines) + "\n"
 
 

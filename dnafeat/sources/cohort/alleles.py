@@ -31,15 +31,20 @@ class Record(NamedTuple):
 
     def variant(self, allele: int) -> str:
         """An allele as `contig-position-ref-alt`, without the bases that both have at their ends."""
-        ref, alt, start = self.ref.upper(), self.alts[allele - 1], self.start + 1
+        alt = self.alts[allele - 1]
         if not is_letters(alt):
-            return f"{self.contig}-{start}-{ref[0]}-{alt}{self.end if alt == DELETION else ''}"
-        alt = alt.upper()
+            return f"{self.contig}-{self.start + 1}-{self.ref[0].upper()}-{alt}{self.end if alt == DELETION else ''}"
+        start, ref, alt = self.trimmed(allele)
+        return f"{self.contig}-{start + 1}-{ref}-{alt}"
+
+    def trimmed(self, allele: int) -> tuple[int, str, str]:
+        """Start (0-based), REF and ALT of letters without the bases that both have at their ends; one base of each stays."""
+        ref, alt, start = self.ref.upper(), self.alts[allele - 1].upper(), self.start
         while len(ref) > 1 and len(alt) > 1 and ref[-1] == alt[-1]:
             ref, alt = ref[:-1], alt[:-1]
         while len(ref) > 1 and len(alt) > 1 and ref[0] == alt[0]:
             ref, alt, start = ref[1:], alt[1:], start + 1
-        return f"{self.contig}-{start}-{ref}-{alt}"
+        return start, ref, alt
 
 
 class Edit(NamedTuple):

@@ -47,7 +47,9 @@ class CohortFiles:
     sizes: tuple[int, ...]
 
 
-def look(vcf: Sequence[str], samples: str | None, lengths: dict[str, int], wanted: Sequence[str]) -> CohortFiles:
+def look(
+    vcf: Sequence[str], samples: str | None, lengths: dict[str, int], wanted: Sequence[str] | None, *, sites: bool = False
+) -> CohortFiles:
     """Read the headers and indexes of a cohort.
 
     Parameters
@@ -57,8 +59,10 @@ def look(vcf: Sequence[str], samples: str | None, lengths: dict[str, int], wante
         A list of samples to take.
     lengths : dict of str to int
         Bases of the genome's contigs.
-    wanted : sequence of str
-        The genome's contigs that have regions.
+    wanted : sequence of str or None
+        The genome's contigs that have regions; None: all, of which the files must have no others with records.
+    sites : bool
+        Whether files without samples are taken, too.
 
     Raises
     ------
@@ -73,7 +77,7 @@ def look(vcf: Sequence[str], samples: str | None, lengths: dict[str, int], wante
     for uri, at in zip(uris, indexes, strict=True):
         with opened(uri, at.uri) as file:
             names = list(file.header.samples)
-            _check_header(uri, file, names)
+            _check_header(uri, file, names, sites)
             with damaged(uri):
                 if not at.has_records and next(iter(file), None) is not None:
                     raise UsageError(f"{at.uri} knows of no record, and {uri} has some: make it again with `bcftools index -f`")
@@ -85,12 +89,17 @@ def look(vcf: Sequence[str], samples: str | None, lengths: dict[str, int], wante
             for name in [*file.header.contigs, *index.contigs(file)]:
                 known[name] = file.header.contigs[name].length if name in file.header.contigs else known.get(name)
     contigs = _contigs(uris[0] if len(uris) == 1 else "the cohort's files", known, lengths, wanted)
+    if wanted is None:
+        for uri, at in zip(uris, indexes, strict=True):
+            _check_contigs(uri, at.uri, frozenset(contigs.values()))
     taken = own if samples is None else _taken(samples, own, uris[0])
     sizes = tuple(storage.size(uri) for uri in uris)
     return CohortFiles(tuple(uris), tuple(one.uri for one in indexes), tuple(taken), len(taken) == len(own), contigs, sizes)
 
 
-def _check_header(uri: str, file: Any, names: list[str]) -> None:
+def _check_header(uri: str, file: Any, names: list[str], sites: bool) -> None:
+    if not names and sites:
+        return
     if not names:
         raise UsageError(f"{uri} has no samples: give a file with genotypes, not one of sites alone")
     if "GT" not in file.header.formats:
@@ -115,8 +124,20 @@ def _taken(uri: str, own: list[str], of: str) -> list[str]:
     return [name for name in own if name in names]
 
 
-def _contigs(where: str, known: dict[str, int | None], lengths: dict[str, int], wanted: Sequence[str]) -> dict[str, str]:
-    found = {}
+def _check_contigs(uri: str, index_uri: str, taken: frozenset[str]) -> None:
+    """Raise UsageError for a file that has records on another contig."""
+    with opened(uri, index_uri) as file:
+        for name in index.contigs(file):
+            if name not in taken and next(_fetched(uri, file, name, None, None), None) is not None:
+                raise UsageError(
+                    f"{uri} has records on contig {name}, which the genome does not have: give the genome that they are of, or --regions "
+                    f"to take some contigs alone"
+                )
+
+
+def _contigs(where: str, known: dict[str, int | None], lengths: dict[str, int], wanted: Sequence[str] | None) -> dict[str, str]:
+    found, whose = {}, "genome's" if wanted is None else "regions'"
+    wanted = list(lengths) if wanted is None else wanted
     for name in dict.fromkeys(wanted):
         own = same_contig(name, known, where)
         if own is None:
@@ -130,7 +151,7 @@ def _contigs(where: str, known: dict[str, int | None], lengths: dict[str, int], 
         found[name] = own
     if not found:
         first, own_first = (", ".join(list(names)[:5]) for names in (dict.fromkeys(wanted), known))
-        raise UsageError(f"{where} has none of the regions' contigs ({first}): it has {own_first or 'none'}")
+        raise UsageError(f"{where} has none of the {whose} contigs ({first}): it has {own_first or 'none'}")
     return found
 
 
@@ -177,8 +198,8 @@ class CohortReader:
                 self._files.append((uri, file, frozenset(index.contigs(file))))
             self._stack = stack.pop_all()
 
-    def records(self, contig: str, start: int, end: int) -> Iterator[Any]:
-        """The records that overlap a stretch of one of the genome's contigs, in the files' order."""
+    def records(self, contig: str, start: int, end: int | None) -> Iterator[Any]:
+        """The records that overlap a stretch of one of the genome's contigs, in the files' order; None: up to the last one."""
         name = self.files.contigs.get(contig)
         if name is None:
             return iter(())
@@ -192,7 +213,7 @@ class CohortReader:
         self._stack.__exit__(*error)
 
 
-def _fetched(uri: str, file: Any, contig: str, start: int, end: int) -> Iterator[Any]:
+def _fetched(uri: str, file: Any, contig: str, start: int | None, end: int | None) -> Iterator[Any]:
     with damaged(uri):
         records = file.fetch(contig, start, end)
     while True:

@@ -13,7 +13,7 @@ from dnafeat import sequence as dna
 from dnafeat.errors import UsageError
 from dnafeat.sources.cohort import alleles as rules
 from dnafeat.sources.cohort.alleles import Edit, Record, check_reference, record_of
-from dnafeat.sources.cohort.calls import genotypes
+from dnafeat.sources.cohort.calls import Calls, genotypes
 from dnafeat.sources.cohort.files import CohortReader
 from dnafeat.sources.cohort.groups import HaplotypeGroups, Numbered, group
 from dnafeat.sources.regions.genome import Genome
@@ -140,7 +140,7 @@ class RegionRecords:
             before = (before[0] if before else span[0], span[1])
 
     def _is_taken(self, found: Any) -> bool:
-        return not self.how.only_pass or set(found.filter.keys()) <= {"PASS"}
+        return not self.how.only_pass or passes(found)
 
     def _check(self, record: Record, first: int, letters: bytes) -> None:
         if record.start < 0:
@@ -157,16 +157,7 @@ class RegionRecords:
     def _numbered(self, record: Record, found: Any) -> Numbered:
         samples = len(self.cohort.samples)
         sets = _phase_sets(found, samples) if "PS" in found.format else None
-        try:
-            calls = genotypes(found, samples)
-        except ValueError as error:
-            raise UsageError(f"{record.place}: the genotypes cannot be read: {error}") from None
-        if calls.alleles.max(initial=0) > len(record.alts):
-            at = int(np.flatnonzero((calls.alleles > len(record.alts)).any(axis=1))[0])
-            raise UsageError(
-                f"{record.place}: sample {self.cohort.samples[at]} has allele {calls.alleles[at].max()}, and the record has "
-                f"{len(record.alts)} beside REF"
-            )
+        calls = calls_of(record, found, self.cohort.samples)
         if self.how.unphased == "refuse" and calls.unphased.any():
             known = np.where(calls.alleles >= 0, calls.alleles, calls.alleles.max(axis=1, keepdims=True))
             differ = (known.min(axis=1) != known.max(axis=1)) & calls.unphased
@@ -178,6 +169,25 @@ class RegionRecords:
                 )
         self.records.append(record)
         return Numbered(len(self.records) - 1, calls, sets)
+
+
+def passes(found: Any) -> bool:
+    """Whether the FILTER of a pysam record is PASS or missing."""
+    return set(found.filter.keys()) <= {"PASS"}
+
+
+def calls_of(record: Record, found: Any, samples: Sequence[str]) -> Calls:
+    """The calls of a pysam record. Raises UsageError where they cannot be read, or name an allele that the record lacks."""
+    try:
+        calls = genotypes(found, len(samples))
+    except ValueError as error:
+        raise UsageError(f"{record.place}: the genotypes cannot be read: {error}") from None
+    if calls.alleles.max(initial=0) > len(record.alts):
+        at = int(np.flatnonzero((calls.alleles > len(record.alts)).any(axis=1))[0])
+        raise UsageError(
+            f"{record.place}: sample {samples[at]} has allele {calls.alleles[at].max()}, and the record has {len(record.alts)} beside REF"
+        )
+    return calls
 
 
 def _phase_sets(found: Any, samples: int) -> np.ndarray:

@@ -49,7 +49,7 @@ class GenomeIndex:
             try:
                 before = self._text(start, int(offset))
             except (OSError, EOFError, ValueError, zlib.error) as error:
-                raise UsageError(f"{self.uri} cannot be read: {one_line(error)}") from error
+                raise storage.fault(error, UsageError)(f"{self.uri} cannot be read: {one_line(error)}") from error
             lines = before.split(b"\n")
             # The offset is behind a line's end; a description longer than what was read hides the name.
             whole = len(lines) > 1 and not lines[-1] and (len(lines) > 2 or start == 0)

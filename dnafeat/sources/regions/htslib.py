@@ -33,7 +33,8 @@ def address(uri: str) -> str:
     try:
         return str(fs.sign(path, expiration=_SIGNED))
     except (NotImplementedError, *storage.STORAGE_ERRORS) as error:
-        raise UsageError(f"{uri} cannot be opened by URL: {one_line(error)}; copy the file to a local disk or to S3") from error
+        wrong = storage.fault(error, UsageError)
+        raise wrong(f"{uri} cannot be opened by URL: {one_line(error)}; copy the file to a local disk or to S3") from error
 
 
 def read_range(uri: str, start: int, end: int) -> bytes:
@@ -43,7 +44,7 @@ def read_range(uri: str, start: int, end: int) -> bytes:
     except FileNotFoundError:
         raise UsageError(f"{uri} does not exist") from None
     except storage.STORAGE_ERRORS as error:
-        raise UsageError(f"{uri} cannot be read: {one_line(error)}") from error
+        raise storage.fault(error, UsageError)(f"{uri} cannot be read: {one_line(error)}") from error
 
 
 def modified(uri: str) -> datetime:
@@ -52,7 +53,7 @@ def modified(uri: str) -> datetime:
     try:
         return storage.modified(fs.info(path))
     except storage.STORAGE_ERRORS as error:
-        raise UsageError(f"{uri} cannot be read: {one_line(error)}") from error
+        raise storage.fault(error, UsageError)(f"{uri} cannot be read: {one_line(error)}") from error
 
 
 def is_bgzf(uri: str) -> bool | None:
