@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def missing_files(command: Command, values: Mapping[str, Any]) -> list[str]:
 
 def _files(pattern: str) -> list[Path]:
     """The files behind a local path, folder or glob."""
-    path = Path(pattern).expanduser()
+    path = Path(os.path.expanduser(pattern))  # noqa: PTH111
     if path.is_dir():
         # Enough to know that there are some, and to count a few.
         return [one for one, _ in zip((one for one in path.rglob("*") if one.is_file()), range(_MOST_LOOKED_AT), strict=False)]

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from dnafeat import storage
 from dnafeat.errors import UsageError
 from dnafeat.text import visible
 
@@ -95,7 +96,7 @@ def is_special(output: str) -> bool:
     if "://" in output:
         return False
     try:
-        mode = Path(output).expanduser().stat().st_mode
+        mode = Path(storage.absolute(output)).stat().st_mode
     except OSError:
         return False
     if stat.S_ISDIR(mode):
@@ -125,7 +126,7 @@ def written(output: str, stdout: IO[str]) -> Iterator[str]:
                 shutil.copyfileobj(content, binary, _BLOCK)
                 binary.flush()
             else:
-                with Path(output).expanduser().open("wb") as target:
+                with Path(storage.absolute(output)).open("wb") as target:
                     shutil.copyfileobj(content, target, _BLOCK)
 
 

@@ -89,6 +89,7 @@ def look(uri: str) -> GenomeIndex:
 
 
 def _whole(uri: str) -> bytes:
+    storage.check_regular(uri)
     fs, path = storage.filesystem(uri)
     with storage.reached(uri):
         return fs.cat_file(path)
