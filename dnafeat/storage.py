@@ -129,6 +129,8 @@ def expand(pattern: str) -> list[str]:
         raise UsageError(
             f"{pattern} matches no file" if any(mark in path for mark in "*?[") else f"{pattern} does not exist or holds no file"
         )
+    if strange := next((one for one in found if not one.isprintable() and any("\ud800" <= c <= "\udfff" for c in one)), None):
+        raise UsageError(f"{strange} has a name that is no UTF-8: rename it")
     return found if is_local(pattern) else [fs.unstrip_protocol(p) for p in found]
 
 

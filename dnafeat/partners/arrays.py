@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import struct
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -58,7 +59,8 @@ def _read_torch(path: Path, uri: str, config: PartnerConfig) -> Iterator[Item | 
 
     _check_archive(path)
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            value = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise Unfit(
             "holds more than tensors, numbers and texts, which is not loaded; save those alone with torch.save",

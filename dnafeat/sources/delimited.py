@@ -98,6 +98,8 @@ def columns_of(schema: pa.Schema, uri: str, id_column: str | None, sequence_colu
     there = ", ".join(map(repr, names))
     counts = Counter(names)
     for at, name in enumerate(names):
+        if "\0" in name:
+            raise UsageError(f"{uri}: column {at + 1} has a null byte in its name; is it a table?")
         if not name.strip():
             raise UsageError(f"{uri}: column {at + 1} has no name; give it one, or take the column out (the columns are {there})")
         if counts[name] > 1:

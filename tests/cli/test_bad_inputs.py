@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import badinputs
 import badstock
 import counts
 import pytest
+from people import write_genome
 
 from dnafeat import storage, untrusted
 from dnafeat.cli.main import main
-from dnafeat.errors import UsageError
+from dnafeat.errors import DamagedError, UsageError, one_line
 from dnafeat.sources.cohort import index
 from dnafeat.sources.reader import ReadOptions, read
+from dnafeat.sources.regions.genome import look as look_genome
+from dnafeat.store.replaced import ABOUT, ReplacedTable
+from dnafeat.store.table import Table
 
 
 @pytest.mark.timeout(0)
@@ -66,3 +71,37 @@ def test_a_row_that_is_no_text_prints_no_traceback(tmp_path: Path, monkeypatch: 
     with pytest.raises(UsageError, match="not UTF-8"):
         list(read([str(file)], ReadOptions()))
     assert seen == []
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "p\udcff.csv").write_text("subject_id,f0,f1\nS1,1,2\n")
+    assert main(["partner", "generic", str(tmp_path), "--output", str(tmp_path.parent / "out.parquet")]) == 2
+    assert "no UTF-8: rename it" in capsys.readouterr().err
+
+
+def test_a_null_byte_in_a_column_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"id,sequence,a\0b\na,ACGT,x\n")
+    with pytest.raises(UsageError, match="column 3 has a null byte"):
+        list(read([str(tmp_path / "a.csv")], ReadOptions()))
+
+
+@pytest.mark.parametrize(
+    "row", [b"c\t240\t0x10\t60\t61", b"c\t240\t-3\t60\t61", b"c\t240\t3\t60", b"c\t240\t1000000000000000000000\t60\t61"]
+)
+def test_an_index_of_a_genome_with_absurd_numbers_is_refused(tmp_path: Path, row: bytes) -> None:
+    genome = write_genome(tmp_path / "g.fa", {"c": "ACGT" * 60})
+    (tmp_path / "g.fa.fai").write_bytes(row + b"\n")
+    with pytest.raises(UsageError, match="is no index of a genome"):
+        look_genome(genome)
+
+
+def test_a_message_of_another_library_is_cut() -> None:
+    assert len(one_line(ValueError("x" * 30_000))) == 1_000
+
+
+def test_a_joined_table_that_says_nothing_readable_is_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = ReplacedTable("joined")
+    table.there = True
+    monkeypatch.setattr(Table, "snapshot", SimpleNamespace(history=lambda: [{"version": 0, ABOUT: "{no"}]))
+    with pytest.raises(DamagedError, match="version 0"):
+        list(table.commits())

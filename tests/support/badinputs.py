@@ -170,7 +170,7 @@ def faults(case: Case, ended: Ended, stock: badstock.Stock) -> list[str]:
     lines = ended.err.strip().splitlines()
     if ended.code and not ended.signal and not (lines and lines[-1].startswith("dnafeat: ") and len(lines[-1]) > 20):
         found.append("no sentence at the end")
-    if lines and len(lines[-1]) > 4000:
+    if lines and len(lines[-1]) > 12_000:
         found.append(f"a sentence of {len(lines[-1]):,} characters")
     if any(case.folder.rglob(mutations.CANARY)):
         found.append("something ran")

@@ -224,7 +224,11 @@ def made(arguments: list[str], folder: Path) -> list[str | None]:
     for name in ("out", "out.parquet", "out.csv", "joined-new"):
         if (folder / name).exists() and arguments[0] not in ("finetune", "pretrain", "align"):
             found.append(name)
-    if arguments[0] == "embed" and (entries(folder / "store") or 0) > 0 and not (folder / "cohort.csv").exists():
+    if (
+        arguments[0] == "embed"
+        and (entries(folder / "store") or 0) > 0
+        and not any((folder / one).exists() for one in ("cohort.csv", "pca"))
+    ):
         found.append("entries in the store")
     return found
 

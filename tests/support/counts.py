@@ -24,4 +24,4 @@ HISTORIES = int(os.environ.get("DNAFEAT_PROTOCOL_EXAMPLES") or examples(4, 30))
 KILLS = int(os.environ.get("DNAFEAT_CHAOS_KILLS") or 3)
 SEQUENCES = int(os.environ.get("DNAFEAT_CHAOS_SEQUENCES") or 900)
 # Bad inputs of all kinds.
-BAD_INPUTS = examples(24, 2000)
+BAD_INPUTS = examples(16, 2000)
