@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import sys
 from pathlib import Path
@@ -14,9 +15,11 @@ import pytest
 from people import write_genome
 
 from dnafeat import storage, untrusted
-from dnafeat.cli.main import main
+from dnafeat.cli.main import guarded, main
 from dnafeat.errors import DamagedError, UsageError, one_line
+from dnafeat.pretrain.corpus import read_records
 from dnafeat.sources.cohort import index
+from dnafeat.sources.lists import read_list
 from dnafeat.sources.reader import ReadOptions, read
 from dnafeat.sources.regions.genome import look as look_genome
 from dnafeat.store.replaced import ABOUT, ReplacedTable
@@ -105,3 +108,20 @@ def test_a_joined_table_that_says_nothing_readable_is_damaged(monkeypatch: pytes
     monkeypatch.setattr(Table, "snapshot", SimpleNamespace(history=lambda: [{"version": 0, ABOUT: "{no"}]))
     with pytest.raises(DamagedError, match="version 0"):
         list(table.commits())
+
+
+@pytest.mark.parametrize("content", [gzip.compress(b">a\n" + b"ACGT" * 9000)[:60], gzip.compress(b">a\nACGT\n")[:-9] + b"x" * 9])
+def test_a_damaged_packing_is_one_sentence_for_every_text_file(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "a.fa.gz"
+    file.write_bytes(content)
+    for reader in (lambda: read_records([str(file)]), lambda: read_list(str(file), "gene_id", "gene")):
+        with pytest.raises(UsageError, match="cannot be read: its packing"):
+            reader()
+
+
+def test_too_little_memory_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    def run() -> int:
+        raise MemoryError
+
+    assert guarded(run) == 2
+    assert "memory of this machine" in capsys.readouterr().err
