@@ -325,7 +325,8 @@ def read_yaml(file: str) -> dict[str, Any]:
     require(len(content) <= _MAX_FILE_BYTES, f"configuration {file} is larger than 1 MB: it is not a file of settings")
     try:
         values = yaml.load(content.decode(), _Loader)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        # Values that a tag makes something else of, such as `!!bool x`, raise whatever Python does.
         raise UsageError(f"configuration {file} is not valid YAML: {' '.join(str(error).split())}") from error
     values = {} if values is None else values  # an empty file
     require(isinstance(values, dict), f"configuration {file} must be a mapping of settings to values")

@@ -26,7 +26,10 @@ def single(array: np.ndarray, uri: str, config: PartnerConfig) -> Item:
 
 def _read_npy(path: Path, uri: str, config: PartnerConfig) -> Iterator[Item | Problem]:
     with path.open("rb") as file:
-        yield single(_numpy_load(file), uri, config)
+        array = _numpy_load(file)
+        if not isinstance(array, np.ndarray):
+            raise Unfit("is an archive of arrays; give it the ending .npz")
+        yield single(array, uri, config)
 
 
 def _numpy_load(file: IO[bytes]) -> Any:

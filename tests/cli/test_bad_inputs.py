@@ -11,13 +11,17 @@ from types import SimpleNamespace
 import badinputs
 import badstock
 import counts
+import numpy as np
 import pytest
 from people import write_genome
 
 from dnafeat import storage, untrusted
 from dnafeat.cli.main import guarded, main
 from dnafeat.errors import DamagedError, UsageError, one_line
+from dnafeat.partners import files as partner_files
+from dnafeat.partners.config import PartnerConfig
 from dnafeat.pretrain.corpus import read_records
+from dnafeat.pseudonyms import read_salt
 from dnafeat.sources.cohort import index
 from dnafeat.sources.lists import read_list
 from dnafeat.sources.reader import ReadOptions, read
@@ -125,3 +129,30 @@ def test_too_little_memory_is_one_sentence(capsys: pytest.CaptureFixture[str]) -
 
     assert guarded(run) == 2
     assert "memory of this machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["!!bool x", "!!int abc", "!!timestamp x", "!!float x", "2026-02-31"])
+def test_a_tag_of_yaml_on_a_value_that_does_not_fit_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    (tmp_path / "a.yaml").write_text(f"store: {value}\n")
+    assert main(["versions", "--config", str(tmp_path / "a.yaml")]) == 2
+    assert "a.yaml" in capsys.readouterr().err
+
+
+def test_a_name_that_no_file_can_have_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["embed", "x" * 5000, "--store", "store"]) == 2
+    assert "is no name of a file here: File name too long" in capsys.readouterr().err
+
+
+def test_a_salt_in_a_damaged_packing_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "salt.txt").write_bytes(gzip.compress(b"s" * 999)[:20])
+    with pytest.raises(UsageError, match="cannot be read: its packing"):
+        read_salt(str(tmp_path / "salt.txt"))
+
+
+def test_an_archive_named_as_an_array_is_a_problem(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", a=np.zeros(3))
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    config = PartnerConfig.make({"kind": "generic", "input": ["in"], "output": "out"})
+    assert "archive of arrays" in str(next(iter(partner_files.read(str(tmp_path / "a.npy"), config))))

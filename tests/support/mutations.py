@@ -24,7 +24,7 @@ import yaml
 # What a hostile file would make, in the folder in which a command runs.
 CANARY = "canary"
 # Bytes that a packed file unpacks to, at most: more than it has, and no trial of the disk.
-BOMB = 12 * 2**20
+BOMB = 4 * 2**20
 
 Mutation = Callable[[Path, Random], None]
 
