@@ -9,6 +9,8 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # What S3 answers that refuses or fails.
 _ANSWER = re.compile(r"<Code>([^<]+)</Code>\s*<Message>([^<]+)</Message>")
 
+_LONGEST = 1_000  # characters of another library's message
+
 
 UNFORESEEN = 70
 """Exit code of what nobody foresaw, a fault of dnafeat (EX_SOFTWARE of sysexits.h)."""
@@ -128,4 +130,5 @@ def one_line(error: BaseException) -> str:
         return f"{error}, which S3 answers to credentials that are wrong or expired, too"
     # deltalake tells a cause below what it caused, each behind an arrow.
     lines = text.rpartition("\u21b3")[2].strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    # Some quote what they could not read, whole.
+    return lines[0][:_LONGEST].rstrip(".") if lines else type(error).__name__

@@ -8,14 +8,16 @@ hashed already changes nothing. Who has the salt can find an id by trying all th
 from __future__ import annotations
 
 import hmac
+import lzma
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dnafeat import storage
-from dnafeat.errors import UsageError
+from dnafeat.errors import UsageError, one_line
 
 _PSEUDONYM = re.compile(r"hk_([0-9a-f]{8})_[0-9a-f]{32}")
 _PATTERN = rf"^{_PSEUDONYM.pattern}$"
@@ -43,7 +45,10 @@ def read_salt(uri: str, *outside: str) -> bytes:
         if place == other or place.startswith(f"{other}/"):
             raise UsageError(f"the salt {uri} lies in {other}: keep it where readers of the data cannot read it")
     with storage.open_input(place) as file:
-        salt = file.read().strip()
+        try:
+            salt = file.read().strip()
+        except (EOFError, zlib.error, lzma.LZMAError, *storage.STORAGE_ERRORS) as error:
+            raise storage.fault(error, UsageError)(f"the salt {uri} cannot be read: {one_line(error)}") from error
     if len(salt) < _LEAST_BYTES:
         raise UsageError(
             f"the salt in {uri} has {len(salt)} bytes, and fewer than {_LEAST_BYTES} can be guessed: make one with "

@@ -20,13 +20,13 @@ import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import yaml
 
 from dnafeat.declarations import Declared, setting_name, shown
 from dnafeat.errors import UsageError
+from dnafeat.untrusted import open_file
 
 # A settings file has tens of lines. The limits keep a hostile one from filling the memory.
 _MAX_FILE_BYTES = 1_000_000
@@ -318,13 +318,15 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(file: str) -> dict[str, Any]:
     """The settings of a YAML file. Raises UsageError, which names the file, for one that cannot be read or is no mapping."""
     try:
-        with Path(file).open("rb") as opened:
+        with open_file(file) as opened:
             content = opened.read(_MAX_FILE_BYTES + 1)
-        require(len(content) <= _MAX_FILE_BYTES, f"configuration {file} is larger than 1 MB: it is not a file of settings")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"configuration {file} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    require(len(content) <= _MAX_FILE_BYTES, f"configuration {file} is larger than 1 MB: it is not a file of settings")
+    try:
         values = yaml.load(content.decode(), _Loader)
-    except OSError as error:
-        raise UsageError(f"configuration {file} cannot be read: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        # Values that a tag makes something else of, such as `!!bool x`, raise whatever Python does.
         raise UsageError(f"configuration {file} is not valid YAML: {' '.join(str(error).split())}") from error
     values = {} if values is None else values  # an empty file
     require(isinstance(values, dict), f"configuration {file} must be a mapping of settings to values")

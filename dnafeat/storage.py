@@ -20,7 +20,7 @@ from typing import IO, Any
 import fsspec
 from fsspec.core import url_to_fs
 
-from dnafeat import deadlines, packing
+from dnafeat import deadlines, packing, untrusted
 from dnafeat.errors import DnafeatError, MissingFileError, StoreError, UnreachableError, UsageError, one_line
 from dnafeat.urls import refuse_secrets
 
@@ -56,7 +56,8 @@ def is_local(uri: str) -> bool:
 
 def absolute(uri: str) -> str:
     """A local path as an absolute one, so that it means the same in every worker; other URIs without a trailing slash."""
-    return str(Path(uri.removeprefix("file://")).expanduser().resolve()) if is_local(uri) else uri.rstrip("/")
+    # Of `~name` without a user of that name, and of a link to itself, `pathlib` would raise.
+    return os.path.realpath(os.path.expanduser(uri.removeprefix("file://"))) if is_local(uri) else uri.rstrip("/")  # noqa: PTH111
 
 
 def join(uri: str, *parts: str) -> str:
@@ -93,7 +94,7 @@ def open_input(uri: str) -> IO[bytes]:
     """
     fs, path = filesystem(uri)
     try:
-        raw = fs.open(path, "rb")
+        raw = untrusted.open_file(path) if is_local(uri) else fs.open(path, "rb")
         try:
             # Of a large Parquet file on S3 the end is read first, and its beginning would be read for nothing.
             return raw if path.lower().endswith(packing.PARQUET) else packing.unpacked(raw, path)
@@ -128,6 +129,8 @@ def expand(pattern: str) -> list[str]:
         raise UsageError(
             f"{pattern} matches no file" if any(mark in path for mark in "*?[") else f"{pattern} does not exist or holds no file"
         )
+    if strange := next((one for one in found if not one.isprintable() and any("\ud800" <= c <= "\udfff" for c in one)), None):
+        raise UsageError(f"{strange} has a name that is no UTF-8: rename it")
     return found if is_local(pattern) else [fs.unstrip_protocol(p) for p in found]
 
 
@@ -142,7 +145,8 @@ def check_regular(uri: str) -> None:
             raise UsageError(f"{uri} is a link to what cannot be read: {one_line(error)}") from error
         return
     if stat.S_ISDIR(mode):
-        raise UsageError(f"{uri} is a link to a folder, which is not followed: name the folder itself")
+        kind = "a link to a folder, which is not followed" if Path(uri).is_symlink() else "a folder and no file"
+        raise UsageError(f"{uri} is {kind}: name {'the folder itself' if Path(uri).is_symlink() else 'a file in it'}")
     if not stat.S_ISREG(mode):
         raise UsageError(f"{uri} is a pipe or a device and no file: pipe into the command, with - as its input")
 

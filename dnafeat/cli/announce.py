@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from dnafeat.text import count
 _LOADS = "loading libraries …"
 # More files than that are not looked at for a line on the terminal.
 _MOST_LOOKED_AT = 1_000
+_SHOWN = 200  # characters of a name that cannot be one
 
 
 def missing_packages(command: Command) -> str | None:
@@ -34,7 +36,12 @@ def missing_files(command: Command, values: Mapping[str, Any]) -> list[str]:
         for pattern in (value,) if isinstance(value, str) else value or ():
             if not isinstance(pattern, str) or "://" in pattern or pattern == "-":
                 continue
-            if not _files(pattern):
+            try:
+                there = bool(_files(pattern))
+            except (OSError, ValueError) as error:
+                problems.append(f"{pattern[:_SHOWN]} is no name of a file here: {getattr(error, 'strerror', None) or error}")
+                continue
+            if not there:
                 marked = any(mark in pattern for mark in "*?[")
                 problems.append(f"{pattern} matches no file" if marked else f"{pattern} does not exist or holds no file")
     return problems
@@ -42,7 +49,7 @@ def missing_files(command: Command, values: Mapping[str, Any]) -> list[str]:
 
 def _files(pattern: str) -> list[Path]:
     """The files behind a local path, folder or glob."""
-    path = Path(pattern).expanduser()
+    path = Path(os.path.expanduser(pattern))  # noqa: PTH111
     if path.is_dir():
         # Enough to know that there are some, and to count a few.
         return [one for one, _ in zip((one for one in path.rglob("*") if one.is_file()), range(_MOST_LOOKED_AT), strict=False)]

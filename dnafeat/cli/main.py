@@ -85,6 +85,10 @@ def guarded(run: Callable[[], int]) -> int:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except MemoryError:
+        # No fault of the program: the same input ends so each time on this machine.
+        _complain("the memory of this machine is not enough for this input: cut long records with --tile, or give smaller files")
+        return UsageError.exit_code
     except Exception as error:
         return _unforeseen(error)
 

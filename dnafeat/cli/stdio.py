@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import io
 import lzma
+import os
 import shutil
 import stat
 import sys
@@ -95,7 +96,7 @@ def is_special(output: str) -> bool:
     if "://" in output:
         return False
     try:
-        mode = Path(output).expanduser().stat().st_mode
+        mode = Path(os.path.expanduser(output)).stat().st_mode  # noqa: PTH111
     except OSError:
         return False
     if stat.S_ISDIR(mode):
@@ -125,7 +126,7 @@ def written(output: str, stdout: IO[str]) -> Iterator[str]:
                 shutil.copyfileobj(content, binary, _BLOCK)
                 binary.flush()
             else:
-                with Path(output).expanduser().open("wb") as target:
+                with Path(os.path.expanduser(output)).open("wb") as target:  # noqa: PTH111
                     shutil.copyfileobj(content, target, _BLOCK)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import struct
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -25,7 +26,10 @@ def single(array: np.ndarray, uri: str, config: PartnerConfig) -> Item:
 
 def _read_npy(path: Path, uri: str, config: PartnerConfig) -> Iterator[Item | Problem]:
     with path.open("rb") as file:
-        yield single(_numpy_load(file), uri, config)
+        array = _numpy_load(file)
+        if not isinstance(array, np.ndarray):
+            raise Unfit("is an archive of arrays; give it the ending .npz")
+        yield single(array, uri, config)
 
 
 def _numpy_load(file: IO[bytes]) -> Any:
@@ -58,7 +62,8 @@ def _read_torch(path: Path, uri: str, config: PartnerConfig) -> Iterator[Item | 
 
     _check_archive(path)
     try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            value = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise Unfit(
             "holds more than tensors, numbers and texts, which is not loaded; save those alone with torch.save",

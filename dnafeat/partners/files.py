@@ -6,6 +6,7 @@ import contextlib
 import pickle
 import struct
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ ENDINGS = (".pt", ".pth", ".npy", ".npz", ".safetensors", ".parquet", ".pq", ".c
 # What the readers of damaged files raise.
 _DAMAGED = (
     *(OSError, EOFError, ValueError, RuntimeError, LookupError, MemoryError, TypeError, AttributeError, OverflowError),
-    *(AssertionError, pa.ArrowException),
+    *(AssertionError, SyntaxError, tokenize.TokenError, pa.ArrowException),
     *(zipfile.BadZipFile, zlib.error, struct.error, pickle.UnpicklingError),
 )
 

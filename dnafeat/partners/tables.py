@@ -22,6 +22,7 @@ from dnafeat.partners.config import PartnerConfig
 from dnafeat.partners.items import COMPANIONS, IDS, VECTORS, Item, Problem, some
 from dnafeat.partners.names import Name, Unfit, of_ids, texts, whole_numbers
 from dnafeat.text import did_you_mean
+from dnafeat.untrusted import batches, no_stray_traceback
 
 NAMES = ("file", "filename", "file_name", "name")
 _BATCH_BYTES = 16 * 2**20
@@ -34,6 +35,7 @@ _COVARIATES = frozenset({
     *("bmi", "height", "weight", "fd", "mean_fd", "motion", "tiv", "icv", "etiv", "visit", "wave"),
 })  # fmt: skip
 _CSV_BLOCK = 32 * 2**20  # bytes; a row has to fit
+_MOST_INVALID = 100_000  # rows with another number of fields that wait for their turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,24 +100,26 @@ def read_csv(path: Path, uri: str, config: PartnerConfig) -> Iterator[Item | Pro
 
     def skip(row: Any) -> str:
         invalid.append(row)
-        return "skip"
+        # An error, which names this row: whatever the file is, it is no such table.
+        return "skip" if len(invalid) <= _MOST_INVALID else "error"
 
     def problem(one: Any) -> Problem:
         reason = f"has {one.actual_columns} fields where the header has {one.expected_columns}; mend the row"
         return Problem(place=f"{uri}, row {one.number - 1}", file=storage.name(uri), reason=reason, row=one.number - 1)
 
     with storage.open_input(str(path)) as file:
-        reader = pyarrow.csv.open_csv(
-            file,
-            # One thread: only then does the reader know the numbers of the rows it skips.
-            pyarrow.csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK),
-            pyarrow.csv.ParseOptions(delimiter="\t" if ".tsv" in path.name.lower() else ",", invalid_row_handler=skip),
-            # Text, so that leading zeros of ids stay and a cell that is no number can be named.
-            pyarrow.csv.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=False),
-        )
+        with no_stray_traceback():
+            reader = pyarrow.csv.open_csv(
+                file,
+                # One thread: only then does the reader know the numbers of the rows it skips.
+                pyarrow.csv.ReadOptions(use_threads=False, block_size=_CSV_BLOCK),
+                pyarrow.csv.ParseOptions(delimiter="\t" if ".tsv" in path.name.lower() else ",", invalid_row_handler=skip),
+                # Text, so that leading zeros of ids stay and a cell that is no number can be named.
+                pyarrow.csv.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=False),
+            )
         layout = _layout(reader.schema, config)
         row = 1
-        for batch in reader:
+        for batch in batches(reader):
             numbers: list[int] = []
             while len(numbers) < len(batch):
                 # The reader counts the header as row 1, and may be ahead of this batch.

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+import lzma
 import re
+import zlib
+from collections.abc import Iterator
 from typing import IO, NamedTuple
 
+import pyarrow as pa
+
 from dnafeat import packing, storage
-from dnafeat.errors import UsageError
+from dnafeat.errors import UsageError, one_line
 
 KINDS = {
     "fasta": ("fa", "fasta", "fna", "ffn", "frn", "fas", "fsa", "mpfa"),
@@ -94,11 +100,23 @@ def look(uri: str) -> Content:
     )
 
 
-def open_text(uri: str) -> IO[bytes]:
-    """Open a text file as `storage.open_input` does. Raises UsageError as `check_text`."""
-    with storage.open_input(uri) as file:
-        check_text(file.read(_HEAD), uri)
-    return storage.open_input(uri)
+@contextlib.contextmanager
+def reading(uri: str) -> Iterator[None]:
+    """Turn what goes wrong inside a file (damaged, cut off, out of reach) into one sentence."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, *storage.SERVER_ERRORS) as error:
+        raise storage.fault(error, UsageError)(f"{uri} cannot be read: {one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def open_text(uri: str) -> Iterator[IO[bytes]]:
+    """Open a text file as `storage.open_input` does. Raises UsageError as `check_text`, and in the block as `reading`."""
+    with reading(uri):
+        with storage.open_input(uri) as file:
+            check_text(file.read(_HEAD), uri)
+        with storage.open_input(uri) as file:
+            yield file
 
 
 def unique_ids(file: str, other: str) -> str:

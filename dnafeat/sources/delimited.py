@@ -24,11 +24,12 @@ from dnafeat.sequence import normalise, spelled_in_kmers
 from dnafeat.sources import quotes
 from dnafeat.sources.entries import MAX_BYTES, MAX_ENTRIES, RAW_KEPT, Piece
 from dnafeat.text import did_you_mean
+from dnafeat.untrusted import batches, no_stray_traceback
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}  # by kind of file; every other table is Parquet
 
 # A row has to fit a block. The file is read again with the next size when one does not; few files have such rows.
-BLOCKS = (1 << 20, 1 << 25, 1 << 30)
+BLOCKS = (1 << 20, 1 << 25, 1 << 28)
 
 _NAMED = {",": "commas (,)", "\t": "tabs", ";": "semicolons (;)", "|": "bars (|)"}
 
@@ -97,6 +98,8 @@ def columns_of(schema: pa.Schema, uri: str, id_column: str | None, sequence_colu
     there = ", ".join(map(repr, names))
     counts = Counter(names)
     for at, name in enumerate(names):
+        if "\0" in name:
+            raise UsageError(f"{uri}: column {at + 1} has a null byte in its name; is it a table?")
         if not name.strip():
             raise UsageError(f"{uri}: column {at + 1} has no name; give it one, or take the column out (the columns are {there})")
         if counts[name] > 1:
@@ -193,12 +196,13 @@ def _open_csv(file: IO[bytes] | quotes.Watched, delimiter: str, block: int) -> t
         return "skip"
 
     # One thread: only then does the reader know the numbers of the rows it skips.
-    reader = pyarrow.csv.open_csv(
-        file,
-        pyarrow.csv.ReadOptions(use_threads=False, block_size=block),
-        pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
-        pyarrow.csv.ConvertOptions(default_column_type=pa.binary(), strings_can_be_null=False),
-    )
+    with no_stray_traceback():
+        reader = pyarrow.csv.open_csv(
+            file,
+            pyarrow.csv.ReadOptions(use_threads=False, block_size=block),
+            pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
+            pyarrow.csv.ConvertOptions(default_column_type=pa.binary(), strings_can_be_null=False),
+        )
     return reader, invalid
 
 
@@ -236,7 +240,7 @@ def _csv_pieces(
 
     row = 1
     last: pa.RecordBatch | None = None
-    for batch in reader:
+    for batch in batches(reader):
         rows: list[int] = []
         skipped: list[Piece] = []
         while len(rows) < batch.num_rows:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import lzma
 import sys
 import warnings
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +16,7 @@ import pyarrow as pa
 
 from dnafeat import keys as rule
 from dnafeat import packing, storage
-from dnafeat.errors import DnafeatWarning, UsageError, one_line
+from dnafeat.errors import DnafeatWarning, UsageError
 from dnafeat.sources import content
 from dnafeat.sources.content import Content
 from dnafeat.sources.delimited import Columns, columns, read_table
@@ -246,7 +243,7 @@ def read_portions(layout: Layout, some: Sequence[Portion]) -> Iterator[pa.Record
     columns = schema(keys)
     for uri, _, groups in some:
         kind = layout.kinds[uri]
-        with _reading(uri):
+        with content.reading(uri):
             records = kind in _RECORDS
             pieces = (
                 _records(uri, kind) if records else read_table(uri, kind, layout.tables[uri], keys, layout.labels[uri], groups)
@@ -261,7 +258,7 @@ def _records(uri: str, kind: str) -> Iterator[Piece]:
 
 
 def _table(uri: str, kind: str, options: ReadOptions) -> Columns:
-    with _reading(uri):
+    with content.reading(uri):
         table = columns(uri, kind, options.id_column, options.sequence_column)
         return replace(table, keys=table.keys if options.keys else (), verbatim=options.verbatim)
 
@@ -285,7 +282,7 @@ def _key_columns(tables: Mapping[str, Columns], partitions: Mapping[str, Mapping
 
 
 def _content(uri: str) -> Content:
-    with _reading(uri):
+    with content.reading(uri):
         return content.look(uri)
 
 
@@ -302,12 +299,3 @@ def _labels(files: Sequence[str]) -> dict[str, str]:
                 labels.setdefault(uri, tail)
         depth += 1
     return labels
-
-
-@contextlib.contextmanager
-def _reading(uri: str) -> Iterator[None]:
-    """Turn what goes wrong inside a file (damaged, cut off, out of reach) into one sentence."""
-    try:
-        yield
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, *storage.SERVER_ERRORS) as error:
-        raise storage.fault(error, UsageError)(f"{uri} cannot be read: {one_line(error)}") from error

@@ -11,8 +11,8 @@ from deltalake import CommitProperties, Schema, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import create_table_with_add_actions
 
-from dnafeat import storage
-from dnafeat.errors import ConflictError, one_line
+from dnafeat import storage, untrusted
+from dnafeat.errors import ConflictError, DamagedError, one_line
 from dnafeat.store import delta_log, durability
 from dnafeat.store.data_file import DataFile
 from dnafeat.store.retry import broken_off
@@ -49,7 +49,13 @@ class ReplacedTable:
         """The versions that say what they were made of, the newest first, and what they say."""
         for commit in self.table.snapshot.history() if self.there else ():
             if ABOUT in commit:
-                yield commit["version"], json.loads(commit[ABOUT])
+                try:
+                    about = untrusted.parse_object(str(commit[ABOUT]).encode())
+                except ValueError as error:
+                    raise DamagedError(
+                        f"{self.uri}: what version {commit['version']} was made of cannot be read: {one_line(error)}"
+                    ) from error
+                yield commit["version"], about
 
     def commit(self, files: Sequence[DataFile], contract: Schema, about: dict[str, Any], attempt: str) -> int:
         """Make these files the table, in place of what it was, and return its version.

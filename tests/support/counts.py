@@ -23,3 +23,5 @@ HISTORIES = int(os.environ.get("DNAFEAT_PROTOCOL_EXAMPLES") or examples(4, 30))
 # Killed runs, and the sequences of each.
 KILLS = int(os.environ.get("DNAFEAT_CHAOS_KILLS") or 3)
 SEQUENCES = int(os.environ.get("DNAFEAT_CHAOS_SEQUENCES") or 900)
+# Bad inputs of all kinds.
+BAD_INPUTS = examples(16, 2000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def tensor_names(file: Path) -> list[str]:
         except Exception as error:  # whatever the library makes of a broken file
             raise CheckpointError(f"{file} cannot be read as plain weights: {one_line(error)}") from error
     try:
-        held = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings(action="ignore"):
+            held = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # a pickle of before 2020, or a broken one
         held = read_tensors(file)
     return [name for name in held if isinstance(name, str)] if isinstance(held, dict) else []
@@ -39,7 +41,9 @@ def read_tensors(file: Path) -> Any:
         if file.suffix == ".safetensors":
             held = safetensors.torch.load_file(file)
         else:
-            held = torch.load(file, map_location="cpu", weights_only=True)
+            # It warns of pickles that it then refuses.
+            with warnings.catch_warnings(action="ignore"):
+                held = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a file made to break the unpickler can raise anything
         raise CheckpointError(f"{file} cannot be read as plain weights: {one_line(error)}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -37,7 +38,13 @@ class GenomeIndex:
     @property
     def lengths(self) -> dict[str, int]:
         """Bases of each contig, in order."""
-        return {cells[0]: int(cells[1]) for cells in self._rows()}
+        found = {}
+        for name, *numbers in self._rows():
+            length, _, bases, width = (int(one) for one in numbers[:4])
+            if not all(0 <= int(one) < 2**63 for one in numbers) or bases > width:
+                raise ValueError(f"numbers of {name} are out of bounds")
+            found[name] = length
+        return found
 
     def _rows(self) -> Iterator[list[str]]:
         return (line.split("\t") for line in self.fai.decode().splitlines())
@@ -48,7 +55,7 @@ class GenomeIndex:
             start = max(0, int(offset) - _NAME_BYTES)
             try:
                 before = self._text(start, int(offset))
-            except (OSError, EOFError, ValueError, zlib.error) as error:
+            except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
                 raise storage.fault(error, UsageError)(f"{self.uri} cannot be read: {one_line(error)}") from error
             lines = before.split(b"\n")
             # The offset is behind a line's end; a description longer than what was read hides the name.
@@ -89,6 +96,7 @@ def look(uri: str) -> GenomeIndex:
 
 
 def _whole(uri: str) -> bytes:
+    storage.check_regular(uri)
     fs, path = storage.filesystem(uri)
     with storage.reached(uri):
         return fs.cat_file(path)

@@ -27,6 +27,7 @@ _HEADER = 18  # bytes of a block's header as bgzip writes it
 
 def address(uri: str) -> str:
     """What htslib opens for a path or URI. Raises UsageError for a storage that cannot sign URLs."""
+    storage.check_regular(uri)
     if storage.is_local(uri):
         return storage.absolute(uri)
     fs, path = storage.filesystem(uri)
@@ -39,6 +40,7 @@ def address(uri: str) -> str:
 
 def read_range(uri: str, start: int, end: int) -> bytes:
     """Bytes of a file as it lies. Raises UsageError when they cannot be read."""
+    storage.check_regular(uri)
     try:
         return storage.read_ranges([(uri, start, end)])[0]
     except FileNotFoundError:
