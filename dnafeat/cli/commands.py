@@ -112,6 +112,20 @@ COMMANDS: tuple[Command, ...] = (
         examples=("runs --store ./store", "runs --store s3://bucket/store --json"),
     ),
     Command(
+        name="monitor",
+        group="look",
+        summary="compare a run with the history of its source",
+        settings="dnafeat.cli.config:MonitorConfig",
+        job="dnafeat.cli.stores:monitor",
+        form="dnafeat.store.monitor:format_monitoring",
+        examples=("monitor --store ./store", "monitor --store ./store --run 2026-11-21 --json"),
+        about="Tests counts, lengths, GC, letters at the ends, pairs of letters, keys, norms and directions of vectors against up to 30 "
+        "earlier runs. Sees shifts of their distributions, not single entries; composition hides reverse complements of a whole genome, "
+        "which show where ids or sequences return. Not seen: vectors of sequences that the store had already, and less than a few "
+        "per cent of the entries.",
+        needs=("scipy",),
+    ),
+    Command(
         name="read",
         group="look",
         summary="write the vectors of a version to a file",
