@@ -126,6 +126,17 @@ COMMANDS: tuple[Command, ...] = (
         needs=("scipy",),
     ),
     Command(
+        name="report",
+        group="look",
+        summary="write an HTML page about a version",
+        settings="dnafeat.report.config:ReportConfig",
+        job="dnafeat.report.job:write_page",
+        form="dnafeat.report.job:describe_page",
+        examples=("report --store ./store --output report.html", "report --store ./store --color-by label --output report.html"),
+        about="One file that loads nothing from elsewhere. Figures of vectors show a random sample of 2,000 entries, and name them.",
+        needs=("scipy", "matplotlib", "jinja2"),
+    ),
+    Command(
         name="read",
         group="look",
         summary="write the vectors of a version to a file",

@@ -191,8 +191,8 @@ def _moved_vectors(store: Store, history: History, against: str, candidate: Cand
     version = candidate.feature_version
     store.features.reload().version()
     store.sequences.reload()
-    both = [_some_digests(store, history, one, candidate.source_name) for one in (against, version)]
-    names = np.intersect1d(*both)
+    source = candidate.source_name
+    names = np.intersect1d(_some_digests(store, history, against, source), _some_digests(store, history, version, source))
     names = names[:: max(1, len(names) // _SAMPLE)][:_SAMPLE]
     for kind in [one for one in VECTORS if one in history.vectors(against) and one in history.vectors(version)]:
         name = f"same sequences/{kind}"
