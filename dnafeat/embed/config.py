@@ -120,6 +120,7 @@ class NightlyConfig(Settings, section="output"):
     accept: str | None = option(
         "let this held run pass the gate, now and as history; also names the run unless --run-id does", None
     )
+    report: str | None = option("folder or s3:// prefix for a page about the run, RUN_ID.html; see dnafeat report", None)
     alarm_rate: float = option("false alarms of the gate per run, over all statistics", 1e-3, gt=0, le=0.5)
 
     def check(self) -> None:

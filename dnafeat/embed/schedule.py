@@ -32,15 +32,19 @@ class Night(RunSummary):
     channel_moved : bool
     channel_waits_for : tuple of str
         Sources that the channel's version has and the new one lacks: until they are filled, too, the channel stays.
+    report : str | None
+        Where a page about the run is.
     """
 
     channel: str
     channel_version: str | None
     channel_moved: bool
     channel_waits_for: tuple[str, ...]
+    report: str | None = None
 
     def __repr__(self) -> str:
-        return f"{describe_run(self)}\n{describe_channel(self)}"
+        page = f"\nreport in {self.report}" if self.report else ""
+        return f"{describe_run(self)}\n{describe_channel(self)}{page}"
 
 
 def nightly(config: NightlyConfig, *, show: bool = True, say: Callable[[str], None] = _log.info) -> Night:

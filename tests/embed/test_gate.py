@@ -83,6 +83,16 @@ def test_a_new_version_with_other_vectors_is_published_and_the_channel_stays(job
     assert job.store.channels() != channels
 
 
+def test_a_page_about_the_run_is_written_and_its_failure_undoes_nothing(job: Job) -> None:
+    pages = job.folder / "pages"
+    assert job("mon", POOL[:40], "--report", str(pages))[0] == 0
+    assert "40 entries" in (pages / "mon.html").read_text()
+    (job.folder / "file").write_text("")
+    code, error = job("tue", POOL[:41], "--report", str(job.folder / "file"))
+    assert (code, "the run is published, and there is no page" in error) == (0, True)
+    assert len(job.seen()) == 41
+
+
 def test_profiles_lie_with_the_runs_and_name_nobody(job: Job) -> None:
     assert job("mon", POOL[:70])[0] == 0
     assert job("tue", POOL[:70])[0] == 0
