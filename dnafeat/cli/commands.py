@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dnafeat.cli.command import Command
 from dnafeat.cli.keeping import KEEPING
+from dnafeat.cli.watching import WATCHING
 
 GROUPS = {
     "try": "Try",
@@ -111,31 +112,7 @@ COMMANDS: tuple[Command, ...] = (
         form="dnafeat.store.listings:format_runs",
         examples=("runs --store ./store", "runs --store s3://bucket/store --json"),
     ),
-    Command(
-        name="monitor",
-        group="look",
-        summary="compare a run with the history of its source",
-        settings="dnafeat.cli.config:MonitorConfig",
-        job="dnafeat.cli.stores:monitor",
-        form="dnafeat.store.monitor:format_monitoring",
-        examples=("monitor --store ./store", "monitor --store ./store --run 2026-11-21 --json"),
-        about="Tests counts, lengths, GC, letters at the ends, pairs of letters, keys, norms and directions of vectors against up to 30 "
-        "earlier runs. Sees shifts of their distributions, not single entries; composition hides reverse complements of a whole genome, "
-        "which show where ids or sequences return. Not seen: vectors of sequences that the store had already, and less than a few "
-        "per cent of the entries.",
-        needs=("scipy",),
-    ),
-    Command(
-        name="report",
-        group="look",
-        summary="write an HTML page about a version",
-        settings="dnafeat.report.config:ReportConfig",
-        job="dnafeat.report.job:write_page",
-        form="dnafeat.report.job:describe_page",
-        examples=("report --store ./store --output report.html", "report --store ./store --color-by label --output report.html"),
-        about="One file that loads nothing from elsewhere. Figures of vectors show a random sample of 2,000 entries, and name them.",
-        needs=("scipy", "matplotlib", "jinja2"),
-    ),
+    *WATCHING,
     Command(
         name="read",
         group="look",
