@@ -64,6 +64,12 @@ class MassCloseError(DnafeatError):
     exit_code = 7
 
 
+class HeldError(DnafeatError):
+    """Statistics of a run moved against those of earlier runs, and the gate holds the channel. `--accept` lets the run pass."""
+
+    exit_code = 8
+
+
 class EncodingError(DnafeatError):
     """The workers could not finish. Nothing is published; the same command tries again."""
 

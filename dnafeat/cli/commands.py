@@ -5,6 +5,7 @@ from __future__ import annotations
 from dnafeat.cli.command import Command
 from dnafeat.cli.embedding import EMBEDDING, ENCODES
 from dnafeat.cli.keeping import KEEPING
+from dnafeat.cli.watching import WATCHING
 
 GROUPS = {
     "try": "Try",
@@ -79,6 +80,7 @@ COMMANDS: tuple[Command, ...] = (
         form="dnafeat.store.listings:format_runs",
         examples=("runs --store ./store", "runs --store s3://bucket/store --json"),
     ),
+    *WATCHING,
     Command(
         name="read",
         group="look",

@@ -104,6 +104,15 @@ class RejectsConfig(Settings, section="input"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MonitorConfig(Settings, section="input"):
+    """`dnafeat monitor`."""
+
+    place: StoreConfig = part(StoreConfig)
+    run: str | None = option("run to compare, by its id or number, or one that was held (default: the last published one)", None)
+    alarm_rate: float = option("false alarms per run, over all statistics", 1e-3, section="output", gt=0, le=0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PublishConfig(Settings, section="input"):
     """`dnafeat publish`."""
 

@@ -29,7 +29,7 @@ EMBEDDING: tuple[Command, ...] = (
         group="embed",
         summary="embed new sequences, then move a channel once complete",
         settings="dnafeat.embed.config:NightlyConfig",
-        job="dnafeat.embed.schedule:nightly",
+        job="dnafeat.cli.jobs:nightly",
         form="dnafeat.cli.jobs:format_result",
         examples=(
             "nightly cohort.csv --store ./store --source-name cohort",

@@ -27,6 +27,7 @@ EXIT_CODES = {
     5: "workers failed, or Ray does not start or answer; retry",
     6: "storage cannot be reached, refuses or is full; retry",
     7: "the source lacks most of its entries; nothing was published (--max-closed)",
+    8: "statistics of the run moved and the gate holds the channel (--accept)",
     70: "a fault of dnafeat that nobody foresaw",
     130: "interrupted (143: ended by SIGTERM); retry",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import IO, TYPE_CHECKING, Any
 from dnafeat.cli import config as settings
 from dnafeat.cli.output import Report
 from dnafeat.cli.stdio import STANDARD, format_of, is_special, write_delimited, written
+from dnafeat.errors import DnafeatError, DnafeatWarning
 
 if TYPE_CHECKING:
     from dnafeat.bench.config import BenchmarkConfig
     from dnafeat.effects.config import EffectsConfig
+    from dnafeat.embed.config import NightlyConfig
     from dnafeat.finetune.config import PredictConfig
 
 
@@ -31,6 +34,25 @@ def demo_align(config: settings.DemoAlignConfig, *, say: Callable[[str], None], 
     from dnafeat.demo.align import demo
 
     return Report(document=demo(config.folder, say=say, show=show), text="")
+
+
+def nightly(config: NightlyConfig, *, show: bool) -> Any:
+    """`dnafeat nightly`, and a page about the run where one is asked for: what is published stays so if that cannot be written."""
+    from dnafeat import storage
+    from dnafeat.embed.schedule import nightly
+
+    done = nightly(config, show=show)
+    if config.report is None:
+        return done
+    from dnafeat.report import ReportConfig, write_page
+
+    output = storage.join(config.report, f"{done.run_id}.html")
+    try:
+        write_page(ReportConfig.make(store=config.embed.store, run=done.run_id, output=output))
+    except DnafeatError as error:
+        warnings.warn(f"the run is published, and there is no page about it: {error}", DnafeatWarning, stacklevel=2)
+        return done
+    return replace(done, report=output)
 
 
 def models(config: settings.NoConfig) -> list[dict[str, Any]]:

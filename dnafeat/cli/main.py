@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # What `pip install dnafeat` leaves out because reading does not need it.
 JOB_PACKAGES = (
     "huggingface_hub",
+    "jinja2",
     "matplotlib",
     "packaging",
     "peft",

@@ -139,6 +139,14 @@ def runs(config: settings.StoreConfig) -> list[dict[str, Any]]:
     return Store(config.store).history().listing()
 
 
+def monitor(config: settings.MonitorConfig) -> Any:
+    """`dnafeat monitor`."""
+    from dnafeat import Store
+    from dnafeat.store.monitor import monitor
+
+    return monitor(Store(config.place.store), config.run, level=config.alarm_rate)
+
+
 def rejects(config: settings.RejectsConfig) -> Any:
     """`dnafeat rejects`."""
     from dnafeat import Store

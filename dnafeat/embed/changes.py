@@ -62,6 +62,10 @@ class Difference(NamedTuple):
     before: int
     gone: int
 
+    def returning(self) -> dict[str, int]:
+        """Count entries whose id the source had before, and those among them that changed."""
+        return {"returning": self.before - self.gone, "changed": max(0, self.closing.rows - self.gone)}
+
 
 def compare(
     store: Store, source_name: str, intake: Intake, paths: Sequence[str], folder: Path | str, mode: str, each: Each

@@ -113,9 +113,19 @@ class NightlyConfig(Settings, section="output"):
     channel: str = option(
         "channel that moves to the version once the version covers every source of the channel's present one", "production"
     )
+    gate: bool = option(
+        "hold the channel (exit code 8) where statistics of the run moved against earlier runs of its source; see dnafeat monitor",
+        False,
+    )
+    accept: str | None = option(
+        "let this held run pass the gate, now and as history; also names the run unless --run-id does", None
+    )
+    report: str | None = option("folder or s3:// prefix for a page about the run, RUN_ID.html; see dnafeat report", None)
+    alarm_rate: float = option("false alarms of the gate per run, over all statistics", 1e-3, gt=0, le=0.5)
 
     def check(self) -> None:
         require(bool(self.channel.strip()), "channel has no name: give one, such as production")
+        check_run_id(self.accept)
 
 
 def check_run_id(run_id: str | None) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 import uuid
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from dnafeat.sources.entries import gathered
 from dnafeat.spill import Spill
 from dnafeat.store import digests
 from dnafeat.store.digests import id_partition, netstring
+from dnafeat.store.profiles import Profile, keys_profile, sequences_profile, total
 from dnafeat.store.schema import arrow_schema
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 # Bytes of the unpacked source that a partition may hold, and the same of a source that is worth spreading.
 _PARTITION_BYTES, _LARGE_PARTITION_BYTES = 16 * 2**20, 64 * 2**20
 _LARGE = 2**30
+# Of sequences that are profiled: of a larger source a sample.
+_PROFILED_BYTES = 64 * 2**20
 # Of a part that is read at a time.
 _PART_BYTES = 128 * 2**20
 TEXT_KEPT = 10_000
@@ -112,6 +116,8 @@ class Intake:
         What was counted of regions and people, where those are the source.
     coded : CodedEntries or None
         The entries of those, with what is said of each haplotype.
+    profile : Profile
+        Of the accepted entries; empty where regions and people are the source.
     """
 
     entries: Spill | CodedEntries
@@ -123,6 +129,7 @@ class Intake:
     deal: Deal = field(default_factory=Deal)
     cohort: dict[str, int] | None = None
     coded: CodedEntries | None = None
+    profile: Profile = field(default_factory=Profile)
 
     @property
     def read(self) -> int:
@@ -131,7 +138,7 @@ class Intake:
 
 @dataclass(frozen=True)
 class _Reading:
-    """How the parts of a source are read: `folder` is where they are spilled."""
+    """How the parts of a source are read: `folder` is where they are spilled, and one of `sampled` sequences is profiled."""
 
     layout: sources.Layout
     checks: Checks
@@ -139,6 +146,7 @@ class _Reading:
     partitions: int
     by_id: bool
     discretion: Discretion
+    sampled: int
 
 
 def entry_schema(keys: Sequence[str]) -> pa.Schema:
@@ -191,23 +199,27 @@ def take_in(
         )
     size = _LARGE_PARTITION_BYTES if is_large(layout) else _PARTITION_BYTES
     partitions = min(digests.MAX_PARTITIONS, -(-layout.unpacked // size)) or 1
-    reading = _Reading(layout, checks, str(folder), partitions, by_id, discretion)
+    sampled = max(1, layout.unpacked // _PROFILED_BYTES)
+    reading = _Reading(layout, checks, str(folder), partitions, by_id, discretion, sampled)
     parts = sources.portions(layout, _PART_BYTES)
     found = each(functools.partial(_take_in_part, reading), parts, "reading the source")
-    entries, sequences, rejects, sums, nulls = zip(*found, strict=True)
+    entries, sequences, rejects, sums, nulls, profiles = zip(*found, strict=True)
     missing = {key: int(count) for key, count in zip(layout.keys, np.sum(nulls, axis=0), strict=True) if count}
     read, letters, refused = (Spill.together(some) for some in (entries, sequences, rejects))
-    return Intake(read, letters, refused, layout.keys, fingerprint_of(layout.keys, sums), missing)
+    return Intake(read, letters, refused, layout.keys, fingerprint_of(layout.keys, sums), missing, profile=total(profiles))
 
 
-def _take_in_part(reading: _Reading, part: Sequence[sources.Portion]) -> tuple[Spill, Spill, Spill, np.ndarray, np.ndarray]:
-    """Entries, sequences and rejects of a part as in `Intake`, its share of the fingerprint, and missing values of each key."""
+def _take_in_part(
+    reading: _Reading, part: Sequence[sources.Portion]
+) -> tuple[Spill, Spill, Spill, np.ndarray, np.ndarray, Profile]:
+    """Entries, sequences and rejects of a part as in `Intake`, its share of the fingerprint, missing values of each key, its profile."""
     folder, keys, partitions = storage.join(reading.folder, uuid.uuid4().hex), reading.layout.keys, reading.partitions
     entries = Spill(folder, "entries", entry_schema(keys), partitions if reading.by_id else 1)
     sequences = Spill(folder, "sequences", SEQUENCE_SCHEMA, partitions)
     rejects = Spill(folder, "rejects", reject_schema())
     fingerprint, limits = np.zeros(4, np.uint64), asdict(reading.checks)
     missing = np.zeros(len(keys), np.int64)
+    profile = Profile()
     salt = reading.discretion.salt if reading.discretion.keyed_digests else b""
     for batch in gathered(sources.read_portions(reading.layout, part)):
         batch = reading.discretion.applied(batch)
@@ -222,6 +234,7 @@ def _take_in_part(reading: _Reading, part: Sequence[sources.Portion]) -> tuple[S
             batch = batch.filter(good)
             names = [name for name in names if name]
         digest_column = pa.array(names, pa.string())
+        profile += _profile_of(batch, names, keys, reading.sampled)
         columns = [batch["sequence_id"], digest_column, batch["file"], batch["row"], *(batch[key] for key in keys)]
         places = id_partition(batch["sequence_id"], partitions) if reading.by_id else None
         entries.add(pa.RecordBatch.from_arrays(columns, schema=entries.schema), places)
@@ -232,7 +245,14 @@ def _take_in_part(reading: _Reading, part: Sequence[sources.Portion]) -> tuple[S
         )
     for spill in (entries, sequences, rejects):
         spill.close()
-    return entries, sequences, rejects, fingerprint, missing
+    return entries, sequences, rejects, fingerprint, missing, profile
+
+
+def _profile_of(batch: pa.RecordBatch, names: Sequence[str], keys: Sequence[str], sampled: int) -> Profile:
+    """Profile accepted entries: all of their keys, and the sequences whose digest is drawn, whatever the split."""
+    letters = batch["sequence"].to_pylist()
+    drawn = [one for one, name in zip(letters, names, strict=True) if zlib.crc32(name.encode()) % sampled == 0]
+    return keys_profile({key: batch[key] for key in keys}) + sequences_profile(drawn)
 
 
 def fingerprint_of(keys: Sequence[str], sums: Sequence[np.ndarray]) -> str:

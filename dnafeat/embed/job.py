@@ -34,6 +34,7 @@ from dnafeat.sources.cohort.layout import look as look_regions
 from dnafeat.sources.reader import ReadOptions, expand, look
 from dnafeat.store import Store
 from dnafeat.store.lineages import vectors_of
+from dnafeat.store.monitor import Gate
 from dnafeat.store.vector_files import Receipt
 from dnafeat.vectors import PROJECTED_WIDTH
 
@@ -49,7 +50,7 @@ def default_source_name(config: EmbedConfig) -> str:
     return name + ("#" + ",".join(f"{one}={value}" for one, value in chosen.items()) if chosen else "")
 
 
-def embed(config: EmbedConfig, *, show: bool = True) -> RunSummary:
+def embed(config: EmbedConfig, *, show: bool = True, gate: Gate | None = None) -> RunSummary:
     """Bring one source into a store under one feature version.
 
     Parameters
@@ -57,6 +58,8 @@ def embed(config: EmbedConfig, *, show: bool = True) -> RunSummary:
     config : EmbedConfig
     show : bool
         Whether to draw progress on standard error.
+    gate : Gate | None
+        What may hold the run before it is published.
 
     Raises
     ------
@@ -68,6 +71,8 @@ def embed(config: EmbedConfig, *, show: bool = True) -> RunSummary:
         The source lacks more of its entries than `max_closed` allows; nothing is published.
     StoreError, ConflictError
         The store cannot be read or written, or was being written by too many others. The same command continues.
+    HeldError
+        The gate holds the run: nothing is published.
     """
     clock, started = time.monotonic(), datetime.now(UTC)
     files = expand(config.sources)
@@ -92,6 +97,7 @@ def embed(config: EmbedConfig, *, show: bool = True) -> RunSummary:
         mode=config.mode,
         max_closed=config.max_closed,
         strict=config.strict,
+        gate=gate,
         clock=clock,
         started=started,
     )

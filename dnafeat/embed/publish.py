@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -225,12 +225,13 @@ class Publication:
         mode: str = "replace",
         each: Each = here,
         max_closed: float = 1.0,
+        judge: Callable[[changes.Difference], None] = lambda difference: None,
     ) -> tuple[int, int, int]:
         """Bring the source's rows in `sequences` up to what was read, and take a run number.
 
         New and changed entries open a row, changed ones close theirs; unchanged ones are left alone. In mode `replace` the entries that
         are gone close theirs, too; in mode `merge` they stay. The number is taken in the same commit, so that numbers and intervals have
-        one order however many runs publish at once.
+        one order however many runs publish at once. `judge` gets what would change, and raises an error where it may not.
 
         Returns
         -------
@@ -259,6 +260,7 @@ class Publication:
             difference = changes.compare(self.store, self.source_name, intake, paths, folder, mode, each)
             kept = difference.kept
             self.check_closed(difference.before, difference.gone, intake, max_closed)
+            judge(difference)
             self.store.features.reload()
             if kept is not None:
                 self._check_kept(kept, vectors.version, each)
@@ -286,6 +288,8 @@ class Publication:
         file = table.write(pa.Table.from_pylist([row], schema=arrow_schema("runs")), stem=self.run_id)
 
         def change() -> Change | None:
+            # Columns that came after the store was made.
+            table.add_string_columns(["profile"])
             return None if len(table.read(["run_id"], ds.field("run_id") == self.run_id)) else Change(added=[file])
 
         published = table.settle(self._app, change) is not None

@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol, cast
@@ -22,6 +22,7 @@ from dnafeat.cluster.observe import Job
 from dnafeat.cluster.spread import Each, here
 from dnafeat.embed import plan
 from dnafeat.embed.audit import audit
+from dnafeat.embed.changes import Difference
 from dnafeat.embed.haplotypes import commit_haplotypes
 from dnafeat.embed.intake import Intake, as_rejects, duplicate_ids, without
 from dnafeat.embed.publish import Publication
@@ -34,6 +35,8 @@ from dnafeat.provenance import environment
 from dnafeat.settings import Settings
 from dnafeat.sources.content import unique_ids
 from dnafeat.store import Store
+from dnafeat.store.monitor import Gate
+from dnafeat.store.profiles import Profile, total
 from dnafeat.store.refusals import reasons_of
 from dnafeat.store.retry import looking_again
 from dnafeat.store.schema import arrow_schema
@@ -75,6 +78,8 @@ class RunSpec:
         Whether an earlier run has checked the entries already.
     each : Each
         How steps go over their parts as long as they are not spread.
+    gate : Gate | None
+        Holds the run where its profile differs from those of earlier ones.
     clock : float
         `time.monotonic` when the command began.
     started : datetime
@@ -94,6 +99,7 @@ class RunSpec:
     strict: bool = False
     checked: bool = False
     each: Each = here
+    gate: Gate | None = None
     clock: float = field(default_factory=time.monotonic)
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -234,8 +240,16 @@ class _Steps:
             committed = publication.commit_features([receipt.file for receipt in receipts], digest, planned)
             publication.commit_rejects(intake.rejects)
             self.job.count("dnafeat_rejected", intake.rejects.rows)
+            profile = _profile(intake, wanted, receipts)
+
+            def judge(difference: Difference) -> None:
+                nonlocal profile
+                profile = profile.with_counts(**difference.returning())
+                if spec.gate is not None:
+                    spec.gate.before(spec.run_id, spec.source_name, digest, profile)
+
             number, opened, closed = publication.commit_sequences(
-                intake, committed, workspace.spills, spec.mode, workspace.each, spec.max_closed
+                intake, committed, workspace.spills, spec.mode, workspace.each, spec.max_closed, judge
             )
             commit_haplotypes(store, spec.source_name, intake, number, spec.run_id, workspace.spills)
         summary = RunSummary(
@@ -262,7 +276,7 @@ class _Steps:
             cohort=_counted(intake, wanted),
             **encoded.counts(new),
         )
-        row = _run_row(summary, spec) | {"source_fingerprint": intake.fingerprint}
+        row = _run_row(summary, spec) | {"source_fingerprint": intake.fingerprint, "profile": profile.to_json()}
         if not publication.commit_run(row):
             # The same run was sent twice and the other attempt was first: what it published is what this one would have.
             return _as_before(cast(dict, store.published_run(spec.run_id)), spec, intake.fingerprint)
@@ -338,6 +352,14 @@ class _Steps:
         except MassCloseError:
             self.publication.commit_rejects(intake.rejects)
             raise
+
+
+def _profile(intake: Intake, wanted: plan.Work, receipts: Sequence[Receipt]) -> Profile:
+    """What `monitor` compares: of all accepted entries, and of the vectors that this run brings."""
+    vectors = [Profile.from_json(receipt.profile) for receipt in receipts if receipt.profile]
+    whole = intake.profile + total(one for one in vectors if one is not None)
+    counts = {"entries": intake.entries.rows, "rejected": intake.rejects.rows}
+    return whole.discreet().with_counts(**counts, distinct=wanted.distinct, known=wanted.stored)
 
 
 def _counted(intake: Intake, wanted: plan.Work) -> dict[str, int]:

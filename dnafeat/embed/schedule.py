@@ -12,6 +12,7 @@ from dnafeat.embed.report import RunSummary, describe_run
 from dnafeat.errors import ForgottenError
 from dnafeat.store import Store
 from dnafeat.store.channels import move
+from dnafeat.store.monitor import Gate
 
 _log = logging.getLogger(__name__)
 
@@ -31,15 +32,19 @@ class Night(RunSummary):
     channel_moved : bool
     channel_waits_for : tuple of str
         Sources that the channel's version has and the new one lacks: until they are filled, too, the channel stays.
+    report : str | None
+        Where a page about the run is.
     """
 
     channel: str
     channel_version: str | None
     channel_moved: bool
     channel_waits_for: tuple[str, ...]
+    report: str | None = None
 
     def __repr__(self) -> str:
-        return f"{describe_run(self)}\n{describe_channel(self)}"
+        page = f"\nreport in {self.report}" if self.report else ""
+        return f"{describe_run(self)}\n{describe_channel(self)}{page}"
 
 
 def nightly(config: NightlyConfig, *, show: bool = True, say: Callable[[str], None] = _log.info) -> Night:
@@ -60,15 +65,24 @@ def nightly(config: NightlyConfig, *, show: bool = True, say: Callable[[str], No
     ------
     DnafeatError
         As `embed`.
+    HeldError
+        With `gate`, statistics of the run moved against earlier ones: the channel stays.
     """
+    gate = Gate(Store(config.embed.store), config.channel, config.alarm_rate) if config.gate else None
+    settings = config.embed
+    if config.accept is not None:
+        Gate(Store(config.embed.store), config.channel).accept(config.accept)
+        settings = settings if settings.run_id is not None else settings.replace(run_id=config.accept)
     for reading in range(_READINGS):
         try:
-            summary = embed(config.embed, show=show)
+            summary = embed(settings, show=show, gate=gate)
             break
         except ForgottenError as error:
             if reading == _READINGS - 1:
                 raise
             say(f"{error}; reading it again")
+    if gate is not None:
+        gate.after(summary.run_id)
     done = move(Store(config.embed.store), config.channel, summary.feature_version)
     return Night(
         **asdict(summary),

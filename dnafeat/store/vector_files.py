@@ -15,6 +15,7 @@ from dnafeat import parquet, storage
 from dnafeat.errors import StoreError
 from dnafeat.store import digests
 from dnafeat.store.data_file import DataFile
+from dnafeat.store.profiles import Profile, vectors_profile
 from dnafeat.store.schema import arrow_schema
 from dnafeat.store.table import Table
 from dnafeat.vectors import VECTORS
@@ -54,6 +55,8 @@ class Receipt:
         Seconds since the epoch.
     norms : Mapping[str, Norms]
         Of each vector column.
+    profile : str
+        JSON of the vectors' part of a run's profile; empty in files of earlier releases.
     """
 
     file: DataFile
@@ -67,6 +70,7 @@ class Receipt:
     began: float = 0.0
     ended: float = 0.0
     norms: Mapping[str, Norms] = field(default_factory=dict)
+    profile: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "refused", tuple(self.refused))  # JSON makes lists of tuples
@@ -109,21 +113,24 @@ def write(
         Fields of `Receipt` that the rows do not tell, asked once the last piece is written.
     """
     meters: dict[str, _Meter] = {}
+    profile = Profile()
     counts = {"tokens": 0, "windowed": 0}
     content: dict[str, Any] = {}
 
     def metered() -> Iterator[pa.Table]:
+        nonlocal profile
         for piece in pieces:
-            for name in VECTORS:
-                if name in piece.column_names:
-                    meters.setdefault(name, _Meter()).add(piece[name])
+            found = {name: _rows_of(piece[name]) for name in VECTORS if name in piece.column_names}
+            for name, rows in found.items():
+                meters.setdefault(name, _Meter()).add(rows)
+            profile += vectors_profile(found)
             counts["tokens"] += pc.sum(piece["tokens"]).as_py() or 0
             counts["windowed"] += int((piece["windows"].to_numpy() > 1).sum())
             yield piece
 
     def footer() -> dict[str, str]:
         norms = {name: meter.norms() for name, meter in meters.items()}
-        content.update(counts, **about(), norms=norms)
+        content.update(counts, **about(), norms=norms, profile=profile.to_json())
         return {_FOOTER: json.dumps({**content, "norms": {name: asdict(one) for name, one in norms.items()}})}
 
     file = table.write(metered(), stem=stem, partition={"feature_version": version}, footer=footer)
@@ -136,13 +143,10 @@ class _Meter:
     def __init__(self) -> None:
         self.rows, self.total, self.least, self.largest, self.strange = 0, 0.0, float("inf"), 0.0, 0
 
-    def add(self, column: pa.ChunkedArray) -> None:
-        # Rows of a version with a parent may have no vector of their own.
-        column = column.drop_null()
-        if not len(column):
+    def add(self, rows: np.ndarray) -> None:
+        if not len(rows):
             return
-        values = np.asarray(column.combine_chunks().flatten())
-        norms = np.linalg.norm(values.reshape(len(column), -1), axis=1)
+        norms = np.linalg.norm(rows, axis=1)
         good = norms[np.isfinite(norms)].astype(np.float64)
         self.strange += len(norms) - len(good)
         if len(good):
@@ -151,6 +155,14 @@ class _Meter:
 
     def norms(self) -> Norms:
         return Norms(least=self.least, mean=self.total / max(1, self.rows), largest=self.largest, not_finite=self.strange)
+
+
+def _rows_of(column: pa.ChunkedArray) -> np.ndarray:
+    """The vectors of a column, (n, width) float32. Rows of a version with a parent may have none of their own."""
+    column = column.drop_null()
+    if not len(column):
+        return np.empty((0, 0), np.float32)
+    return np.asarray(column.combine_chunks().flatten()).reshape(len(column), -1)
 
 
 def read_receipt(table: Table, path: str, size: int, version: str) -> Receipt | None:

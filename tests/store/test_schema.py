@@ -65,6 +65,7 @@ TYPES = {
         **{f"{name}_version": pa.int64() for name in ("features", "sequences", "rejects")},
         "config": pa.string(),
         "environment": pa.string(),
+        "profile": pa.string(),
     },
 }
 
