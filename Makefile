@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup  ## Fine-tune on bundled sequences, embed them into ./demo-store, look at the result
 	@$(BIN)/dnafeat demo --store demo-store
 
-test: setup  ## Run the tests, three files at a time (16 minutes on 2 cores)
+test: setup  ## Run the tests, three files at a time (13 minutes on 2 cores)
 	$(PYTEST)
 
 test-long: setup  ## Run all tests in full counts, those that `make test` leaves out one at a time (an hour)

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 # Exit codes of a night that fails as it is sent again. The others pass: overtaken, workers failed, storage out of reach; a driver that was
 # killed has none, or one of a signal. What nobody foresaw may pass, so that it is tried once more.
-_LASTING = (1, 2, 4, 7)
+_LASTING = (1, 2, 4, 7, 8)
 # What is not uploaded of a folder, as in gitignore, where the last line that matches counts: files by their endings but for code and
 # settings, and of those what may be a secret or a store; `.*` would match the folder itself. The .rayignore here leaves out more.
 LEFT_OUT = [
@@ -35,6 +35,7 @@ LEFT_OUT = [
     *(
         "!*.py",
         "!/dnafeat/py.typed",
+        "!/dnafeat/report/page.html",
         "!/dnafeat/bundled/data/*.?*",
         "!/dnafeat/bundled/data/*/*.?*",
         "!/dnafeat/bundled/dnafeat-mini/*.?*",

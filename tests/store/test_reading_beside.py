@@ -10,7 +10,7 @@ import pytest
 from stores import A, B, Entry, expected, fill, rows
 
 from dnafeat.errors import StoreError
-from dnafeat.store import Store, catalog, drift
+from dnafeat.store import Store, drift, queries
 from dnafeat.store.data_file import Change
 from dnafeat.store.forget import forget
 from dnafeat.store.maintain import maintain
@@ -48,7 +48,7 @@ def once(action: Callable[[], object]) -> Callable[[], object]:
 def test_an_erasure_around_the_look_at_the_entries_is_no_damage(
     store: Store, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[Store], None], before: bool
 ) -> None:
-    real, happens = catalog.load_entries, once(lambda: meanwhile(store))
+    real, happens = queries.load_entries, once(lambda: meanwhile(store))
 
     def load(*arguments: Any) -> Any:
         if before:
@@ -57,7 +57,7 @@ def test_an_erasure_around_the_look_at_the_entries_is_no_damage(
         happens()
         return found
 
-    monkeypatch.setattr(catalog, "load_entries", load)
+    monkeypatch.setattr(queries, "load_entries", load)
     found = rows(store.read())
     # A state of before the erasure, where its vectors were there still, or of after.
     assert found in (expected([*MINE, *OTHERS], KEYS), expected(OTHERS, KEYS))
