@@ -230,7 +230,7 @@ def long(content: bytes, draw: Random) -> bytes:
     """Lines of millions of letters, thousands of columns, deep brackets."""
     at = _at(draw, content)
     piece = draw.choice(
-        [b"A" * 3_000_000, b"," * 5000, b"\t" * 5000, b"[" * 200_000, b"{" * 200_000, b"\n" * 200_000, b'"' * 99_999]
+        [b"J" * 3_000_000, b"," * 5000, b"\t" * 5000, b"[" * 200_000, b"{" * 200_000, b"\n" * 200_000, b'"' * 99_999]
     )
     return content[:at] + piece + content[at:]
 
@@ -422,7 +422,7 @@ def gunzipped(path: Path, draw: Random) -> None:
     """A packed file whose content is spoiled, or that unpacks to very much."""
     content = gzip.decompress(path.read_bytes())
     if draw.random() < 0.15:
-        content += draw.choice([b"A", b"\n", b"\0", b">a\nA\n", b","]) * BOMB
+        content += draw.choice([b"J", b"\n", b"\0", b">a\nA\n", b","]) * BOMB
         content = content[:BOMB]
     else:
         content = draw.choice(BYTES + TEXT)(content, draw)
