@@ -137,13 +137,10 @@ def _dealt(
             some = names[place]
             values = np.concatenate([values_of(fixed(found[name])) for name in vectors], axis=1, dtype=np.float32)
             bases = found["bases"].to_numpy()
-            low, high = np.searchsorted(sorted_own, some[0]), np.searchsorted(sorted_own, some[-1], side="right")
-            for at in range(low, high, piece):
-                mine = slice(at, min(at + piece, high))
-                place_of = np.searchsorted(some, sorted_own[mine])
-                place_of[place_of == len(some)] = 0
-                there = some[place_of] == sorted_own[mine]
-                place_of = place_of[there]
+            near = digests.between(sorted_own, some[0], some[-1])
+            for at in range(near.start, near.stop, piece):
+                mine = slice(at, min(at + piece, near.stop))
+                there, place_of = digests.located(some, sorted_own[mine])
                 whole = np.ascontiguousarray(values[place_of]).view(np.uint8)
                 packed = pa.FixedSizeBinaryArray.from_buffers(
                     pa.binary(4 * width), len(place_of), [None, pa.py_buffer(np.ascontiguousarray(whole))]

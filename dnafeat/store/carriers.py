@@ -96,10 +96,9 @@ def recount(
 
 
 def _is_affected(rows: pa.Table | pa.RecordBatch, affected: np.ndarray) -> np.ndarray:
-    names = digests.to_numpy(rows["sequence_digest"])
-    place = np.searchsorted(affected, names)
-    place[place == len(affected)] = 0
-    return affected[place] == names
+    mask = np.zeros(len(rows), bool)
+    mask[digests.located(affected, digests.to_numpy(rows["sequence_digest"]))[0]] = True
+    return mask
 
 
 def _names_some(haplotypes: Table, path: str, affected: np.ndarray) -> bool:

@@ -47,13 +47,30 @@ def partition(digests: np.ndarray, partitions: int) -> np.ndarray:
     return (_RANK[letters[:, 3]] * 64 + _RANK[letters[:, 4]]) * partitions // MAX_PARTITIONS
 
 
-def present(wanted: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Places in the sorted `wanted` of those `other` digests that stand in it, as an int64 array."""
+def located(wanted: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find which of `other` digests are in the sorted `wanted`: their rows in `other`, and for each its place in `wanted`; both int64."""
     if not len(wanted):
-        return np.empty(0, np.int64)
+        return np.empty(0, np.int64), np.empty(0, np.int64)
     place = np.searchsorted(wanted, other)
     place[place == len(wanted)] = 0
-    return place[wanted[place] == other]
+    rows = np.flatnonzero(wanted[place] == other)
+    return rows, place[rows]
+
+
+def present(wanted: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Places in the sorted `wanted` of those `other` digests that are in it, as an int64 array."""
+    return located(wanted, other)[1]
+
+
+def between(wanted: np.ndarray, low: bytes, high: bytes) -> slice:
+    """Where the sorted `wanted` has the digests from `low` to `high`, both included."""
+    return slice(int(np.searchsorted(wanted, low)), int(np.searchsorted(wanted, high, side="right")))
+
+
+def any_between(wanted: np.ndarray, low: bytes, high: bytes) -> bool:
+    """Whether one of the sorted `wanted` is from `low` to `high`, both included."""
+    found = between(wanted, low, high)
+    return found.start < found.stop
 
 
 def netstring(column: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:

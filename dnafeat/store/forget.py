@@ -335,7 +335,6 @@ def _within(sorted_digests: np.ndarray) -> Callable[[DataFile], np.ndarray]:
     def inside(file: DataFile) -> np.ndarray:
         # Files that another tool has rewritten may be without them.
         first, last = file.minimum.get("sequence_digest", ""), file.maximum.get("sequence_digest", "~")
-        start, end = np.searchsorted(sorted_digests, first.encode()), np.searchsorted(sorted_digests, last.encode(), side="right")
-        return sorted_digests[start:end]
+        return sorted_digests[digests.between(sorted_digests, first.encode(), last.encode())]
 
     return inside

@@ -141,10 +141,7 @@ class Assembly:
         """Take what is wanted of some rows. Of a row that is not the version's own, the vectors that its own row lacks."""
         if not len(self._names):
             return
-        found = digests.to_numpy(batch[_NAME])
-        place = np.minimum(np.searchsorted(self._names, found), len(self._names) - 1)
-        rows = np.flatnonzero(self._names[place] == found)
-        place = place[rows]
+        rows, place = digests.located(self._names, digests.to_numpy(batch[_NAME]))
         if own:
             np.add.at(self._seen, place, 1)
             plain = [name for name in self._columns if name not in self._vectors]

@@ -86,8 +86,7 @@ def _may_hold(file: DataFile, reading: Reading, version: str) -> bool:
     if file.partition["feature_version"] != version:
         return False
     low, high = (str(ends["sequence_digest"]).encode() for ends in (file.minimum, file.maximum))
-    sought = reading.entries.distinct
-    return bool(np.searchsorted(sought, low) < np.searchsorted(sought, high, side="right"))
+    return digests.any_between(reading.entries.distinct, low, high)
 
 
 def _digests(uri: str) -> list[np.ndarray]:

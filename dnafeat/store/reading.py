@@ -56,10 +56,7 @@ class Entries:
         """Entries of some sequences: places in `table`, and in `names` (of dtype S35), one pair for each entry; both int64."""
         if not len(self.distinct) or not len(names):
             return np.empty(0, np.int64), np.empty(0, np.int64)
-        place = np.searchsorted(self.distinct, names)
-        place[place == len(self.distinct)] = 0
-        hit = np.flatnonzero(self.distinct[place] == names)
-        place = place[hit]
+        hit, place = digests.located(self.distinct, names)
         count = self._count[place]
         # One row for each entry that names a sequence: `_first` is where its run of equal digests begins.
         rows = np.repeat(hit, count)

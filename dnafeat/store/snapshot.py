@@ -22,7 +22,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from dnafeat import parquet, storage
 from dnafeat.errors import DamagedError, StoreError, one_line
-from dnafeat.store import delta_log
+from dnafeat.store import delta_log, digests
 from dnafeat.store.data_file import DataFile
 from dnafeat.store.ownership import is_data_file
 from dnafeat.store.retry import again
@@ -50,7 +50,7 @@ def _holds_some(statistics: Mapping[str, Mapping[str, Any]], sought: np.ndarray)
     ends = statistics.get("sequence_digest")
     if not ends:
         return True
-    return bool(np.searchsorted(sought, ends["min"].encode()) < np.searchsorted(sought, ends["max"].encode(), side="right"))
+    return digests.any_between(sought, ends["min"].encode(), ends["max"].encode())
 
 
 class TableSnapshot:

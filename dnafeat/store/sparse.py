@@ -28,7 +28,7 @@ def may_hold(file: DataFile, sought: np.ndarray) -> bool:
     """Return whether one of some sorted digests, (n,) of dtype S35, lies in a file's range."""
     # Files that another tool has rewritten may be without statistics.
     low, high = (str(ends.get(_NAME, end)).encode() for ends, end in ((file.minimum, ""), (file.maximum, "~")))
-    return bool(np.searchsorted(sought, low) < np.searchsorted(sought, high, side="right"))
+    return digests.any_between(sought, low, high)
 
 
 def sought_rows(features: TableSnapshot, version: str, columns: Sequence[str], sought: np.ndarray) -> Iterator[pa.RecordBatch]:
@@ -70,8 +70,7 @@ def _rows_of(features: TableSnapshot, path: str, fields: Sequence[pa.Field], sou
             if not _in_range(group, file.schema_arrow.names.index(_NAME), sought):
                 continue
             names = digests.to_numpy(file.read_row_group(number, columns=[_NAME])[_NAME])
-            place = np.minimum(np.searchsorted(sought, names), len(sought) - 1)
-            rows = np.flatnonzero(sought[place] == names)
+            rows, _ = digests.located(sought, names)
             if len(rows):
                 found.append(_batch(uri, file, number, fields, names, rows))
     return found
@@ -82,7 +81,7 @@ def _in_range(group: Any, at: int, sought: np.ndarray) -> bool:
     if ends is None or not ends.has_min_max:
         return True
     low, high = (end if isinstance(end, bytes) else end.encode() for end in (ends.min, ends.max))
-    return bool(np.searchsorted(sought, low) < np.searchsorted(sought, high, side="right"))
+    return digests.any_between(sought, low, high)
 
 
 def _batch(
